@@ -1,0 +1,153 @@
+"""What the rooms above hand down: readers, stores and fillers, as Protocols.
+
+`execution` is written against these alone; `io` and `methods` provide them, and tests bring small ones of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpipe.core.windows import Triple, Window
+
+JSON = Any
+"""Whatever `json.dumps` takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariableInfo:
+    """One variable of a cube, as it is stored."""
+
+    name: str
+    """The name the user knows it by."""
+
+    dtype: str
+    """NumPy dtype of the stored samples, such as ``int16`` or ``float32``."""
+
+    chunks: Triple
+    """Stored chunk lengths along (time, y, x)."""
+
+    nodata: float | None = None
+    """Stored value that means gap, besides NaN; in stored units."""
+
+    scale_factor: float = 1.0
+    """Physical value = stored value x `scale_factor` + `add_offset`."""
+
+    add_offset: float = 0.0
+    """See `scale_factor`."""
+
+    attrs: Mapping[str, JSON] = field(default_factory=dict)
+    """The variable's other attributes, such as units and long_name."""
+
+
+class CubeReader(Protocol):
+    """Reads windows of stored samples; picklable, opens its files on first use in each process."""
+
+    @property
+    def extent(self) -> Triple:
+        """Shape of the cube."""
+
+    def read(self, variable: str, window: Window) -> NDArray[Any]:
+        """Return the stored samples of a window inside the cube, (t, y, x), in the stored dtype.
+
+        Raises `stpipe.errors.ReadError` naming the chunk if one can't be read.
+        """
+
+    def read_domain(self, window: Window) -> NDArray[np.bool_] | None:
+        """Return (y, x) True where values can exist, or None where that is everywhere."""
+
+
+class Overviews(Protocol):
+    """The scene's pooled sums: level k has cells of 2**k x 2**k pixels; the last level is one cell a frame."""
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Levels there are, ascending, such as ``(3, 4, 5, 6)``."""
+
+    def shape(self, level: int) -> Triple:
+        """(t, y, x) shape of a level."""
+
+    def read(self, level: int, window: Window) -> NDArray[np.float64]:
+        """Return (3, t, y, x): count, sum and sum of squares of valid values; zero outside the scene.
+
+        Values are standardised like those of `BlockInput`.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockInput:
+    """What a filler gets: one read window, standardised by the scene's location and spread."""
+
+    values: NDArray[np.float32]
+    """(t, y, x), (physical - location) / spread; zero in gaps."""
+
+    valid: NDArray[np.bool_]
+    """(t, y, x), True where observed and trusted; False outside the cube."""
+
+    days: NDArray[np.float64]
+    """(t,), true times of the frames in days, ascending."""
+
+    window: Window
+    """Where this lies in the cube."""
+
+    overviews: Overviews
+    """The scene's coarse levels."""
+
+    all_days: NDArray[np.float64]
+    """(T,), true times of all frames of the cube; the overviews have them all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What a filler gives: a value everywhere it can, gap or not."""
+
+    values: NDArray[np.float32]
+    """(t, y, x), standardised; NaN where the method can't reach."""
+
+    half_width: NDArray[np.float32]
+    """(t, y, x), half-width of a 90 % interval, standardised; NaN where unknown."""
+
+    fallback: NDArray[np.bool_]
+    """(t, y, x), True where a simpler method stood in."""
+
+
+@runtime_checkable
+class Filler(Protocol):
+    """A method of filling gaps."""
+
+    @property
+    def name(self) -> str:
+        """The method's name on the command line."""
+
+    @property
+    def halo(self) -> tuple[int | None, int, int]:
+        """Context that makes a block's result equal the whole scene's; None along time: the whole axis."""
+
+    @property
+    def stride(self) -> Triple:
+        """Read windows start at, and are as long as, multiples of this."""
+
+    @property
+    def process_bytes(self) -> int:
+        """Memory of a worker that has loaded the method and done nothing yet."""
+
+    @property
+    def sample_bytes(self) -> float:
+        """Memory that a fill takes at its peak, for each sample of the read window."""
+
+    @property
+    def seconds_per_million(self) -> float:
+        """Rough cost on one core, for a million samples of read windows."""
+
+    def identity(self) -> dict[str, JSON]:
+        """Return all that decides the method's numbers: name, options, digest of the weights."""
+
+    def prepare(self) -> None:
+        """Load what is heavy; called once in each worker process."""
+
+    def fill(self, block: BlockInput) -> Prediction:
+        """Predict every sample of a read window. Values under gaps can't influence the result."""

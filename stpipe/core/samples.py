@@ -1,0 +1,119 @@
+"""Stored samples and physical values: what is valid, and the way there and back.
+
+Stored samples are the numbers in the file. Validity is decided on them, observed ones are copied back as they are, and
+only filled ones are ever encoded. nodata is known here and in `io`, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpipe.core.ports import VariableInfo
+from stpipe.errors import CubeError
+
+
+def check_fillable(info: VariableInfo) -> None:
+    """Refuse a variable whose samples are not plain real numbers."""
+    if np.dtype(info.dtype).kind not in "iuf":
+        raise CubeError(f"variable {info.name!r} has type {info.dtype}; only integers and floats can be filled")
+
+
+def physical(stored: NDArray[Any], info: VariableInfo) -> NDArray[np.float64]:
+    """Return stored samples in physical units, NaN where they are nodata.
+
+    >>> info = VariableInfo(name="ndvi", dtype="int16", chunks=(1, 1, 1), nodata=-9999, scale_factor=0.5)
+    >>> physical(np.array([4, -9999], dtype="int16"), info)
+    array([ 2., nan])
+    """
+    values = stored.astype(np.float64)
+    values *= info.scale_factor
+    values += info.add_offset
+    values[is_nodata(stored, info)] = np.nan
+    return values
+
+
+def is_nodata(stored: NDArray[Any], info: VariableInfo) -> NDArray[np.bool_]:
+    """Return True where the stored sample is nodata or NaN."""
+    missing = np.isnan(stored) if stored.dtype.kind == "f" else np.zeros(stored.shape, dtype=bool)
+    if info.nodata is not None and not np.isnan(info.nodata):
+        # A nodata of -3.4e38 written with few digits is not exactly the float32 in the file.
+        nodata = np.asarray(info.nodata).astype(stored.dtype) if stored.dtype.kind == "f" else info.nodata
+        missing |= stored == nodata
+        if stored.dtype.kind == "f" and abs(info.nodata) > 1e30:
+            missing |= np.isclose(stored.astype(np.float64), info.nodata, rtol=1e-6, atol=0)
+    return missing
+
+
+def valid_samples(
+    values: NDArray[np.float64],
+    *,
+    valid_range: tuple[float, float] | None = None,
+    domain: NDArray[np.bool_] | None = None,
+) -> NDArray[np.bool_]:
+    """Return True where a physical value is finite, inside the range and inside the domain.
+
+    Parameters
+    ----------
+    values : (time, y, x) ndarray of float64
+        Physical values, NaN where nodata.
+    valid_range : (low, high), optional
+        Both ends are valid.
+    domain : (y, x) ndarray of bool, optional
+        Where values can exist at all.
+    """
+    valid = np.isfinite(values)
+    if valid_range is not None:
+        low, high = valid_range
+        with np.errstate(invalid="ignore"):
+            valid &= (values >= low) & (values <= high)
+    if domain is not None:
+        valid &= domain
+    return valid
+
+
+def encode(
+    values: NDArray[np.float64], info: VariableInfo, *, valid_range: tuple[float, float] | None = None
+) -> NDArray[Any]:
+    """Return physical values as stored samples: rounded, inside the type and the range, and never nodata.
+
+    >>> info = VariableInfo(name="ndvi", dtype="uint8", chunks=(1, 1, 1), nodata=255)
+    >>> encode(np.array([-3.0, 2.5, 254.9]), info)
+    array([  0,   2, 254], dtype=uint8)
+    """
+    dtype = np.dtype(info.dtype)
+    if valid_range is not None:
+        values = np.clip(values, *valid_range)
+    stored = (values - info.add_offset) / info.scale_factor
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return stored.astype(dtype)
+    limits = np.iinfo(dtype)
+    with np.errstate(invalid="ignore"):
+        # float64 can't hold the largest 64-bit integers; the cast below would wrap round.
+        top = float(limits.max) if limits.max < 2**53 else np.nextafter(float(limits.max), 0)
+        rounded = np.clip(np.rint(stored), float(limits.min), top).astype(dtype)
+    if info.nodata is not None and limits.min <= info.nodata <= limits.max:
+        hit = rounded == info.nodata  # the nearest stored value that is not nodata
+        beside = info.nodata - 1 if info.nodata == limits.max else info.nodata + 1
+        rounded[hit] = dtype.type(beside)
+    return rounded
+
+
+def gap_value(info: VariableInfo) -> float | None:
+    """Return the stored value that says gap in this variable; None if the type has none."""
+    if info.nodata is not None:
+        return info.nodata
+    return float("nan") if np.dtype(info.dtype).kind == "f" else None
+
+
+SOURCE_CODES = {
+    "outside_domain": 0,
+    "observed": 1,
+    "filled": 2,
+    "filled_by_fallback": 3,
+    "unfilled": 4,
+}
+"""Meaning of the values in VAR_source, in the order of CF's flag_meanings."""
