@@ -1,0 +1,44 @@
+"""What every test room shares: where the real data lies, and quiet, single-threaded libraries."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Set before any heavy library is loaded: two cores are shared by the tests' worker processes.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Deadlines measure the machine's other work, not ours.
+settings.register_profile("stpipe", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("stpipe")
+
+
+def find_data_folder() -> Path | None:
+    """Return the folder of real data: STPIPE_DATA if set, else ../shared/data; None if there is none."""
+    named = os.environ.get("STPIPE_DATA")
+    folder = Path(named) if named else REPOSITORY.parent / "shared" / "data"
+    return folder if folder.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Return the folder of real data, or skip where there is none."""
+    folder = find_data_folder()
+    if folder is None:
+        pytest.skip("no real data: set STPIPE_DATA to its folder, or put it at ../shared/data")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Return the root of this checkout."""
+    return REPOSITORY
