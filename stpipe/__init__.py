@@ -1,0 +1,38 @@
+"""Fill the gaps in satellite image time series.
+
+Names are loaded on first use, so that importing stpipe costs nothing.
+
+>>> import stpipe
+>>> stpipe.__version__.count(".")
+2
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stpipe.io.api import fill
+    from stpipe.io.cube import open_cube
+
+__all__ = ["__version__", "fill", "open_cube"]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "fill": "stpipe.io.api",
+    "open_cube": "stpipe.io.cube",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value  # the next use doesn't come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

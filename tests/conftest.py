@@ -1,4 +1,4 @@
-"""What every test room shares: where the real data lies, and quiet, single-threaded libraries."""
+"""What every test room shares: where the real data lies, which tests are opt-in, and quiet libraries."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Set before any heavy library is loaded: two cores are shared by the tests' worker processes.
+# Set before any heavy library is loaded.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -20,6 +18,24 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Deadlines measure the machine's other work, not ours.
 settings.register_profile("stpipe", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("stpipe")
+
+
+OPT_IN = {"slow": "takes more than ten seconds", "gpu": "needs an accelerator"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    for marker, why in OPT_IN.items():
+        parser.addoption(f"--{marker}", action="store_true", help=f"also run the tests marked {marker}: {why}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for marker, why in OPT_IN.items():
+        if config.getoption(f"--{marker}"):
+            continue
+        skip = pytest.mark.skip(reason=f"{why}; run with --{marker}")
+        for item in items:
+            if marker in item.keywords:
+                item.add_marker(skip)
 
 
 def find_data_folder() -> Path | None:

@@ -1,0 +1,62 @@
+# Everything from a fresh machine: Python 3.11 or newer with pip, and make. See README.md.
+#   make demo    fill a made-up scene, score it, write demo/
+#   make test    the whole test suite
+#   make lint    what a change must pass besides the tests
+#   make wheel   dist/stpipe-*.whl
+#   make clean   remove all that make has made here, the virtual environment too
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Test processes: TensorFlow takes 0.7 GB in each that needs it.
+JOBS ?= 2
+# What pytest should take besides, such as ARGS="tests/core -k blocks".
+ARGS ?=
+
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: help demo test lint format wheel clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '2,6s/^#   //p' Makefile
+
+demo: $(VENV)/.stamp-test
+	$(BIN)/stpipe demo -o demo
+
+test: $(VENV)/.stamp-test
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+lint: $(VENV)/.stamp-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.stamp-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(VENV)/.stamp-test
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist
+
+clean:
+	rm -rf $(VENV) demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find stpipe tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp says which extras are installed; it is older than pyproject.toml after a change there.
+$(VENV)/.stamp-%: pyproject.toml $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+$(VENV)/bin/python:
+	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	    if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        $$python -m venv $(VENV) && exit 0; \
+	        echo "make: $$python can't make a virtual environment; install its venv module (Debian: python3-venv)" >&2; \
+	        rm -rf $(VENV); exit 1; \
+	    fi; \
+	done; \
+	echo "make: stpipe needs Python 3.11 or newer; python3 is $$(python3 --version 2>&1 || true)." \
+	    "Install one, or name it: make PYTHON=/path/to/python3.12 ..." >&2; exit 1

@@ -1,0 +1,163 @@
+"""The command line: a group of verbs, each loaded when it is used, and one line for every error.
+
+`stpipe --help` must answer at once, and a verb may need TensorFlow, so the list of verbs below carries the short helps,
+and a verb's module is imported only when the verb is run or asked for its own help.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NamedTuple, NoReturn
+
+import click
+
+from stpipe import __version__
+from stpipe.errors import StpipeError
+
+EXIT_FAILED = 1
+EXIT_REFUSED = 2
+EXIT_INTERRUPTED = 130
+
+
+class Verb(NamedTuple):
+    """One line of the table of verbs."""
+
+    module: str
+    """Module with a `command`."""
+
+    help: str
+    """What `stpipe --help` says; a test holds it equal to the command's own."""
+
+
+VERBS: dict[str, Verb] = {
+    "blocks": Verb("stpipe.cli.blocks", "Fill folders of GeoTIFF blocks."),
+    "demo": Verb("stpipe.cli.demo", "Fill a made-up scene by three methods and score them against the truth."),
+    "fill-scene": Verb("stpipe.cli.fill_scene", "Fill the gaps of a cube and mosaic it to GeoTIFF."),
+    "info": Verb("stpipe.cli.info", "Show what a cube holds."),
+    "ingest": Verb("stpipe.cli.ingest", "Make a Zarr cube from other files."),
+    "mosaic": Verb("stpipe.cli.mosaic", "Write a cube as GeoTIFF."),
+    "plan": Verb("stpipe.cli.plan", "Show what fill-scene would do."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the names of the verbs."""
+        return sorted(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """Import a verb's module and return its command."""
+        verb = VERBS.get(cmd_name)
+        if verb is None:
+            return None
+        command: click.Command = import_module(verb.module).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of verbs without importing any."""
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, VERBS[name].help) for name in self.list_commands(ctx)])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb, or say which one is nearest."""
+        name = args[0]
+        if name not in VERBS and not name.startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, VERBS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(VERBS))}"
+            raise click.UsageError(f"no verb {name!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    epilog="Exit codes: 0 done, 1 failed while running, 2 refused before starting. Any verb takes --debug.",
+    subcommand_metavar="VERB [ARGS]...",
+)
+@click.version_option(__version__, prog_name="stpipe", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Fill the gaps in satellite image time series."""
+
+
+def _take_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """Take --debug out of the arguments, wherever it stands before a bare ``--``.
+
+    >>> _take_debug(["info", "--debug", "cube.zarr"])
+    (['info', 'cube.zarr'], True)
+    """
+    ahead = list(arguments)
+    behind: list[str] = []
+    if "--" in ahead:
+        cut = ahead.index("--")
+        ahead, behind = ahead[:cut], ahead[cut:]
+    kept = [word for word in ahead if word != "--debug"]
+    return kept + behind, len(kept) < len(ahead)
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
+
+
+def _complain(message: str) -> None:
+    sys.stdout.flush()
+    print(f"stpipe: error: {_one_line(message)}", file=sys.stderr)  # noqa: T201 - this is the door
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code."""
+    words, debug = _take_debug(arguments)
+    try:
+        result: Any = cli.main(args=words, prog_name="stpipe", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return EXIT_REFUSED
+    except click.exceptions.Abort:
+        return _interrupted()
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        asked = f"; see '{context.command_path} --help'" if context is not None else ""
+        _complain(error.format_message().rstrip(".") + asked)
+        return EXIT_REFUSED
+    except KeyboardInterrupt:
+        return _interrupted()
+    except BrokenPipeError:
+        # The reader went away, as in `stpipe info | head -1`; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except StpipeError as error:
+        if debug:
+            traceback.print_exc()
+        _complain(str(error))
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001 - whatever it is, the user gets one line and not a page
+        if debug:
+            traceback.print_exc()
+        hint = "" if debug else "; run again with --debug"
+        _complain(f"internal error {type(error).__name__}: {str(error) or 'no message'}{hint}")
+        return EXIT_FAILED
+    return result if isinstance(result, int) else 0
+
+
+def _interrupted() -> int:
+    _complain("interrupted")
+    return EXIT_INTERRUPTED
+
+
+def main() -> NoReturn:
+    """Run the command line that the shell gave, and leave with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
