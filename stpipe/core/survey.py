@@ -1,0 +1,188 @@
+"""The survey: what one pass over the cube leaves behind for the blocks.
+
+Three things: robust location and spread of each variable, which cells have gaps, and the scene's overviews. An overview
+level k holds, for cells of 2**k x 2**k pixels of each frame, the number of valid samples, their sum and their sum of
+squares. Level 3 comes from the pixels; every coarser one from the level below; the last has one cell a frame. They are
+sums, not means, so that any tiling of the scene gives the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpipe.core.windows import Triple, Window, round_up
+
+BASE_LEVEL = 3
+"""Finest overview level: cells of 8 x 8 pixels, 1/64 of the cube."""
+
+BASE_CELL = 2**BASE_LEVEL
+"""Side of a cell of the finest level, in pixels."""
+
+COUNT, SUM, SQUARES = range(3)
+"""Order of the first axis of a level's array."""
+
+Level = NDArray[np.float64]
+"""(3, t, y, x): count, sum and sum of squares of valid values in each cell."""
+
+
+def level_shape(extent: Triple, level: int) -> Triple:
+    """Return the (t, y, x) shape of an overview level.
+
+    >>> level_shape((4, 100, 60), 3), level_shape((4, 100, 60), 7)
+    ((4, 13, 8), (4, 1, 1))
+    """
+    t, y, x = extent
+    return t, -(-y // 2**level), -(-x // 2**level)
+
+
+def levels_of(extent: Triple) -> tuple[int, ...]:
+    """Return the levels of a scene, from the finest to the one with a single cell a frame.
+
+    >>> levels_of((4, 100, 60))
+    (3, 4, 5, 6, 7)
+    """
+    last = max(BASE_LEVEL, (max(extent[1], extent[2]) - 1).bit_length())
+    return tuple(range(BASE_LEVEL, last + 1))
+
+
+def pool(values: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
+    """Sum over squares of the last two axes; a ragged edge counts as zero.
+
+    >>> pool(np.ones((1, 3, 4)), 2)
+    array([[[4., 4.],
+            [2., 2.]]])
+    """
+    *lead, height, width = values.shape
+    tall, wide = round_up(height, factor), round_up(width, factor)
+    if (tall, wide) != (height, width):
+        padded = np.zeros((*lead, tall, wide), dtype=values.dtype)
+        padded[..., :height, :width] = values
+        values = padded
+    return values.reshape(*lead, tall // factor, factor, wide // factor, factor).sum(axis=(-3, -1))
+
+
+def base_level(values: NDArray[np.float64], valid: NDArray[np.bool_]) -> Level:
+    """Return the finest overview level of a tile that starts at a multiple of `BASE_CELL`.
+
+    Parameters
+    ----------
+    values : (time, y, x) ndarray of float64
+        Physical values; anything at all where not valid.
+    valid : (time, y, x) ndarray of bool
+        Where they are observed and trusted.
+    """
+    frames = []
+    for frame, known in zip(values, valid, strict=True):  # a frame at a time: the temporaries stay small
+        clean = np.where(known, frame, 0.0)
+        frames.append(np.stack([pool(part, BASE_CELL) for part in (known.astype(np.float64), clean, clean * clean)]))
+    return np.stack(frames, axis=1)
+
+
+def coarser(level: Level) -> Level:
+    """Return the next coarser level of a level."""
+    return pool(level, 2)
+
+
+def standardise(level: Level, location: float, spread: float) -> Level:
+    """Return a level's sums as if taken over ``(value - location) / spread``."""
+    count, total, squares = level
+    centred = total - location * count
+    return np.stack(
+        [count, centred / spread, (squares - 2 * location * total + location**2 * count).clip(0) / spread**2]
+    )
+
+
+@dataclass(frozen=True)
+class ArrayOverviews:
+    """Overviews held in memory, standardised: small scenes, tests and the Python interface."""
+
+    arrays: Mapping[int, Level]
+    """The levels."""
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Levels there are, ascending."""
+        return tuple(sorted(self.arrays))
+
+    def shape(self, level: int) -> Triple:
+        """(t, y, x) shape of a level."""
+        _, t, y, x = self.arrays[level].shape
+        return t, y, x
+
+    def read(self, level: int, window: Window) -> Level:
+        """Return a window of a level; zero outside the scene."""
+        return read_padded(self.arrays[level], self.shape(level), window)
+
+    @classmethod
+    def of(
+        cls, values: NDArray[np.float64], valid: NDArray[np.bool_], *, location: float = 0.0, spread: float = 1.0
+    ) -> ArrayOverviews:
+        """Survey a whole cube in memory.
+
+        >>> overviews = ArrayOverviews.of(np.ones((2, 20, 9)), np.ones((2, 20, 9), dtype=bool))
+        >>> overviews.levels, overviews.read(5, Window((0, 0, 0), (1, 1, 1)))[:, 0, 0, 0]
+        ((3, 4, 5), array([180., 180., 180.]))
+        """
+        level = base_level(values, valid)
+        arrays = {}
+        for k in levels_of(Window.of(values.shape).shape):  # type: ignore[arg-type]
+            arrays[k] = standardise(level, location, spread)
+            level = coarser(level)
+        return cls(arrays)
+
+
+def read_padded(source: object, shape: Triple, window: Window) -> Level:
+    """Read a window of a (3, t, y, x) array-like, with zeros where it reaches past the array."""
+    inside = window.intersect(Window.of(shape))
+    result = np.zeros((3, *window.shape))
+    if inside.size:
+        result[(slice(None), *inside.within(window).slices)] = source[(slice(None), *inside.slices)]  # type: ignore[index]
+    return result
+
+
+def subsample(values: NDArray[np.float64], valid: NDArray[np.bool_], limit: int) -> NDArray[np.float64]:
+    """Return at most `limit` valid values, evenly picked in C order, so that it repeats.
+
+    >>> subsample(np.arange(10.0), np.ones(10, dtype=bool), 4)
+    array([0., 3., 6., 9.])
+    """
+    known = values[valid]
+    return known[:: max(1, -(-known.size // limit))] if limit else known[:0]
+
+
+def location_and_spread(samples: Sequence[NDArray[np.float64]], counts: Sequence[int]) -> tuple[float, float]:
+    """Return the median and a robust standard deviation of a scene from its tiles' subsamples.
+
+    The spread is the interquartile range over 1.349, which is the standard deviation of a normal distribution; of a
+    field that is mostly one value it is the plain standard deviation instead, and 1 for a constant one.
+
+    Parameters
+    ----------
+    samples : sequence of (n,) ndarray of float64
+        Subsample of each tile.
+    counts : sequence of int
+        Number of valid samples each one stands for.
+
+    Examples
+    --------
+    >>> location_and_spread([np.array([1.0, 2.0, 3.0])], [3])
+    (2.0, 0.7412898443291327)
+    """
+    pairs = [(s, np.full(s.size, n / s.size)) for s, n in zip(samples, counts, strict=True) if s.size]
+    if not pairs:
+        return 0.0, 1.0
+    values = np.concatenate([s for s, _ in pairs])
+    weights = np.concatenate([w for _, w in pairs])
+    order = np.argsort(values, kind="stable")
+    values, weights = values[order], weights[order]
+    position = (np.cumsum(weights) - 0.5 * weights) / weights.sum()
+    low, middle, high = (float(np.interp(q, position, values)) for q in (0.25, 0.5, 0.75))
+    spread = (high - low) / 1.349
+    if spread <= 1e-9 * max(abs(high), abs(low)):
+        mean = float(np.average(values, weights=weights))
+        spread = float(np.sqrt(np.average((values - mean) ** 2, weights=weights)))
+    return middle, spread if spread > 1e-12 * max(abs(middle), 1e-300) and spread > 0 else 1.0
