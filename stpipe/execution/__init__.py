@@ -1,0 +1,1 @@
+"""One block as a plain function, and the plan on Dask."""

@@ -1,0 +1,1 @@
+"""Files in, files out: cubes, the scratch store, the filled cube and GeoTIFF."""

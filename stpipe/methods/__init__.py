@@ -1,0 +1,1 @@
+"""The ways to fill a gap, behind one Protocol."""
