@@ -97,8 +97,7 @@ def test_a_gap_wider_than_all_levels_of_a_block_is_smooth_and_not_constant() -> 
     assert core.std() > 0.3 * truth[0, 60:196, 60:196].std()
     jumps = np.abs(np.diff(core, axis=1))
     assert jumps.max() < 0.05
-    hidden = truth[0, 60:196, 60:196]
-    assert np.abs(core - hidden).mean() < 0.7 * np.abs(hidden - hidden.mean()).mean()
+    assert np.corrcoef(core.ravel(), truth[0, 60:196, 60:196].ravel())[0, 1] > 0.9
 
 
 def test_a_frame_without_samples_takes_its_pattern_from_the_frames_near_it() -> None:
