@@ -1,0 +1,404 @@
+"""Cubes in: open a Zarr group or a NetCDF file, check it, and say all that a run needs to know of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from stpipe.core.ports import VariableInfo
+from stpipe.core.windows import Triple, triple
+from stpipe.errors import CubeError
+from stpipe.io.dimensions import Role, coordinate_of
+from stpipe.io.georeference import (
+    Affine6,
+    area_window,
+    burn,
+    crs_wkt_of,
+    grid_mapping_name,
+    read_area,
+    shifted,
+    transform_of,
+)
+from stpipe.io.reader import StoredReader
+from stpipe.io.stored import Kind, StoredVariable, absolute, kind_of, nodata_values, one_line, open_raw, stored_dtype
+from stpipe.io.times import TimeAxis, check_order, decode_times, select_period
+from stpipe.io.variables import (
+    choose,
+    expand_bands,
+    over_time_y_x,
+    stored_domain,
+    stored_variable,
+    suggest,
+    why_not_a_cube,
+)
+
+Period = tuple[str | None, str | None]
+"""First and last date of a selection; None is open."""
+
+_LONGEST_AXIS = 20_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Cube:
+    """What is known of a cube without reading a sample; picklable.
+
+    All shapes, coordinates and indices are those of the selection, when a period or an area was given.
+    """
+
+    path: str
+    """Absolute path of the file or folder."""
+
+    kind: Kind
+    """``"zarr"`` or ``"netcdf"``."""
+
+    variables: tuple[VariableInfo, ...]
+    """The variables over (time, y, x), in the order asked for, else the file's."""
+
+    extent: Triple
+    """Shape along (time, y, x)."""
+
+    offset: Triple
+    """Where the selection starts in the file."""
+
+    full_extent: Triple
+    """Shape of the whole file."""
+
+    dims: tuple[str, str, str]
+    """Names of time, y and x in the file."""
+
+    times: NDArray[np.datetime64]
+    """(t,) datetime64[ns]."""
+
+    days: NDArray[np.float64]
+    """(t,) true days since the first frame, in the calendar of the file."""
+
+    y: NDArray[Any] | None
+    """(y,) coordinates of the pixel centres as stored; None if the file has none."""
+
+    x: NDArray[Any] | None
+    """(x,) the same along x."""
+
+    crs_wkt: str | None
+    """CRS, or None if the file names none."""
+
+    transform: Affine6 | None
+    """Affine of the frames as stored (south-up has a positive fifth number); None on uneven grids."""
+
+    fingerprint: str
+    """sha256 of path, metadata, coordinates and selection; not of the samples, nor of modification times."""
+
+    stored: tuple[StoredVariable, ...]
+    """Where each variable lies in the file."""
+
+    domain: str | None = None
+    """Name of the domain variable."""
+
+    stored_domain: StoredVariable | None = None
+    """Where it lies in the file."""
+
+    area: str | None = None
+    """Area of interest as GeoJSON in the CRS of the cube."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the variables."""
+        return tuple(info.name for info in self.variables)
+
+    def variable(self, name: str) -> VariableInfo:
+        """Return one variable by its name."""
+        for info in self.variables:
+            if info.name == name:
+                return info
+        raise CubeError(f"{self.path} has no variable {name!r}{suggest(name, self.names)}")
+
+    def reader(self, names: Sequence[str] | None = None) -> StoredReader:
+        """Return what reads windows of these variables (all unless named), on any worker."""
+        wanted = {self.variable(name).name for name in (self.names if names is None else names)}
+        return StoredReader(
+            path=self.path,
+            kind=self.kind,
+            fingerprint=self.fingerprint,
+            dims=self.dims,
+            extent=self.extent,
+            offset=self.offset,
+            stored=tuple(stored for stored in self.stored if stored.info.name in wanted),
+            domain=self.stored_domain,
+            area=self.area,
+            transform=self.transform,
+        )
+
+    def template(self) -> xr.Dataset:
+        """Return a dataset without data variables: coordinates and grid mapping, as an output has to carry them.
+
+        The time coordinate is decoded, with the encoding of the file. The grid mapping is a scalar coordinate, by the
+        name in ``dataset.attrs``-free CF fashion: variables refer to it with ``attrs["grid_mapping"]``; see
+        `grid_mapping`.
+        """
+        raw = open_raw(self.path, self.kind)
+        with raw:
+            coords = _coordinates(raw, self.dims, self.path)
+            mapping = grid_mapping_name(raw, raw.variables[self.stored[0].source])
+            if mapping is not None:
+                coords[mapping] = raw.variables[mapping].copy(deep=True)
+            return xr.Dataset(coords=coords).isel(self.selection, missing_dims="ignore").load()
+
+    @property
+    def grid_mapping(self) -> str | None:
+        """Name of the variable in `template` that holds the CRS, or None."""
+        with open_raw(self.path, self.kind) as raw:
+            return grid_mapping_name(raw, raw.variables[self.stored[0].source])
+
+    @property
+    def selection(self) -> dict[Hashable, slice]:
+        """Indices that cut the file to this cube, by the file's dimension names."""
+        return {
+            dim: slice(start, start + length)
+            for dim, start, length in zip(self.dims, self.offset, self.extent, strict=True)
+        }
+
+
+def open_source(
+    path: str | Path,
+    *,
+    variables: Sequence[str] | None = None,
+    domain: str | None = None,
+    time: Period | None = None,
+    aoi: Path | None = None,
+) -> Cube:
+    """Return a checked description of a cube; no sample is read.
+
+    Parameters
+    ----------
+    path : str or Path
+        A Zarr group (v2 or v3) or a NetCDF file.
+    variables : sequence of str, optional
+        Which to use; all numeric ones over (time, y, x) unless given. A band of a `band` dimension is a variable.
+    domain : str, optional
+        Static variable over (y, x) that is non-zero where values can exist.
+    time : (start, end), optional
+        Period to use, both ends inside; None is open.
+    aoi : Path, optional
+        GeoJSON polygons: the cube is cut to their bounding box, and the domain to the pixels they touch.
+
+    Raises
+    ------
+    MissingFileError
+        If there is no such file.
+    CubeError
+        If it is not a cube, or lacks what was asked for. One line says what, where and what to do.
+    """
+    place = absolute(path)
+    kind = kind_of(place)
+    with open_raw(place, kind) as raw:
+        return _describe_cube(raw, place, kind, variables, domain, time, aoi)
+
+
+def _describe_cube(
+    raw: xr.Dataset,
+    path: str,
+    kind: Kind,
+    names: Sequence[str] | None,
+    domain: str | None,
+    period: Period | None,
+    aoi: Path | None,
+) -> Cube:
+    candidates = expand_bands(raw, over_time_y_x(raw))
+    if not candidates:
+        raise CubeError(why_not_a_cube(raw, path))
+    chosen = choose(raw, candidates, names, path)
+    grids = {dims for _, _, _, dims in chosen}
+    if len(grids) > 1:
+        listed = "; ".join(
+            f"{', '.join(name for name, _, _, dims in chosen if dims == grid)} over ({', '.join(grid)})"
+            for grid in sorted(grids)
+        )
+        raise CubeError(f"a run has one grid, but {path} has {len(grids)}: {listed}; choose variables with --var")
+    dims = chosen[0][3]
+    full = triple(raw.sizes[dim] for dim in dims)
+    for dim, length in zip(dims, full, strict=True):
+        if length == 0:
+            raise CubeError(f"axis {dim!r} of {path} has length 0, so there is nothing to read")
+        if length > _LONGEST_AXIS:
+            raise CubeError(f"axis {dim!r} of {path} claims a length of {length}; the most is {_LONGEST_AXIS}")
+    times = _time_axis(raw, dims[0], path)
+    y_variable, x_variable = coordinate_of(raw, dims[1], "y"), coordinate_of(raw, dims[2], "x")
+    y, x = _values(y_variable, path), _values(x_variable, path)
+    sample = raw.variables[chosen[0][1]]
+    crs_wkt = crs_wkt_of(raw, sample, y_variable, x_variable)
+    transform = transform_of(raw, sample, y, x)
+
+    first, stop = select_period(times, period, path) if period is not None else (0, full[0])
+    rows, columns, area = slice(0, full[1]), slice(0, full[2]), None
+    if aoi is not None:
+        area = read_area(aoi, crs_wkt, transform, path)
+        rows, columns = _cut_to_area(area, transform, full, aoi, path)
+    offset = (first, rows.start, columns.start)
+    extent = (stop - first, rows.stop - rows.start, columns.stop - columns.start)
+
+    stored = tuple(stored_variable(raw, name, source, picks, dims, path) for name, source, picks, _ in chosen)
+    static = stored_domain(raw, domain, dims, path) if domain is not None else None
+    y, x = (None if c is None else c[cut] for c, cut in ((y, rows), (x, columns)))
+    days = times.days[first:stop]
+    cut_transform = None if transform is None else shifted(transform, rows.start, columns.start)
+    labels = times.labels[first:stop]
+    digest = _fingerprint(
+        {
+            "place": [path, kind, dims, offset, extent, crs_wkt, cut_transform, area],
+            "variables": [asdict(variable) for variable in stored],
+            "domain": None if static is None else asdict(static),
+        },
+        [labels.astype("datetime64[us]").astype(np.int64), days, y, x],
+    )
+    return Cube(
+        path=path,
+        kind=kind,
+        variables=tuple(s.info for s in stored),
+        extent=extent,
+        offset=offset,
+        full_extent=full,
+        dims=dims,
+        times=labels,
+        days=days - days[0],
+        y=y,
+        x=x,
+        crs_wkt=crs_wkt,
+        transform=cut_transform,
+        fingerprint=digest,
+        stored=stored,
+        domain=domain,
+        stored_domain=static,
+        area=area,
+    )
+
+
+def _time_axis(raw: xr.Dataset, dim: str, path: str) -> TimeAxis:
+    coordinate = coordinate_of(raw, dim, "time")
+    if coordinate is None:
+        raise CubeError(f"axis {dim!r} of {path} has no dates: there is no coordinate variable along it; add one")
+    axis = decode_times(_loaded(coordinate, path), path)
+    check_order(axis, path, dim)
+    return axis
+
+
+def _values(coordinate: xr.Variable | None, path: str) -> NDArray[Any] | None:
+    if coordinate is None or coordinate.dtype.kind not in "iuf":
+        return None
+    values = np.asarray(_loaded(coordinate, path).values)
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def _loaded(coordinate: xr.Variable, path: str) -> xr.Variable:
+    try:
+        return coordinate.copy(deep=False).load()
+    except Exception as error:
+        raise CubeError(f"coordinate {coordinate.dims[0]!r} of {path} can't be read: {one_line(error)}") from error
+
+
+def _coordinates(raw: xr.Dataset, dims: tuple[str, str, str], path: str) -> dict[str, xr.Variable]:
+    """Return the coordinate variables along time, y and x that there are; time decoded."""
+    coords: dict[str, xr.Variable] = {}
+    roles: tuple[Role, ...] = ("time", "y", "x")
+    for dim, role in zip(dims, roles, strict=True):
+        coordinate = coordinate_of(raw, dim, role)
+        if coordinate is None:
+            continue
+        loaded = _loaded(coordinate, path)
+        coords[dim] = decode_times(loaded, path).decoded if role == "time" else loaded
+    return coords
+
+
+def _cut_to_area(area: str, transform: Affine6 | None, full: Triple, aoi: Path, path: str) -> tuple[slice, slice]:
+    assert transform is not None  # read_area has refused a cube without one
+    box = area_window(area, transform, full[1:])
+    if box is not None:
+        rows, columns = box
+        shape = (rows.stop - rows.start, columns.stop - columns.start)
+        if burn(area, shifted(transform, rows.start, columns.start), shape).any():
+            return box
+    a, _, left, _, e, top = transform
+    raise CubeError(
+        f"--aoi: the polygons of {aoi} do not touch {path}, which reaches from x {left:g} to {left + a * full[2]:g} "
+        f"and y {top:g} to {top + e * full[1]:g} in its own CRS"
+    )
+
+
+def _fingerprint(document: Mapping[str, Any], arrays: Sequence[NDArray[Any] | None]) -> str:
+    """Return the sha256 of what JSON can say and of coordinate values."""
+    digest = hashlib.sha256(json.dumps(document, sort_keys=True, default=str).encode())
+    for values in arrays:
+        digest.update(b"|none" if values is None else f"|{values.dtype.str}{values.shape}".encode())
+        if values is not None:
+            digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def open_cube(
+    path: str | Path,
+    *,
+    variables: Sequence[str] | None = None,
+    domain: str | None = None,
+    time: Period | None = None,
+    aoi: Path | None = None,
+) -> xr.Dataset:
+    """Return a cube as a lazy, decoded dataset: (time, y, x) order, the file's names, NaN in gaps.
+
+    Takes what `open_source` takes. Encodings are kept, so that `Dataset.to_zarr` writes the stored types again. The
+    domain variable, if named, is included; outside of an area of interest nothing is masked.
+    """
+    cube = open_source(path, variables=variables, domain=domain, time=time, aoi=aoi)
+    raw = open_raw(cube.path, cube.kind, lazy_chunks=True)
+    mapping = grid_mapping_name(raw, raw.variables[cube.stored[0].source])
+    coords: dict[str, xr.Variable] = dict(_coordinates(raw, cube.dims, cube.path))
+    if mapping is not None:
+        coords[mapping] = raw.variables[mapping]
+    arrays = {s.info.name: _decoded(raw, s, cube.dims, mapping) for s in cube.stored}
+    if cube.stored_domain is not None:
+        arrays[cube.stored_domain.info.name] = _decoded(raw, cube.stored_domain, cube.dims[1:], mapping)
+    dataset = xr.Dataset(arrays, coords=coords, attrs=dict(raw.attrs)).isel(cube.selection, missing_dims="ignore")
+    for info in cube.variables:
+        # Zarr refuses Dask chunks that straddle stored ones, as they do after a cut.
+        dataset[info.name] = dataset[info.name].chunk(dict(zip(cube.dims, info.chunks, strict=True)))
+        dataset[info.name].encoding["chunks"] = info.chunks
+    return dataset
+
+
+def _decoded(raw: xr.Dataset, stored: StoredVariable, dims: Sequence[str], mapping: str | None) -> xr.Variable:
+    variable = raw.variables[stored.source].isel(dict(stored.picks)).transpose(*dims)
+    attrs: Mapping[str, Any] = variable.attrs
+    nodata = nodata_values(raw.variables[stored.source])
+    kept = {k: v for k, v in attrs.items() if k not in {"grid_mapping", "coordinates", "nodata", "missing_value"}}
+    if stored.info.nodata is not None:
+        kept["_FillValue"] = _as_stored(nodata[0], raw.variables[stored.source])
+        if len(nodata) > 1:
+            kept["missing_value"] = _as_stored(nodata[1], raw.variables[stored.source])
+    else:
+        kept.pop("_FillValue", None)
+    for name, factor, neutral in (
+        ("scale_factor", stored.info.scale_factor, 1),
+        ("add_offset", stored.info.add_offset, 0),
+    ):
+        kept.pop(name, None)
+        if factor != neutral:
+            kept[name] = factor  # as a float: xarray can't decode an integer's gaps with an integer factor
+    if mapping is not None:
+        kept["grid_mapping"] = mapping
+    encoding = {k: v for k, v in variable.encoding.items() if k in {"dtype", "preferred_chunks"}}
+    prepared = xr.Variable(variable.dims, variable.data, kept, encoding)
+    decoded = xr.conventions.decode_cf_variable(stored.info.name, prepared, decode_times=False, decode_timedelta=False)
+    if mapping is not None:
+        decoded.encoding["grid_mapping"] = decoded.attrs.pop("grid_mapping")
+    decoded.encoding.pop("preferred_chunks", None)
+    return decoded
+
+
+def _as_stored(value: float, variable: xr.Variable) -> Any:
+    """Return a nodata value in the type that is written in the file, which `_Unsigned` reinterprets."""
+    return np.array(value, dtype=stored_dtype(variable)).view(variable.dtype.newbyteorder("="))[()]

@@ -1,0 +1,267 @@
+"""Where the pixels of a cube are on Earth: its CRS, its affine transform, and areas of interest."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from stpipe.errors import CubeError, MissingFileError
+from stpipe.io.dimensions import degrees_role
+from stpipe.io.stored import one_line
+
+Affine6 = tuple[float, float, float, float, float, float]
+"""``x = a * col + b * row + c; y = d * col + e * row + f`` of pixel corners, as (a, b, c, d, e, f)."""
+
+_WKT_ATTRS = ("crs_wkt", "spatial_ref", "esri_pe_string")
+_MAPPING_NAMES = ("spatial_ref", "crs", "grid_mapping", "epsg", "proj:epsg", "transverse_mercator")
+_SPACING_TOLERANCE = 0.01  # of a pixel: what rounding in text and float32 coordinates amounts to
+
+
+def grid_mapping_name(dataset: xr.Dataset, variable: xr.Variable) -> str | None:
+    """Return the name of the variable that holds a variable's CRS, or None."""
+    declared = str(variable.attrs.get("grid_mapping", variable.encoding.get("grid_mapping", "")))
+    # CF also allows "name: coordinate coordinate ...".
+    name = declared.split(":", maxsplit=1)[0].strip()
+    if name in dataset.variables:
+        return name
+    for candidate in _MAPPING_NAMES:
+        if candidate in dataset.variables and dataset.variables[candidate].ndim == 0:
+            return candidate
+    return None
+
+
+def crs_wkt_of(dataset: xr.Dataset, variable: xr.Variable, y: xr.Variable | None, x: xr.Variable | None) -> str | None:
+    """Return the CRS of a variable as WKT, or None where the file names none.
+
+    Coordinates in CF's degrees north and east without a grid mapping are taken as EPSG:4326.
+    """
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    candidates: list[Any] = []
+    mapping = grid_mapping_name(dataset, variable)
+    if mapping is not None:
+        attrs = dataset.variables[mapping].attrs
+        candidates += [attrs[name] for name in _WKT_ATTRS if attrs.get(name)]
+        if "grid_mapping_name" in attrs:
+            candidates.append(dict(attrs))
+        if mapping in {"epsg", "proj:epsg"}:
+            candidates.append(int(dataset.variables[mapping].values))
+    candidates += [attrs["crs"] for attrs in (variable.attrs, dataset.attrs) if attrs.get("crs")]
+    for candidate in candidates:
+        try:
+            crs = CRS.from_cf(candidate) if isinstance(candidate, dict) else CRS.from_user_input(_modern(candidate))
+        except (CRSError, ValueError, TypeError, KeyError):
+            continue
+        return str(crs.to_wkt())
+    if y is not None and x is not None and degrees_role(y) == "y" and degrees_role(x) == "x":
+        return str(CRS.from_epsg(4326).to_wkt())
+    return None
+
+
+def _modern(crs: Any) -> Any:
+    """Return ``+init=epsg:32631`` as ``EPSG:32631``; PROJ warns of the old spelling."""
+    text = str(crs).strip()
+    return text.split("=", 1)[1].upper() if text.lower().startswith("+init=epsg:") else crs
+
+
+def spacing(coordinate: NDArray[Any] | None) -> tuple[float, float] | None:
+    """Return the first pixel centre and the step of an evenly spaced axis; None where it isn't.
+
+    >>> spacing(np.array([10.0, 8.0, 6.0]))
+    (10.0, -2.0)
+    >>> spacing(np.array([0.0, 1.0, 5.0])) is None
+    True
+    """
+    if coordinate is None or coordinate.size < 2 or coordinate.dtype.kind not in "iuf":
+        return None
+    values = coordinate.astype(np.float64)
+    if not np.isfinite(values).all():
+        return None
+    step = (values[-1] - values[0]) / (values.size - 1)
+    rounding = 4 * np.finfo(coordinate.dtype).eps * np.abs(values).max() if coordinate.dtype.kind == "f" else 0.0
+    tolerance = max(_SPACING_TOLERANCE * abs(step), min(rounding, 0.25 * abs(step)))
+    if step == 0 or np.abs(values - (values[0] + step * np.arange(values.size))).max() > tolerance:
+        return None
+    return float(values[0]), float(step)
+
+
+def transform_of(
+    dataset: xr.Dataset, variable: xr.Variable, y: NDArray[Any] | None, x: NDArray[Any] | None
+) -> Affine6 | None:
+    """Return the affine transform of the frames as stored: from even coordinates, else from a GeoTransform.
+
+    A south-up cube has a positive fifth number. None where the coordinates are uneven, or there are none.
+    """
+    along_y, along_x = spacing(y), spacing(x)
+    if along_y and along_x:
+        (top, dy), (left, dx) = along_y, along_x
+        return (dx, 0.0, left - dx / 2, 0.0, dy, top - dy / 2)
+    declared = _geotransform(dataset, variable)
+    if declared is None:
+        return None
+    # A GeoTransform may only stand in for coordinates that are absent, or too short to have a step.
+    usable = all(c is None or c.size < 2 for c, known in ((y, along_y), (x, along_x)) if not known)
+    return declared if usable else None
+
+
+def _geotransform(dataset: xr.Dataset, variable: xr.Variable) -> Affine6 | None:
+    mapping = grid_mapping_name(dataset, variable)
+    raw = dataset.variables[mapping].attrs.get("GeoTransform") if mapping is not None else None
+    try:
+        numbers = [
+            float(part) for part in (raw.split() if isinstance(raw, str) else np.ravel(np.asarray(raw)).tolist())
+        ]
+    except (TypeError, ValueError):
+        return None
+    if len(numbers) != 6:
+        return None
+    c, a, b, f, d, e = numbers
+    return (a, b, c, d, e, f)
+
+
+def shifted(transform: Affine6, rows: int, columns: int) -> Affine6:
+    """Return the transform of a window that starts some rows and columns in.
+
+    >>> shifted((10.0, 0.0, 500.0, 0.0, -10.0, 900.0), rows=2, columns=1)
+    (10.0, 0.0, 510.0, 0.0, -10.0, 880.0)
+    """
+    a, b, c, d, e, f = transform
+    return (a, b, c + a * columns + b * rows, d, e, f + d * columns + e * rows)
+
+
+def read_area(path: Path, crs_wkt: str | None, transform: Affine6 | None, cube: str) -> str:
+    """Return the polygons of a GeoJSON file in the CRS of the cube, as canonical JSON."""
+    if crs_wkt is None:
+        raise CubeError(f"--aoi needs a cube with a CRS, and {cube} has none; set it with ds.rio.write_crs")
+    if transform is None:
+        raise CubeError(f"--aoi needs a cube on an even grid, and the coordinates of {cube} are uneven or missing")
+    if not Path(path).is_file():
+        raise MissingFileError(f"--aoi: there is no file {path}")
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CubeError(f"--aoi takes GeoJSON polygons, and {path} is not JSON: {one_line(error)}") from error
+    from rasterio.crs import CRS
+    from rasterio.warp import transform_geom
+
+    polygons = _polygons(document, path)
+    try:
+        rings = [[np.asarray(ring, dtype=np.float64)[:, :2] for ring in polygon] for polygon in polygons]
+        points = np.concatenate([ring for polygon in rings for ring in polygon])
+        (west, south), (east, north) = points.min(axis=0), points.max(axis=0)
+        source = _declared_crs(document)
+        _check_degrees(source, (west, south, east, north), path)
+        # A straight edge in degrees is a curve in the cube's CRS; short pieces follow it.
+        piece = max(east - west, north - south, 1e-9) / 64
+        dense = [[_with_steps(ring, piece).tolist() for ring in polygon] for polygon in rings]
+        area = {"type": "MultiPolygon", "coordinates": dense}
+        moved = transform_geom(CRS.from_user_input(source), CRS.from_wkt(crs_wkt), area)
+    except CubeError:
+        raise
+    except Exception as error:
+        raise CubeError(f"--aoi: {path} can't be brought into the CRS of the cube: {one_line(error)}") from error
+    return json.dumps(moved, sort_keys=True)
+
+
+def _check_degrees(source: str, bounds: tuple[float, float, float, float], path: Path) -> None:
+    west, south, east, north = bounds
+    if source == "EPSG:4326" and not (-360 <= west <= east <= 360 and -90 <= south <= north <= 90):
+        raise CubeError(
+            f"GeoJSON is in degrees of WGS 84, but {path} reaches from ({west:g}, {south:g}) to ({east:g}, {north:g}); "
+            f"reproject it: ogr2ogr -t_srs EPSG:4326 out.geojson {Path(path).name}"
+        )
+
+
+def _with_steps(ring: NDArray[np.float64], piece: float) -> NDArray[np.float64]:
+    """Return a ring with points added, so that no side is longer than a piece."""
+    sides = []
+    for start, end in itertools.pairwise(ring):
+        count = max(1, int(np.ceil(np.abs(end - start).max() / piece)))
+        sides.append(start + (end - start) * np.linspace(0, 1, count, endpoint=False)[:, None])
+    return np.concatenate([*sides, ring[-1:]])
+
+
+def _declared_crs(document: Mapping[str, Any]) -> str:
+    """Return the CRS of a GeoJSON file: WGS 84, unless it names another in the way GDAL still writes."""
+    crs = document.get("crs")
+    name = crs.get("properties", {}).get("name") if isinstance(crs, Mapping) else None
+    return "EPSG:4326" if not name or "CRS84" in str(name) else str(name)
+
+
+def _polygons(document: Any, path: Path) -> list[Any]:
+    """Return the rings of every polygon in a GeoJSON document."""
+    found: list[Any] = []
+    others: set[str] = set()
+
+    def collect(node: Any) -> None:
+        if not isinstance(node, Mapping):
+            return
+        kind = node.get("type")
+        if kind == "FeatureCollection":
+            for feature in node.get("features") or ():
+                collect(feature)
+        elif kind == "Feature":
+            collect(node.get("geometry"))
+        elif kind == "GeometryCollection":
+            for geometry in node.get("geometries") or ():
+                collect(geometry)
+        elif kind == "Polygon" and node.get("coordinates"):
+            found.append(node["coordinates"])
+        elif kind == "MultiPolygon":
+            found.extend(node.get("coordinates") or ())
+        else:
+            others.add(str(kind))
+
+    collect(document)
+    if not found:
+        seen = f"it holds {', '.join(sorted(others))}" if others else "it holds no geometry"
+        raise CubeError(f"--aoi takes GeoJSON polygons, but {path} has none: {seen}")
+    return found
+
+
+def burn(area: str, transform: Affine6, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return (y, x) True where a pixel touches the area.
+
+    Parameters
+    ----------
+    area : str
+        Geometry in the CRS of the cube, from `read_area`.
+    transform : Affine6
+        Of the window that starts at row 0, column 0 of `shape`.
+    shape : (rows, columns)
+        Of the window.
+    """
+    from affine import Affine
+    from rasterio.features import rasterize
+
+    if 0 in shape:
+        return np.zeros(shape, dtype=bool)
+    burnt = rasterize(
+        [(json.loads(area), 1)], out_shape=shape, transform=Affine(*transform), all_touched=True, dtype="uint8"
+    )
+    return np.asarray(burnt, dtype=bool)
+
+
+def area_window(area: str, transform: Affine6, shape: tuple[int, int]) -> tuple[slice, slice] | None:
+    """Return the rows and columns of the box around an area, cut to the frame; None where they do not meet."""
+    from affine import Affine
+
+    points = np.array([point for polygon in json.loads(area)["coordinates"] for ring in polygon for point in ring])
+    if not np.isfinite(points).all():
+        return None
+    (west, south), (east, north) = points.min(axis=0), points.max(axis=0)
+    a, b, c, d, e, f = tuple(~Affine(*transform))[:6]
+    corners = np.array([(a * x + b * y + c, d * x + e * y + f) for x in (west, east) for y in (south, north)])
+    low = np.floor(np.round(corners.min(axis=0), 6)).astype(int)
+    high = np.ceil(np.round(corners.max(axis=0), 6)).astype(int)
+    columns = slice(max(0, int(low[0])), min(shape[1], max(int(high[0]), int(low[0]) + 1)))
+    rows = slice(max(0, int(low[1])), min(shape[0], max(int(high[1]), int(low[1]) + 1)))
+    return (rows, columns) if rows.start < rows.stop and columns.start < columns.stop else None

@@ -1,0 +1,248 @@
+"""How each variable of a cube lies in its file: dimension order, picked indices, nodata, and the raw dataset itself."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite, isnan
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from stpipe.core.ports import JSON, VariableInfo
+from stpipe.core.windows import Triple, triple
+from stpipe.errors import CubeError, MissingFileError
+
+Kind = Literal["zarr", "netcdf"]
+"""File formats that a cube can have."""
+
+CONTIGUOUS_CHUNKS: Triple = (32, 256, 256)
+"""Windows to read a variable by that is stored in one piece."""
+
+_NETCDF_MAGIC = (b"\x89HDF", b"CDF\x01", b"CDF\x02", b"CDF\x05")
+_TIFF_MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+_ENCODING_ATTRS = frozenset(
+    {
+        *("_FillValue", "missing_value", "nodata", "scale_factor", "add_offset", "_Unsigned", "dtype"),
+        *("grid_mapping", "coordinates", "_ARRAY_DIMENSIONS"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredVariable:
+    """Where the samples of one variable lie in the file."""
+
+    info: VariableInfo
+    """What they mean; chunks along (time, y, x)."""
+
+    source: str
+    """Name of the array in the file."""
+
+    dims: tuple[str, ...]
+    """Dimensions of the array, in the file's order."""
+
+    shape: tuple[int, ...]
+    """Lengths of `dims`."""
+
+    picks: tuple[tuple[str, int], ...] = ()
+    """Index along each dimension that is not time, y or x."""
+
+    also_nodata: tuple[float, ...] = ()
+    """Further stored values that mean gap; the reader turns them into `info.nodata`."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's type and text on one line of bounded length."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is a URL."""
+    return "://" in path
+
+
+def absolute(path: str | Path) -> str:
+    """Return a local path as absolute; a URL as it is."""
+    return str(path) if is_remote(str(path)) else str(Path(path).expanduser().resolve())
+
+
+def kind_of(path: str) -> Kind:
+    """Return the format of a cube; refuse what is neither Zarr nor NetCDF, saying what it looks like."""
+    if is_remote(path):
+        return "netcdf" if path.endswith((".nc", ".nc4", ".h5")) else "zarr"
+    place = Path(path)
+    if not place.exists():
+        near = sorted(p.name for p in place.parent.glob("*.zarr"))[:4] if place.parent.is_dir() else []
+        beside = f"; beside it: {', '.join(near)}" if near else ""
+        raise MissingFileError(f"there is no file or folder {path}{beside}")
+    if place.is_dir():
+        if (place / ".zarray").exists():
+            raise CubeError(f"{path} is a single Zarr array; name the Zarr group that holds it and its coordinates")
+        if any((place / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata", ".zattrs")):
+            return "zarr"
+        if any(p.suffix.lower() in {".tif", ".tiff", ".jp2"} for p in place.iterdir()):
+            raise CubeError(f"{path} is a folder of images, not a Zarr group; make a cube of them with: stpipe ingest")
+        raise CubeError(f"{path} is not a Zarr group: it has no zarr.json, .zgroup or .zmetadata")
+    with place.open("rb") as file:
+        magic = file.read(4)
+    if magic in _NETCDF_MAGIC:
+        return "netcdf"
+    if magic in _TIFF_MAGIC:
+        raise CubeError(f"{path} is a GeoTIFF, not a cube; make a cube of the series with: stpipe ingest")
+    raise CubeError(f"{path} is neither a Zarr group nor a NetCDF file (its first bytes are {magic!r})")
+
+
+def open_raw(path: str, kind: Kind, *, lazy_chunks: bool = False) -> xr.Dataset:
+    """Open a file so that variables hold stored samples and attributes what the file says.
+
+    Parameters
+    ----------
+    path : str
+        Absolute path, or URL.
+    kind : {"zarr", "netcdf"}
+        See `kind_of`.
+    lazy_chunks : bool
+        Back variables with Dask arrays of the stored chunks.
+    """
+    options: dict[str, Any] = {"mask_and_scale": False, "decode_times": False, "decode_coords": False}
+    if kind == "zarr":
+        # Reading each array's own metadata avoids both a stale consolidated copy and the warning where there is none.
+        options |= {"engine": "zarr", "consolidated": None if is_remote(path) else False}
+    else:
+        options |= {"engine": netcdf_engine(), "cache": False}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset = xr.open_dataset(path, chunks={} if lazy_chunks else None, **options)
+    except MemoryError:
+        raise
+    except Exception as error:
+        if "ContainsArray" in type(error).__name__:
+            raise CubeError(f"{path} is a single Zarr array; name the Zarr group that holds it") from error
+        raise CubeError(f"{path} can't be opened as {kind}: {one_line(error)}") from error
+    return dataset
+
+
+def netcdf_engine() -> str:
+    """Return the xarray engine for NetCDF that is installed."""
+    try:
+        import netCDF4  # noqa: F401
+    except ImportError:
+        return "h5netcdf"
+    return "netcdf4"
+
+
+def stored_dtype(variable: xr.Variable) -> np.dtype[Any]:
+    """Return the native dtype of the samples, heeding the `_Unsigned` attribute of NetCDF-3 and DAP."""
+    dtype: np.dtype[Any] = variable.dtype.newbyteorder("=")
+    unsigned = str(variable.attrs.get("_Unsigned", "")).lower()
+    if dtype.kind == "i" and unsigned == "true":
+        return np.dtype(f"u{dtype.itemsize}")
+    if dtype.kind == "u" and unsigned == "false":
+        return np.dtype(f"i{dtype.itemsize}")
+    return dtype
+
+
+def nodata_values(variable: xr.Variable) -> tuple[float, ...]:
+    """Return the stored values that mean gap besides NaN, the one to write first.
+
+    `_FillValue` comes first, then `missing_value`; a plain `nodata` attribute, as odc.stac leaves it, counts where
+    neither is there. Values that the type can't hold are left out: no sample can equal them.
+
+    >>> nodata_values(xr.Variable("x", np.zeros(1, "uint8"), {"_FillValue": 255, "missing_value": [255, 254]}))
+    (255, 254)
+    >>> nodata_values(xr.Variable("x", np.zeros(1, "uint16"), {"nodata": -9999}))
+    ()
+    """
+    dtype, raw = stored_dtype(variable), variable.dtype.newbyteorder("=")
+    names = [name for name in ("_FillValue", "missing_value") if name in variable.attrs] or ["nodata"]
+    values: list[float] = []
+    for name in names:
+        for item in np.ravel(np.asarray(variable.attrs.get(name, []))):
+            number = _number(item)
+            if number is None or (isinstance(number, float) and isnan(number)):
+                continue
+            if dtype.kind in "iu":
+                if number != int(number) if isfinite(number) else True:
+                    continue
+                number = int(number)
+                if raw != dtype and np.iinfo(raw).min <= number <= np.iinfo(raw).max:
+                    number = int(np.array(number, dtype=raw).view(dtype))
+                if not np.iinfo(dtype).min <= number <= np.iinfo(dtype).max:
+                    continue
+            if number not in values:
+                values.append(number)
+    return tuple(values)
+
+
+def describe(variable: xr.Variable, name: str, chunks: Triple, path: str) -> tuple[VariableInfo, tuple[float, ...]]:
+    """Return what the samples of a variable mean, and its further nodata values."""
+    dtype = stored_dtype(variable)
+    scale, offset = _factor(variable, "scale_factor", 1.0, name, path), _factor(variable, "add_offset", 0.0, name, path)
+    if scale == 0:
+        raise CubeError(f"variable {name!r} in {path} has scale_factor 0, so every sample would be the same")
+    nodata, *more = nodata_values(variable) or (None,)
+    info = VariableInfo(
+        name=name,
+        dtype=dtype.name,
+        chunks=chunks,
+        nodata=nodata,
+        scale_factor=scale,
+        add_offset=offset,
+        attrs=plain_attrs(variable.attrs, without=_ENCODING_ATTRS),
+    )
+    return info, tuple(value for value in more if value is not None)
+
+
+def chunks_of(variable: xr.Variable, dims: tuple[str, ...]) -> Triple:
+    """Return the stored chunk lengths along (time, y, x); a default for a variable stored in one piece."""
+    encoding = variable.encoding
+    stored = encoding.get("chunks") or encoding.get("chunksizes")
+    if not stored or encoding.get("contiguous"):
+        return triple(
+            max(1, min(variable.sizes[dim], default)) for dim, default in zip(dims, CONTIGUOUS_CHUNKS, strict=True)
+        )
+    lengths = dict(zip(variable.dims, stored, strict=True))
+    # NetCDF chunks along an unlimited dimension may be longer than the dimension.
+    return triple(max(1, min(variable.sizes[dim], int(lengths[dim]))) for dim in dims)
+
+
+def plain_attrs(attrs: Mapping[Any, Any], *, without: frozenset[str] = frozenset()) -> dict[str, JSON]:
+    """Return attributes as values that JSON can hold; leave out what it can't.
+
+    >>> plain_attrs({"units": "m", "flags": np.array([1, 2]), "n": np.int16(3), "raw": b"x"})
+    {'units': 'm', 'flags': [1, 2], 'n': 3}
+    """
+    plain: dict[str, JSON] = {}
+    for key, value in attrs.items():
+        if str(key) in without:
+            continue
+        item = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        if isinstance(item, str | int | float | bool | list | dict | tuple) or item is None:
+            plain[str(key)] = list(item) if isinstance(item, tuple) else item
+    return plain
+
+
+def _number(value: Any) -> float | None:
+    """Return an attribute as a number; integers stay exact."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    try:
+        return value if isinstance(value, int) else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _factor(variable: xr.Variable, attribute: str, default: float, name: str, path: str) -> float:
+    raw = variable.attrs.get(attribute, default)
+    number = _number(np.ravel(np.asarray(raw))[0]) if np.size(raw) else default
+    if number is None or not isfinite(number):
+        raise CubeError(f"variable {name!r} in {path} has {attribute} {raw!r}, which is not a number")
+    return float(number)
