@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from stpipe.core.blocks import Block
 from stpipe.core.windows import Triple, Window
 
 JSON = Any
@@ -151,3 +152,52 @@ class Filler(Protocol):
 
     def fill(self, block: BlockInput) -> Prediction:
         """Predict every sample of a read window. Values under gaps can't influence the result."""
+
+
+class OverviewStore(Protocol):
+    """The scene's overviews on disk, in physical units, written tile by tile."""
+
+    def write_tile(self, variable: str, tile: Window, levels: Mapping[int, NDArray[np.float64]]) -> None:
+        """Write a tile's cells of the levels that a tile can complete by itself."""
+
+    def read_tile(self, variable: str, tile: Window) -> Mapping[int, NDArray[np.float64]]:
+        """Return what `write_tile` wrote."""
+
+    def write_gaps(self, variable: str, tile: Window, gaps: NDArray[np.uint8]) -> None:
+        """Write (t, y, x) numbers of gaps in each cell of the finest level."""
+
+    def read_gaps(self, variable: str, tile: Window) -> NDArray[np.uint8]:
+        """Return what `write_gaps` wrote."""
+
+    def complete(self, variable: str) -> None:
+        """Work out the levels that no tile can complete by itself, once all tiles are there."""
+
+    def overviews(self, variable: str, location: float, spread: float) -> Overviews:
+        """Return the overviews of a variable, standardised."""
+
+
+class BlockStore(Protocol):
+    """The scratch store: filled blocks, one chunk each."""
+
+    def write(self, variable: str, block: Block, payload: NDArray[np.float32]) -> None:
+        """Write one block's payload (3, t, y, x)."""
+
+    def read(self, variable: str, block: Block) -> NDArray[np.float32]:
+        """Return one block's payload. Raises `stpipe.errors.ScratchError` if it can't be decoded."""
+
+
+class FilledStore(Protocol):
+    """The product: a filled cube."""
+
+    def write(
+        self,
+        variable: str,
+        tile: Window,
+        stored: NDArray[Any],
+        source: NDArray[np.uint8],
+        half_width: NDArray[np.float32],
+    ) -> None:
+        """Write one tile of whole chunks: stored samples, source codes and interval half-widths."""
+
+    def read(self, variable: str, tile: Window) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32]]:
+        """Return what `write` wrote."""

@@ -1,0 +1,104 @@
+"""Where the tasks run: a LocalCluster of this machine, or a scheduler that is already there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+import psutil
+from distributed import Client, LocalCluster
+
+from stpipe.errors import OptionError, RunError
+
+SETTINGS: dict[str, Any] = {
+    # A worker takes one task at a time, so that one that dies takes no neighbour's task with it.
+    "distributed.scheduler.worker-saturation": 1.0,
+    "distributed.scheduler.allowed-failures": 3,
+    "distributed.scheduler.work-stealing": True,
+    # TensorFlow deadlocks in forked children.
+    "distributed.worker.multiprocessing-method": "spawn",
+    # Tasks hold no results to spill; a worker that nears its limit must be left to finish its block.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.95,
+    "distributed.worker.daemon": True,
+    "distributed.comm.timeouts.connect": "60s",
+    "distributed.admin.tick.limit": "60s",
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 65536,
+    "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
+    "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": 1,
+    "distributed.nanny.pre-spawn-environ.TF_CPP_MIN_LOG_LEVEL": 3,
+    "distributed.nanny.pre-spawn-environ.TF_NUM_INTRAOP_THREADS": 1,
+    "distributed.nanny.pre-spawn-environ.TF_NUM_INTEROP_THREADS": 1,
+    "distributed.nanny.pre-spawn-environ.CUDA_VISIBLE_DEVICES": "-1",
+}
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine_memory() -> int:
+    """Return this machine's memory in bytes, or what a control group leaves of it."""
+    total = int(psutil.virtual_memory().total)
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            with open(limit) as file:
+                total = min(total, int(file.read()))
+        except (OSError, ValueError):
+            continue
+    return total
+
+
+def default_memory_limit(workers: int) -> int:
+    """Return what a worker may take: an equal share for each core, however few workers are started.
+
+    So the plan, and with it the products' bytes, does not depend on the number of workers.
+    """
+    return int(0.9 * machine_memory()) // max(workers, cores())
+
+
+def check_workers(workers: int) -> int:
+    """Refuse a number of workers that makes no sense."""
+    if workers < 1:
+        raise OptionError(f"need at least 1 worker, got --workers {workers}")
+    return workers
+
+
+@contextmanager
+def connect(*, scheduler: str | None, workers: int, memory_limit: int, dashboard: str | None = None) -> Iterator[Client]:
+    """Give a client of the scheduler at an address, or of a new LocalCluster that ends with the block."""
+    with dask.config.set(SETTINGS):
+        if scheduler is not None:
+            try:
+                client = Client(scheduler, timeout="20s", set_as_default=False)
+            except (OSError, ValueError, TimeoutError) as error:
+                raise OptionError(
+                    f"no scheduler answers at {scheduler!r} ({type(error).__name__}); start one with "
+                    "`dask scheduler` and give its address, or leave --scheduler out"
+                ) from error
+            with client:
+                if not client.scheduler_info()["workers"]:
+                    try:
+                        client.wait_for_workers(1, timeout=60)
+                    except TimeoutError as error:
+                        raise RunError(f"the scheduler at {scheduler} has no workers after 60 s; start some") from error
+                yield client
+            return
+        with (
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=memory_limit,
+                dashboard_address=dashboard,
+                silence_logs=50,
+            ) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):
+            yield client

@@ -1,0 +1,70 @@
+"""Records: what is done, one small file a task.
+
+A record is written beside the stores, under a temporary name first, synced, then renamed: it is whole or not there. It
+carries the key of the run that made it, so that blocks of another run are never taken for this one's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpipe.core.ports import JSON
+
+
+@dataclass(frozen=True, slots=True)
+class RecordBook:
+    """The records of one stage of one run."""
+
+    folder: str
+    """Where they lie."""
+
+    key: str
+    """What a record must carry to count: the run id and all that came before this stage."""
+
+    def write(self, name: str, content: Mapping[str, JSON]) -> None:
+        """Write one record, whole or not at all."""
+        write_whole(Path(self.folder) / f"{name}.json", json.dumps({"key": self.key, **content}).encode())
+
+    def read(self, name: str) -> dict[str, JSON] | None:
+        """Return a record of this run, or None."""
+        try:
+            content = json.loads((Path(self.folder) / f"{name}.json").read_bytes())
+        except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+            return None
+        return content if isinstance(content, dict) and content.get("key") == self.key else None
+
+    def drop(self, name: str) -> None:
+        """Forget one record."""
+        (Path(self.folder) / f"{name}.json").unlink(missing_ok=True)
+
+    def names(self) -> Iterator[str]:
+        """Return the names of the records there are, of any run."""
+        folder = Path(self.folder)
+        return (path.stem for path in sorted(folder.glob("*.json"))) if folder.is_dir() else iter(())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a small file so that its final name never shows half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def digest(*arrays: NDArray[np.generic]) -> str:
+    """Return the sha256 of arrays' bytes."""
+    total = hashlib.sha256()
+    for array in arrays:
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()

@@ -1,0 +1,216 @@
+"""The run: survey, fill and blend on a cluster, so that it can stop anywhere and go on.
+
+The driver decides and counts; workers read, compute and write. Nothing but task numbers and short rows travels.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from distributed import Client
+from numpy.typing import NDArray
+
+from stpipe.core.blocks import BlockGrid
+from stpipe.core.survey import BASE_CELL, location_and_spread
+from stpipe.core.windows import Window
+from stpipe.errors import RunError
+from stpipe.execution.context import RunContext, Scale
+from stpipe.execution.records import RecordBook
+from stpipe.execution.stages import ContextPlugin, Failure, Progress, StageResult, run_stage
+from stpipe.execution.tasks import blend_task, fill_task, survey_tile
+
+REPAIRS = 3
+"""How often bad blocks found while blending are filled again before the run gives up."""
+
+
+@dataclass(slots=True)
+class RunOutcome:
+    """What a run did."""
+
+    context: RunContext
+    """The context with the survey's results."""
+
+    blocks_with_gaps: int = 0
+    """Blocks that had anything to fill."""
+
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Samples by source, for each variable."""
+
+    stages: dict[str, StageResult] = field(default_factory=dict)
+    """How each stage ended."""
+
+    @property
+    def peak_bytes(self) -> int:
+        """Largest memory of a worker."""
+        return max((stage.peak_bytes for stage in self.stages.values()), default=0)
+
+
+def run_blocks(
+    client: Client,
+    context: RunContext,
+    *,
+    start_worker: Callable[[Any], None],
+    progress: Progress | None = None,
+    on_stage: Callable[[str], None] | None = None,
+) -> RunOutcome:
+    """Survey the cube, fill its blocks and blend them into the product.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        The cluster.
+    context : RunContext
+        The run; its stores exist.
+    start_worker : callable
+        Called with the context once in each worker process, before its first task.
+    progress, on_stage : callable, optional
+        Told about finished tasks, and about each stage as it begins.
+
+    Raises
+    ------
+    RunError
+        If tasks failed; all others of the stage have finished by then.
+    """
+    outcome = RunOutcome(context)
+    tell = on_stage or (lambda stage: None)
+
+    tell("survey")
+    _share(client, context, start_worker)
+    n_tiles = len(context.plan.survey_tiles()) * len(context.plan.variables)
+    surveyed = run_stage(client, context.plan.run_id, "survey", survey_tile, range(n_tiles), progress)
+    outcome.stages["survey"] = surveyed
+    _refuse_failures(surveyed, "survey", "tile", context)
+    context = finish_survey(context)
+    outcome.context = context
+
+    tell("fill")
+    _share(client, context, start_worker)
+    todo = blocks_with_gaps(context)
+    outcome.blocks_with_gaps = len(todo)
+    filled = run_stage(client, context.plan.run_id, "fill", fill_task, todo, progress)
+    outcome.stages["fill"] = filled
+    _refuse_failures(filled, "fill", "block", context)
+
+    tell("blend")
+    numbers = list(range(len(context.plan.blend_tiles()) * len(context.plan.variables)))
+    blended = run_stage(client, context.plan.run_id, "blend", blend_task, numbers, progress)
+    outcome.stages["blend"] = blended
+    for _ in range(REPAIRS):
+        bad = sorted({f.bad_block for f in blended.failures if f.bad_block is not None})
+        if not bad:
+            break
+        again = [f.number for f in blended.failures if f.bad_block is not None]
+        blended.failures = [f for f in blended.failures if f.bad_block is None]
+        for number in bad:
+            context.book("fill").drop(f"{number:07d}")
+        redone = run_stage(client, context.plan.run_id, "fill", fill_task, bad, progress)
+        _refuse_failures(redone, "fill", "block", context)
+        retried = run_stage(client, context.plan.run_id, "blend", blend_task, again, progress)
+        blended.done += retried.done
+        blended.had += retried.had
+        blended.failures += retried.failures
+    _refuse_failures(blended, "blend", "tile", context)
+    outcome.counts = source_counts(context.book("blend"))
+    return outcome
+
+
+def _share(client: Client, context: RunContext, start_worker: Callable[[Any], None]) -> None:
+    """Hand the context to all workers there are and will be, in place of an earlier one."""
+    client.register_plugin(ContextPlugin(context.plan.run_id, context, start_worker), name=context.plan.run_id)
+
+
+def finish_survey(context: RunContext) -> RunContext:
+    """Reduce the tiles' records to each variable's scale and complete the overviews."""
+    book, tiles = context.book("survey"), context.plan.survey_tiles()
+    scales: dict[str, Scale] = {}
+    digests: list[str] = []
+    for i, info in enumerate(context.plan.variables):
+        samples, counts = [], []
+        for j in range(len(tiles)):
+            record = book.read(f"{i * len(tiles) + j:07d}")
+            if record is None:
+                raise RunError(f"the record of survey tile {j} of {info.name!r} is gone; run the same command again")
+            samples.append(np.frombuffer(base64.b64decode(record["sample"]), dtype=np.float64))
+            counts.append(int(record["valid"]))
+            digests.append(record["digest"])
+        location, spread = location_and_spread(samples, counts)
+        scales[info.name] = Scale(location=location, spread=spread)
+        context.overviews.complete(info.name)
+    return context.surveyed(scales, digests)
+
+
+def blocks_with_gaps(context: RunContext) -> list[int]:
+    """Return the numbers, over all variables, of the blocks whose write windows hold a gap."""
+    grid = context.plan.blocks
+    numbers: list[int] = []
+    for i, info in enumerate(context.plan.variables):
+        parts = ((tile, context.overviews.read_gaps(info.name, tile) > 0) for tile in context.plan.survey_tiles())
+        cells = gap_cells(grid, parts)
+        numbers += [i * len(grid) + n for n in blocks_over(grid, cells)]
+    return numbers
+
+
+def gap_cells(grid: BlockGrid, parts: Any) -> NDArray[np.bool_]:
+    """Collapse tiles of gap cells over the frames of each row of blocks in time: (blocks in time, y, x)."""
+    height, width = (-(-n // BASE_CELL) for n in grid.extent[1:])
+    cells = np.zeros((grid.counts[0], height, width), dtype=bool)
+    for tile, gaps in parts:
+        top, left = tile.start[1] // BASE_CELL, tile.start[2] // BASE_CELL
+        for i, start in enumerate(grid.starts[0]):
+            first, last = max(start, tile.start[0]), min(start + grid.size[0], tile.stop[0])
+            if first < last:
+                hit = gaps[first - tile.start[0] : last - tile.start[0]].any(axis=0)
+                cells[i, top : top + hit.shape[0], left : left + hit.shape[1]] |= hit
+    return cells
+
+
+def blocks_over(grid: BlockGrid, cells: NDArray[np.bool_]) -> list[int]:
+    """Return the numbers of the blocks that touch a cell with gaps."""
+    return [block.number for block in grid if cells[(block.index[0], *_cells(block.write))].any()]
+
+
+def _cells(window: Window) -> tuple[slice, slice]:
+    (_, y0, x0), (_, y1, x1) = window.start, window.stop
+    return slice(y0 // BASE_CELL, -(-y1 // BASE_CELL)), slice(x0 // BASE_CELL, -(-x1 // BASE_CELL))
+
+
+def source_counts(book: RecordBook) -> dict[str, dict[str, int]]:
+    """Add up the source codes of all blended tiles."""
+    totals: dict[str, dict[str, int]] = {}
+    for name in book.names():
+        record = book.read(name)
+        if record is not None:
+            total = totals.setdefault(record["variable"], dict.fromkeys(record["counts"], 0))
+            for code, count in record["counts"].items():
+                total[code] += count
+    return totals
+
+
+def _refuse_failures(result: StageResult, stage: str, noun: str, context: RunContext) -> None:
+    """End the run if anything failed, with the first reasons and the way to go on."""
+    if not result.failures:
+        return
+    n = len(result.failures)
+    reasons = list(dict.fromkeys(_reason(failure, stage, noun, context) for failure in result.failures))
+    shown = "; ".join(reasons[:5]) + (f"; and {len(reasons) - 5} more" if len(reasons) > 5 else "")
+    advice = "mend the input" if any(f.unreadable for f in result.failures) else "mend that"
+    raise RunError(
+        f"{n} of {n + result.done + result.had} {noun}s failed in the {stage}, all others are done: {shown}; "
+        f"{advice} and run the same command again to go on from here"
+    )
+
+
+def _reason(failure: Failure, stage: str, noun: str, context: RunContext) -> str:
+    if failure.unreadable:
+        return failure.message  # names the chunk, which several tiles or blocks may share
+    if stage == "fill":
+        grid = context.plan.blocks
+        block = grid.block(failure.number % len(grid))
+        where = f"block {block.index} at {block.write.start} of {context.variable(failure.number // len(grid)).name!r}"
+    else:
+        where = f"{noun} {failure.number}"
+    return f"{where}: {failure.message}"

@@ -1,0 +1,196 @@
+"""Stages: many small tasks on Dask, in bounded batches.
+
+A stage is one function of the run's shared context and a task's number. The numbers go through
+`dask.array.map_blocks`, one task each, and come back as a row of about a hundred bytes. The context travels once to
+each worker process, in a plugin that new workers get too. A task that raises gives its message instead of taking the
+stage down, and a worker that dies takes only its own task with it: the scheduler hands that task out again and sets
+it aside after a few deaths, while all others finish.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import dask.array as da
+import numpy as np
+from distributed import Client, KilledWorker, Worker, WorkerPlugin, as_completed
+from numpy.typing import NDArray
+
+from stpipe.errors import ReadError, StpipeError
+from stpipe.execution.tasks import BadBlockError
+
+BATCH = 1024
+"""Tasks that the scheduler holds at a time."""
+
+MESSAGE_BYTES = 800
+"""Longest error message that comes home."""
+
+Task = Callable[[Any, int], str]
+"""A function of the context and a number; it says "done" or "had"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A task that did not succeed."""
+
+    number: int
+    """The task's number."""
+
+    message: str
+    """Why, in one line."""
+
+    bad_block: int | None = None
+    """The block of the scratch store that has to be filled again, if that was the reason."""
+
+    unreadable: bool = False
+    """Whether the input could not be read."""
+
+
+@dataclass(slots=True)
+class StageResult:
+    """How a stage ended."""
+
+    done: int = 0
+    """Tasks that did their work."""
+
+    had: int = 0
+    """Tasks whose work was already there."""
+
+    failures: list[Failure] = field(default_factory=list)
+    """Tasks that failed."""
+
+    peak_bytes: int = 0
+    """Largest memory of a worker process seen by a task's end."""
+
+    workers: set[int] = field(default_factory=set)
+    """Process ids that worked."""
+
+
+class Progress(Protocol):
+    """Told about each finished task."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show it."""
+
+
+_contexts: dict[str, Any] = {}
+
+
+class ContextPlugin(WorkerPlugin):
+    """Gives each worker process the run's context, and its method the chance to load."""
+
+    def __init__(self, name: str, context: Any, start: Callable[[Any], None]) -> None:
+        self.name = name
+        self.context = context
+        self.start = start
+
+    def setup(self, worker: Worker) -> None:
+        """Keep the context for the tasks of this process."""
+        self.start(self.context)
+        _contexts[self.name] = self.context
+
+    def teardown(self, worker: Worker) -> None:
+        """Forget it."""
+        _contexts.pop(self.name, None)
+
+
+ROW = np.dtype([("number", "i8"), ("state", "u1"), ("peak", "i8"), ("process", "i8"), ("block", "i8"), ("message", "O")])
+"""What a task sends home."""
+
+DONE, HAD, FAILED, BAD_BLOCK, UNREADABLE = range(5)
+
+
+def _row(numbers: NDArray[np.int64], *, task: Task, name: str) -> NDArray[np.void]:
+    """Run one task in a worker and tell how it went."""
+    number = int(numbers[0])
+    state, block, message = DONE, -1, ""
+    try:
+        state = HAD if task(_contexts[name], number) == "had" else DONE
+    except BadBlockError as error:
+        state, block, message = BAD_BLOCK, int(error.args[0]), "a block in scratch is not what its record says"
+    except ReadError as error:
+        state, message = UNREADABLE, str(error)
+    except StpipeError as error:
+        state, message = FAILED, str(error)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        state = FAILED
+        message = f"{type(error).__name__}: {error} (in {where.name}, line {where.lineno} of {where.filename})"
+    row = np.empty(1, dtype=ROW)
+    row[0] = (number, state, *process_memory(), block, " ".join(message.split())[:MESSAGE_BYTES])
+    return row
+
+
+def process_memory() -> tuple[int, int]:
+    """Return this process's peak resident memory in bytes, and its id."""
+    import os
+
+    try:
+        with open("/proc/self/status") as status:
+            peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak, os.getpid()
+
+
+def run_stage(
+    client: Client, name: str, stage: str, task: Task, numbers: Sequence[int], progress: Progress | None = None
+) -> StageResult:
+    """Run a task for each number; return when all have ended, one way or another."""
+    result = StageResult()
+    for rows in _batches(client, name, task, numbers):
+        for row in rows:
+            _count(result, row)
+            if progress is not None:
+                progress(stage, result.done + result.had + len(result.failures), len(numbers))
+    result.failures.sort(key=lambda failure: failure.number)
+    return result
+
+
+def _batches(client: Client, name: str, task: Task, numbers: Sequence[int]) -> Iterator[Iterator[Failure | np.void]]:
+    for first in range(0, len(numbers), BATCH):
+        yield _batch(client, name, task, numbers[first : first + BATCH])
+
+
+def _batch(client: Client, name: str, task: Task, numbers: Sequence[int]) -> Iterator[Failure | np.void]:
+    """Submit a batch as one map_blocks over the numbers and give the rows as they come."""
+    array = da.from_array(np.asarray(numbers, dtype=np.int64), chunks=1)
+    rows = array.map_blocks(_row, task=task, name=name, dtype=ROW, meta=np.empty(0, dtype=ROW))
+    parts = rows.to_delayed().ravel()
+    futures = client.compute(list(parts), optimize_graph=False, retries=0)
+    which = {future.key: number for future, number in zip(futures, numbers, strict=True)}
+    for future in as_completed(futures):
+        error = future.exception() if future.status == "error" else None
+        if error is None:
+            yield future.result()[0]
+        elif isinstance(error, KilledWorker):
+            yield Failure(number=which[future.key], message="its worker died each time it was tried")
+        else:
+            yield Failure(number=which[future.key], message=f"{type(error).__name__}: {error}"[:MESSAGE_BYTES])
+
+
+def _count(result: StageResult, row: Failure | np.void) -> None:
+    if isinstance(row, Failure):
+        result.failures.append(row)
+        return
+    result.peak_bytes = max(result.peak_bytes, int(row["peak"]))
+    result.workers.add(int(row["process"]))
+    state = int(row["state"])
+    if state == DONE:
+        result.done += 1
+    elif state == HAD:
+        result.had += 1
+    else:
+        result.failures.append(
+            Failure(
+                number=int(row["number"]),
+                message=str(row["message"]),
+                bad_block=int(row["block"]) if state == BAD_BLOCK else None,
+                unreadable=state == UNREADABLE,
+            )
+        )

@@ -1,0 +1,267 @@
+"""The tasks of a run, as plain functions of the shared context and a number.
+
+A task that finds its own record returns at once; one that does its work writes its output first and the record last.
+So a task may be run any number of times, by any worker, with the same outcome.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpipe.core.blend import FALLBACK, HALF_WIDTH, PAYLOAD_PARTS, PREDICTION, Blend
+from stpipe.core.blocks import Block
+from stpipe.core.ports import BlockInput, Overviews, Prediction, VariableInfo
+from stpipe.core.samples import SOURCE_CODES, encode, gap_value
+from stpipe.core.survey import BASE_CELL, BASE_LEVEL, Level, base_level, coarser, pool, subsample
+from stpipe.core.windows import Window
+from stpipe.errors import ScratchError
+from stpipe.execution.context import RunContext, Samples
+from stpipe.execution.records import digest
+
+SCENE_SAMPLES = 2**20
+"""How many values the scene's location and spread are taken from, at most."""
+
+TILE_LEVELS = 4
+"""Overview levels that a survey tile completes by itself: 3 to 6."""
+
+
+def survey_tile(context: RunContext, number: int) -> str:
+    """Pool one tile, count its gaps and pick its subsample."""
+    tiles = context.plan.survey_tiles()
+    index, tile = number // len(tiles), tiles[number % len(tiles)]
+    info = context.variable(index)
+    book, store = context.book("survey"), context.overviews
+    name = f"{number:07d}"
+    record = book.read(name)
+    if record is not None:
+        try:
+            levels, gaps = store.read_tile(info.name, tile), store.read_gaps(info.name, tile)
+            if digest(*levels.values(), gaps) == record["digest"]:
+                return "had"
+        except ScratchError:
+            pass
+    samples = context.read(info, tile)
+    levels, gaps, picked, valid_count, domain_count = survey_samples(
+        samples, limit=max(64, SCENE_SAMPLES // len(tiles))
+    )
+    store.write_tile(info.name, tile, levels)
+    store.write_gaps(info.name, tile, gaps)
+    book.write(
+        name,
+        {
+            "variable": info.name,
+            "digest": digest(*levels.values(), gaps),
+            "valid": valid_count,
+            "gaps": domain_count - valid_count,
+            "sample": base64.b64encode(picked.tobytes()).decode(),
+        },
+    )
+    return "done"
+
+
+def survey_samples(
+    samples: Samples, *, limit: int
+) -> tuple[dict[int, Level], NDArray[np.uint8], NDArray[np.float64], int, int]:
+    """Return a tile's overview levels, gaps a cell, subsample, and numbers of valid and of domain samples."""
+    base, gaps, picked = [], [], []
+    frames, height, width = samples.stored.shape
+    inside = np.ones((height, width), dtype=bool) if samples.domain is None else samples.domain
+    valid_count = 0
+    share = max(1, limit // max(1, frames))
+    for t in range(frames):
+        values, valid = samples.frame(t)
+        base.append(base_level(values[None], valid[None]))
+        gaps.append(pool((inside & ~valid).astype(np.float64), BASE_CELL).astype(np.uint8))
+        picked.append(subsample(values, valid, share))
+        valid_count += int(valid.sum())
+    level = np.concatenate(base, axis=1)
+    levels = {}
+    for k in range(BASE_LEVEL, BASE_LEVEL + TILE_LEVELS):
+        levels[k] = level
+        level = coarser(level)
+    return levels, np.stack(gaps), np.concatenate(picked), valid_count, int(inside.sum()) * frames
+
+
+def fill_task(context: RunContext, number: int) -> str:
+    """Fill one block and write its chunk of the scratch store."""
+    grid = context.plan.blocks
+    info = context.variable(number // len(grid))
+    block = grid.block(number % len(grid))
+    book = context.book("fill")
+    name = f"{number:07d}"
+    if book.read(name) is not None:
+        return "had"
+    started = time.perf_counter()
+    scale = context.scales[info.name]
+    overviews = context.overviews.overviews(info.name, scale.location, scale.spread)
+    payload = fill_block(context, info, block, overviews)
+    context.scratch.write(info.name, block, payload)
+    book.write(
+        name,
+        {
+            "variable": info.name,
+            "block": block.index,
+            "digest": digest(payload),
+            "filled": int(np.count_nonzero(payload[PREDICTION])),
+            "seconds": round(time.perf_counter() - started, 3),
+        },
+    )
+    return "done"
+
+
+def fill_block(
+    context: RunContext, info: VariableInfo, block: Block, overviews: Overviews
+) -> NDArray[np.float32]:
+    """Read one block with its halo, predict it, trim it to its write window.
+
+    Returns
+    -------
+    (3, t, y, x) ndarray of float32
+        Prediction, half-width and fallback; zeros where nothing is to be filled, so that they compress to nothing.
+    """
+    scale = context.scales[info.name]
+    inside = block.read.intersect(Window.of(context.plan.extent))
+    samples = context.read(info, inside)
+    values = np.zeros(block.read.shape, dtype=np.float32)
+    valid = np.zeros(block.read.shape, dtype=bool)
+    _, height, width = inside.shape
+    for t in range(inside.shape[0]):
+        frame, known = samples.frame(t)
+        valid[t, :height, :width] = known
+        values[t, :height, :width] = np.where(known, (frame - scale.location) / scale.spread, 0.0)
+    domain = samples.domain
+    del samples
+    prediction = context.filler.fill(
+        BlockInput(
+            values=values,
+            valid=valid,
+            days=_days(context.days, block.read),
+            window=block.read,
+            overviews=overviews,
+            all_days=context.days,
+        )
+    )
+    return _payload(prediction, valid, domain, block)
+
+
+def _payload(
+    prediction: Prediction, valid: NDArray[np.bool_], domain: NDArray[np.bool_] | None, block: Block
+) -> NDArray[np.float32]:
+    """Keep the gaps of the write window."""
+    wanted = ~valid[block.trim]
+    if domain is not None:
+        wanted &= domain[block.trim[1:]]
+    payload = np.empty((PAYLOAD_PARTS, *block.write.shape), dtype=np.float32)
+    payload[PREDICTION] = np.where(wanted, prediction.values[block.trim], 0)
+    payload[HALF_WIDTH] = np.where(wanted, prediction.half_width[block.trim], 0)
+    payload[FALLBACK] = wanted & prediction.fallback[block.trim]
+    return payload
+
+
+def _days(days: NDArray[np.float64], window: Window) -> NDArray[np.float64]:
+    """Times of a window's frames; past the end of the cube they go on at the last step."""
+    start, stop = window.start[0], window.stop[0]
+    past = stop - days.size
+    if past <= 0:
+        return days[start:stop]
+    step = float(days[-1] - days[-2]) if days.size > 1 else 1.0
+    return np.concatenate([days[start:], days[-1] + step * np.arange(1, past + 1)])
+
+
+class BadBlockError(Exception):
+    """A block in scratch is not what its record says; the argument is its number over all variables."""
+
+
+def blend_task(context: RunContext, number: int) -> str:
+    """Blend one tile of whole output chunks, put the observations back, and write it."""
+    tiles = context.plan.blend_tiles()
+    index, tile = number // len(tiles), tiles[number % len(tiles)]
+    info = context.variable(index)
+    book = context.book("blend")
+    name = f"{number:07d}"
+    record = book.read(name)
+    if record is not None:
+        try:
+            if digest(*context.product.read(info.name, tile)) == record["digest"]:
+                return "had"
+        except ScratchError:
+            pass
+    stored, source, half_width = blend_tile(context, index, tile)
+    context.product.write(info.name, tile, stored, source, half_width)
+    counts = np.bincount(source.ravel(), minlength=len(SOURCE_CODES))
+    book.write(
+        name,
+        {
+            "variable": info.name,
+            "digest": digest(stored, source, half_width),
+            "counts": dict(zip(SOURCE_CODES, map(int, counts), strict=True)),
+        },
+    )
+    return "done"
+
+
+def blend_tile(
+    context: RunContext, index: int, tile: Window
+) -> tuple[NDArray[np.generic], NDArray[np.uint8], NDArray[np.float32]]:
+    """Return one tile's stored samples, source codes and half-widths."""
+    info, grid = context.variable(index), context.plan.blocks
+    samples = context.read(info, tile)
+    blend = Blend(tile)
+    fills = context.book("fill")
+    for inner in grid.touching(tile):
+        number = index * len(grid) + inner
+        record = fills.read(f"{number:07d}")
+        block = grid.block(inner)
+        if record is None:
+            if has_gaps(samples, tile, block.write):
+                raise BadBlockError(number)
+            continue  # a block without gaps was never filled
+        try:
+            payload = context.scratch.read(info.name, block)
+        except ScratchError:
+            raise BadBlockError(number) from None
+        if digest(payload) != record["digest"]:
+            raise BadBlockError(number)
+        blend.add(grid, block, payload)
+    return finish_tile(samples, blend, context.scales[info.name].location, context.scales[info.name].spread)
+
+
+def has_gaps(samples: Samples, tile: Window, window: Window) -> bool:
+    """Whether a tile has a gap inside a window."""
+    common = tile.intersect(window).within(tile)
+    box = common.slices[1:]
+    inside = True if samples.domain is None else samples.domain[box]
+    return any((inside & ~samples.frame(t)[1][box]).any() for t in range(common.start[0], common.stop[0]))
+
+
+def finish_tile(
+    samples: Samples, blend: Blend, location: float, spread: float
+) -> tuple[NDArray[np.generic], NDArray[np.uint8], NDArray[np.float32]]:
+    """Put observations back and turn the blended field into stored samples."""
+    info = samples.info
+    stored = samples.stored.copy()
+    source = np.empty(stored.shape, dtype=np.uint8)
+    half_width = np.empty(stored.shape, dtype=np.float32)
+    nothing = gap_value(info)
+    inside = np.ones(stored.shape[1:], dtype=bool) if samples.domain is None else samples.domain
+    for t, blended in enumerate(blend.frames()):
+        _, valid = samples.frame(t)
+        known = np.isfinite(blended[PREDICTION])
+        filled = inside & ~valid & known
+        unfilled = inside & ~valid & ~known
+        values = blended[PREDICTION][filled] * spread + location
+        stored[t][filled] = encode(values, info, valid_range=samples.valid_range)
+        if nothing is not None:
+            stored[t][unfilled] = nothing
+        codes = source[t]
+        codes[...] = SOURCE_CODES["outside_domain"]
+        codes[valid] = SOURCE_CODES["observed"]
+        codes[filled] = SOURCE_CODES["filled"]
+        codes[filled & (blended[FALLBACK] > 0.5)] = SOURCE_CODES["filled_by_fallback"]
+        codes[unfilled] = SOURCE_CODES["unfilled"]
+        half_width[t] = np.where(filled, blended[HALF_WIDTH] * spread, np.where(valid, 0.0, np.nan))
+    return stored, source, half_width

@@ -1,0 +1,137 @@
+"""The filled cube: a Zarr v3 group that carries the input's coordinates, types and scales.
+
+Each variable comes with two companions: VAR_source, which says where every sample comes from, and VAR_ci90, the
+half-width of a 90 % interval. Tiles are whole chunks, so that every chunk has one writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from numpy.typing import NDArray
+from xarray.backends.zarr import FillValueCoder
+from zarr.codecs import BloscCodec, BloscShuffle
+
+from stpipe.core.ports import JSON, VariableInfo
+from stpipe.core.samples import SOURCE_CODES, gap_value
+from stpipe.core.windows import Triple, Window
+from stpipe.io.cube import Cube
+from stpipe.io.scratch import open_array, read_checked
+
+SOURCE = "_source"
+"""Suffix of the companion that says where samples come from."""
+
+HALF_WIDTH = "_ci90"
+"""Suffix of the companion with the intervals."""
+
+DROPPED = ("_FillValue", "missing_value", "scale_factor", "add_offset", "coordinates", "grid_mapping", "_Unsigned")
+"""Attributes of the input that say how it was stored, not what it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class ZarrFilledStore:
+    """Writes and reads whole tiles of a filled cube, in stored units."""
+
+    path: str
+    """The group's folder."""
+
+    def write(
+        self,
+        variable: str,
+        tile: Window,
+        stored: NDArray[Any],
+        source: NDArray[np.uint8],
+        half_width: NDArray[np.float32],
+    ) -> None:
+        """Write one tile of whole chunks."""
+        for suffix, values in (("", stored), (SOURCE, source), (HALF_WIDTH, half_width)):
+            open_array(self.path, variable + suffix, "r+")[tile.slices] = values
+
+    def read(self, variable: str, tile: Window) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32]]:
+        """Return what `write` wrote."""
+        stored, source, half_width = (
+            read_checked(open_array(self.path, variable + suffix, "r+"), tile.slices)
+            for suffix in ("", SOURCE, HALF_WIDTH)
+        )
+        return stored, source, half_width
+
+
+def create_filled(path: Path, cube: Cube, chunks: Sequence[Triple], attrs: Mapping[str, JSON]) -> None:
+    """Create the group: coordinates and CRS of the cube, and empty arrays for every variable."""
+    template = cube.template()
+    template.attrs = {"Conventions": "CF-1.11", **attrs}
+    for coordinate in template.variables.values():
+        coordinate.encoding.pop("chunks", None)
+        coordinate.encoding.pop("preferred_chunks", None)
+        for key in ("compressors", "filters", "serializer", "compressor", "shards"):
+            coordinate.encoding.pop(key, None)
+    xr.Dataset(coords=template.coords, attrs=template.attrs).to_zarr(path, mode="w", zarr_format=3, consolidated=False)
+    group = zarr.open_group(str(path), mode="r+")
+    mapping = cube.grid_mapping
+    for info, chunk in zip(cube.variables, chunks, strict=True):
+        common = {"grid_mapping": mapping} if mapping else {}
+        label = info.attrs.get("long_name", info.name)
+        _create(group, info.name, info.dtype, cube, chunk, {**_kept(info), **_storage(info), **common})
+        _create(
+            group,
+            info.name + SOURCE,
+            "uint8",
+            cube,
+            chunk,
+            {
+                "long_name": f"source of {label}",
+                "flag_values": list(SOURCE_CODES.values()),
+                "flag_meanings": " ".join(SOURCE_CODES),
+                **common,
+            },
+        )
+        half: dict[str, JSON] = {"long_name": f"half-width of a 90 % interval of {label}", **common}
+        if "units" in info.attrs:
+            half["units"] = info.attrs["units"]
+        half["_FillValue"] = FillValueCoder.encode(np.float32("nan"), np.dtype("float32"))
+        _create(group, info.name + HALF_WIDTH, "float32", cube, chunk, half)
+
+
+def _create(
+    group: zarr.Group, name: str, dtype: str, cube: Cube, chunks: Triple, attributes: Mapping[str, JSON]
+) -> None:
+    native = np.dtype(dtype).newbyteorder("=")
+    group.create_array(
+        name,
+        shape=cube.extent,
+        chunks=chunks,
+        dtype=native,
+        fill_value=0,
+        compressors=[BloscCodec(cname="zstd", clevel=3, shuffle=BloscShuffle.shuffle, typesize=native.itemsize)],
+        dimension_names=cube.dims,
+        attributes=dict(attributes),
+        config={"write_empty_chunks": True},
+    )
+
+
+def _kept(info: VariableInfo) -> dict[str, JSON]:
+    return {key: _plain(value) for key, value in info.attrs.items() if key not in DROPPED}
+
+
+def _plain(value: JSON) -> JSON:
+    """NumPy scalars and arrays as JSON has them."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _storage(info: VariableInfo) -> dict[str, JSON]:
+    """Say in CF's words how samples are stored."""
+    dtype = np.dtype(info.dtype).newbyteorder("=")
+    words: dict[str, JSON] = {}
+    nodata = gap_value(info)
+    if nodata is not None:
+        value = dtype.type(int(nodata)) if dtype.kind in "iu" else dtype.type(nodata)
+        words["_FillValue"] = FillValueCoder.encode(value, dtype)
+    if (info.scale_factor, info.add_offset) != (1.0, 0.0):
+        words |= {"scale_factor": info.scale_factor, "add_offset": info.add_offset}
+    return words

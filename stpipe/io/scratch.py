@@ -1,0 +1,246 @@
+"""The scratch stores of a run: overviews and filled blocks, as Zarr arrays that the driver creates.
+
+Every chunk has one writer: a survey tile is whole chunks of each overview level up to 6, and a block is one chunk. All
+chunks carry a crc32c and none is left out for being empty, since a missing chunk would read as its fill value in
+silence; what is there is settled by records, and by digests of what is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
+
+from stpipe.core.blend import PAYLOAD_PARTS
+from stpipe.core.blocks import Block, BlockGrid
+from stpipe.core.ports import Overviews
+from stpipe.core.survey import BASE_LEVEL, Level, coarser, level_shape, levels_of, read_padded, standardise
+from stpipe.core.windows import Triple, Window, triple
+from stpipe.errors import ScratchError
+
+TILE_LEVELS = 4
+"""Levels 3 to 6 are chunked by survey tile; coarser ones are small and whole."""
+
+
+def use_one_thread() -> None:
+    """Make Zarr decode one chunk at a time in this process, so that memory and bytes are what the plan says."""
+    zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1})
+
+
+@lru_cache(maxsize=64)
+def open_array(path: str, name: str, mode: str) -> zarr.Array[Any]:
+    """Open an array of a store once in each process."""
+    array = zarr.open_group(path, mode="r" if mode == "r" else "r+")[name]
+    if not isinstance(array, zarr.Array):
+        raise ScratchError(f"{path} holds no array {name!r}; remove the run's work folder and start again")
+    return array.with_config({"write_empty_chunks": True}) if hasattr(array, "with_config") else array
+
+
+def create_array(
+    group: zarr.Group, name: str, *, shape: Sequence[int], chunks: Sequence[int], dtype: str, level: int = 1
+) -> None:
+    """Create a checksummed array whose chunks are all written."""
+    group.create_array(
+        name,
+        shape=tuple(shape),
+        chunks=tuple(max(1, c) for c in chunks),
+        dtype=dtype,
+        fill_value=0,
+        serializer=BytesCodec(),
+        compressors=[ZstdCodec(level=level), Crc32cCodec()],
+        config={"write_empty_chunks": True},
+        overwrite=True,
+    )
+
+
+def read_checked(array: zarr.Array[Any], selection: tuple[slice, ...]) -> NDArray[Any]:
+    """Read part of a scratch array; what can't be decoded is a `ScratchError`."""
+    try:
+        return np.asarray(array[selection])
+    except Exception as error:  # codecs raise whatever they like: ValueError, RuntimeError, OSError
+        raise ScratchError(f"{array.store_path} can't be read ({error})") from error
+
+
+@dataclass(frozen=True, slots=True)
+class ZarrOverviewStore:
+    """Overviews of all variables of a run, in physical units."""
+
+    path: str
+    """The store's folder."""
+
+    extent: Triple
+    """Shape of the cube."""
+
+    tile: Triple
+    """Shape of a survey tile."""
+
+    def create(self, variables: Sequence[str]) -> None:
+        """Create the arrays, empty; done once, by the driver."""
+        group = zarr.open_group(self.path, mode="w", zarr_format=3)
+        for i, _ in enumerate(variables):
+            for level in levels_of(self.extent):
+                shape = level_shape(self.extent, level)
+                chunks = self._cells(Window.of(self.tile), level).shape if self._tiled(level) else shape
+                create_array(
+                    group,
+                    f"v{i}_level{level}",
+                    shape=(3, *shape),
+                    chunks=(3, *(min(c, n) for c, n in zip(chunks, shape, strict=True))),
+                    dtype="float64",
+                )
+            shape = level_shape(self.extent, BASE_LEVEL)
+            chunks = self._cells(Window.of(self.tile), BASE_LEVEL).shape
+            create_array(
+                group,
+                f"v{i}_gaps",
+                shape=shape,
+                chunks=triple(min(c, n) for c, n in zip(chunks, shape, strict=True)),
+                dtype="uint8",
+            )
+        group.attrs["variables"] = list(variables)
+
+    def _tiled(self, level: int) -> bool:
+        return level < BASE_LEVEL + TILE_LEVELS
+
+    def _cells(self, tile: Window, level: int) -> Window:
+        """Cells of a level that a tile covers; tiles start at multiples of the coarsest one's cells."""
+        cell = 2**level
+        (t0, y0, x0), (t1, y1, x1) = tile.start, tile.stop
+        return Window((t0, y0 // cell, x0 // cell), (t1, -(-y1 // cell), -(-x1 // cell)))
+
+    def _name(self, variable: str, part: str) -> str:
+        return f"v{_names(self.path).index(variable)}_{part}"
+
+    def _array(self, variable: str, part: str) -> zarr.Array[Any]:
+        return open_array(self.path, self._name(variable, part), "r+")
+
+    def _tile_levels(self) -> list[int]:
+        return [level for level in levels_of(self.extent) if self._tiled(level)]
+
+    def write_tile(self, variable: str, tile: Window, levels: Mapping[int, Level]) -> None:
+        """Write a tile's cells of levels 3 to 6."""
+        for level in self._tile_levels():
+            cells = self._cells(tile, level)
+            self._array(variable, f"level{level}")[(slice(None), *cells.slices)] = levels[level]
+
+    def read_tile(self, variable: str, tile: Window) -> dict[int, Level]:
+        """Return what `write_tile` wrote."""
+        return {
+            level: read_checked(
+                self._array(variable, f"level{level}"), (slice(None), *self._cells(tile, level).slices)
+            )
+            for level in self._tile_levels()
+        }
+
+    def write_gaps(self, variable: str, tile: Window, gaps: NDArray[np.uint8]) -> None:
+        """Write the number of gaps in each cell of level 3."""
+        self._array(variable, "gaps")[self._cells(tile, BASE_LEVEL).slices] = gaps
+
+    def read_gaps(self, variable: str, tile: Window) -> NDArray[np.uint8]:
+        """Return what `write_gaps` wrote."""
+        return read_checked(self._array(variable, "gaps"), self._cells(tile, BASE_LEVEL).slices)
+
+    def complete(self, variable: str) -> None:
+        """Pool level 6 into the coarser ones, which hold less than 1/4096 of the cube."""
+        levels = levels_of(self.extent)
+        tiled = self._tile_levels()
+        if levels[-1] == tiled[-1]:
+            return
+        source = self._array(variable, f"level{tiled[-1]}")
+        level = read_checked(source, (slice(None),) * 4)
+        for k in levels[len(tiled) :]:
+            level = coarser(level)
+            self._array(variable, f"level{k}")[...] = level
+
+    def overviews(self, variable: str, location: float, spread: float) -> Overviews:
+        """Return the overviews of a variable, standardised."""
+        return _StoredOverviews(self, variable, location, spread)
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredOverviews:
+    """Overviews read window by window."""
+
+    store: ZarrOverviewStore
+    variable: str
+    location: float
+    spread: float
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        return levels_of(self.store.extent)
+
+    def shape(self, level: int) -> Triple:
+        return level_shape(self.store.extent, level)
+
+    def read(self, level: int, window: Window) -> Level:
+        array = self.store._array(self.variable, f"level{level}")
+        try:
+            raw = read_padded(array, self.shape(level), window)
+        except Exception as error:
+            raise ScratchError(f"overview level {level} of {self.variable!r} can't be read ({error})") from error
+        return standardise(raw, self.location, self.spread)
+
+
+@lru_cache(maxsize=8)
+def _names(path: str) -> tuple[str, ...]:
+    names = zarr.open_group(path, mode="r").attrs["variables"]
+    return tuple(str(name) for name in names)  # type: ignore[union-attr]
+
+
+@dataclass(frozen=True, slots=True)
+class ZarrBlockStore:
+    """Filled blocks, one chunk each; neighbours overlap in the cube but not here."""
+
+    path: str
+    """The store's folder."""
+
+    grid: BlockGrid
+    """The blocks."""
+
+    def create(self, variables: Sequence[str]) -> None:
+        """Create the arrays, empty; done once, by the driver."""
+        group = zarr.open_group(self.path, mode="w", zarr_format=3)
+        for i, _ in enumerate(variables):
+            create_array(
+                group,
+                f"v{i}",
+                shape=(PAYLOAD_PARTS, *(n * s for n, s in zip(self.grid.counts, self.grid.size, strict=True))),
+                chunks=(PAYLOAD_PARTS, *self.grid.size),
+                dtype="float32",
+            )
+        group.attrs["variables"] = list(variables)
+
+    def _place(self, variable: str, block: Block) -> tuple[zarr.Array[Any], tuple[slice, ...]]:
+        array = open_array(self.path, f"v{_names(self.path).index(variable)}", "r+")
+        box = (slice(i * s, (i + 1) * s) for i, s in zip(block.index, self.grid.size, strict=True))
+        return array, (slice(None), *box)
+
+    def write(self, variable: str, block: Block, payload: NDArray[np.float32]) -> None:
+        """Write one block's chunk."""
+        array, place = self._place(variable, block)
+        array[place] = payload
+
+    def read(self, variable: str, block: Block) -> NDArray[np.float32]:
+        """Return one block's payload."""
+        return read_checked(*self._place(variable, block))
+
+
+def forget_stores() -> None:
+    """Drop what this process has cached of stores; needed when a folder is made anew under the same name."""
+    open_array.cache_clear()
+    _names.cache_clear()
+
+
+def folder_bytes(path: Path) -> int:
+    """Return the size of all files below a folder."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
