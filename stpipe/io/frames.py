@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,13 +30,22 @@ SOURCE_SUFFIX = "_source"
 HALF_WIDTH_SUFFIX = "_ci90"
 """VAR_ci90 is the half-width of a 90 % interval around VAR."""
 
+SOURCE_COLOURS = {
+    "outside_domain": "#d9d9d9",
+    "observed": "#4477aa",
+    "filled": "#66c2a5",
+    "filled_by_fallback": "#fdb863",
+    "unfilled": "#b2182b",
+}
+"""Colour of each source code, in files and pictures; told apart by colour-blind readers too."""
+
 
 class FrameSource(Protocol):
     """A cube, as far as rasters need to know it."""
 
     @property
-    def variables(self) -> Mapping[str, VariableInfo]:
-        """Variables over (time, y, x), by name."""
+    def variables(self) -> tuple[VariableInfo, ...]:
+        """Variables over (time, y, x)."""
 
     @property
     def extent(self) -> Triple:
@@ -47,11 +56,11 @@ class FrameSource(Protocol):
         """(time,), datetime64[ns]."""
 
     @property
-    def y(self) -> NDArray[np.float64] | None:
+    def y(self) -> NDArray[Any] | None:
         """Coordinates of the pixel centres along y, or None."""
 
     @property
-    def x(self) -> NDArray[np.float64] | None:
+    def x(self) -> NDArray[Any] | None:
         """Coordinates of the pixel centres along x, or None."""
 
     @property
@@ -64,6 +73,11 @@ class FrameSource(Protocol):
 
     def reader(self, names: Sequence[str]) -> CubeReader:
         """Return a picklable reader of stored samples."""
+
+
+def infos_of(source: FrameSource) -> dict[str, VariableInfo]:
+    """Return the variables of a cube by name."""
+    return {info.name: info for info in source.variables}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +130,8 @@ class RasterGrid:
         width: int,
         crs_wkt: str | None,
         transform: Sequence[float] | None,
-        y: NDArray[np.float64] | None,
-        x: NDArray[np.float64] | None,
+        y: NDArray[Any] | None,
+        x: NDArray[Any] | None,
     ) -> RasterGrid:
         """Return the north-up grid of frames that may be stored in any order."""
         if transform is None:

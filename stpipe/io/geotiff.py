@@ -32,6 +32,7 @@ from stpipe.core.ports import CubeReader
 from stpipe.core.samples import SOURCE_CODES, gap_value
 from stpipe.core.windows import Window
 from stpipe.errors import OutputError, RunError, StpipeError
+from stpipe.io.frames import SOURCE_COLOURS
 from stpipe.io.mosaic import CACHE_BYTES, MosaicTask, WrittenFile, raster_dtype
 
 PARTIAL = ".partial-"
@@ -42,15 +43,6 @@ MARK = "stpipe_variable"
 
 LARGEST_EXACT = 2**53
 """GDAL keeps nodata as text of a float64; beyond this a 64-bit nodata would come back as another number."""
-
-SOURCE_COLOURS = {
-    "outside_domain": (217, 217, 217, 255),
-    "observed": (68, 119, 170, 255),
-    "filled": (102, 194, 165, 255),
-    "filled_by_fallback": (253, 184, 99, 255),
-    "unfilled": (178, 24, 43, 255),
-}
-"""Colour of each source code, in files and pictures; told apart by colour-blind readers too."""
 
 
 @dataclass(slots=True)
@@ -230,7 +222,9 @@ def _describe(dataset: Any, task: MosaicTask, output: _Output) -> None:
         tags |= {key: " ".join(str(attrs[key]).strip("[]").split()) for key in flags if key in attrs}
     dataset.update_tags(**tags)
     if task.is_source and bands == 1:  # TIFF has colour tables for single bands only
-        dataset.write_colormap(1, {SOURCE_CODES[meaning]: colour for meaning, colour in SOURCE_COLOURS.items()})
+        dataset.write_colormap(
+            1, {SOURCE_CODES[name]: (*bytes.fromhex(colour[1:]), 255) for name, colour in SOURCE_COLOURS.items()}
+        )
 
 
 def _header(dataset: Any) -> dict[str, str]:

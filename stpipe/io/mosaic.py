@@ -28,6 +28,7 @@ from stpipe.io.frames import (
     RasterGrid,
     frame_dates,
     frame_labels,
+    infos_of,
     safe_names,
 )
 
@@ -169,7 +170,7 @@ def plan_mosaic(
     """
     if layout not in ("frames", "stack"):
         raise OptionError(f"--layout is frames or stack, got {layout!r}")
-    known = cube.variables
+    known = infos_of(cube)
     chosen = tuple(dict.fromkeys(mosaic_variables(tuple(known)) if variables is None else variables))
     for name in chosen:
         if name not in known:
