@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpipe.core.ports import CubeReader, VariableInfo
+from stpipe.core.samples import SOURCE_CODES
 from stpipe.core.windows import Triple, Window
 from stpipe.errors import CubeError
 
@@ -73,6 +74,16 @@ class FrameSource(Protocol):
 
     def reader(self, names: Sequence[str]) -> CubeReader:
         """Return a picklable reader of stored samples."""
+
+
+def holds_sources(info: VariableInfo) -> bool:
+    """Whether a variable holds the source codes of a filled one; a name alone says little.
+
+    >>> holds_sources(VariableInfo(name="water_source", dtype="uint8", chunks=(1, 1, 1)))
+    False
+    """
+    meanings = str(info.attrs.get("flag_meanings", "")).split()
+    return info.name.endswith(SOURCE_SUFFIX) and np.dtype(info.dtype) == np.uint8 and meanings == [*SOURCE_CODES]
 
 
 def infos_of(source: FrameSource) -> dict[str, VariableInfo]:

@@ -28,6 +28,7 @@ from stpipe.io.frames import (
     RasterGrid,
     frame_dates,
     frame_labels,
+    holds_sources,
     infos_of,
     safe_names,
 )
@@ -133,14 +134,20 @@ def raster_dtype(dtype: str) -> np.dtype[Any]:
     return replaced
 
 
-def mosaic_variables(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the variables worth a mosaic of their own: all but the source and interval of another.
+def mosaic_variables(infos: Mapping[str, VariableInfo]) -> tuple[str, ...]:
+    """Return the variables worth a mosaic of their own: all but the source codes and intervals of another.
 
-    >>> mosaic_variables(["ndvi", "ndvi_ci90", "ndvi_source", "water_source"])
+    >>> names = ["ndvi", "ndvi_ci90", "water_source"]
+    >>> mosaic_variables({name: VariableInfo(name=name, dtype="uint8", chunks=(1, 1, 1)) for name in names})
     ('ndvi', 'water_source')
     """
-    companions = {f"{name}{suffix}" for name in names for suffix in (SOURCE_SUFFIX, HALF_WIDTH_SUFFIX)}
-    return tuple(name for name in names if name not in companions)
+    companions = {f"{name}{HALF_WIDTH_SUFFIX}" for name in infos} | {_source_of(name, infos) for name in infos}
+    return tuple(name for name in infos if name not in companions)
+
+
+def _source_of(variable: str, infos: Mapping[str, VariableInfo]) -> str | None:
+    name = f"{variable}{SOURCE_SUFFIX}"
+    return name if name in infos and holds_sources(infos[name]) else None
 
 
 def plan_mosaic(
@@ -171,7 +178,7 @@ def plan_mosaic(
     if layout not in ("frames", "stack"):
         raise OptionError(f"--layout is frames or stack, got {layout!r}")
     known = infos_of(cube)
-    chosen = tuple(dict.fromkeys(mosaic_variables(tuple(known)) if variables is None else variables))
+    chosen = tuple(dict.fromkeys(mosaic_variables(known) if variables is None else variables))
     for name in chosen:
         if name not in known:
             raise OptionError(f"the cube has no variable {name!r}; it has {', '.join(sorted(known))}")
@@ -179,16 +186,16 @@ def plan_mosaic(
         raise CubeError("the cube has no variable over (time, y, x) to mosaic")
     if min(cube.extent) < 1:
         raise CubeError(f"a mosaic needs at least one frame of one pixel, the cube's shape is {cube.extent}")
-    companions = {f"{name}{SOURCE_SUFFIX}" for name in chosen}
+    companions = {_source_of(name, known) for name in chosen}
     owners = [name for name in chosen if name not in companions]
     folders = safe_names(owners)
     grid = RasterGrid.of(cube)
     labels, dates = frame_labels(cube.times), frame_dates(cube.times)
     tasks: list[MosaicTask] = []
     for owner in owners:
-        source = f"{owner}{SOURCE_SUFFIX}"
-        for name in (owner, source) if source in known else (owner,):
-            role = SOURCE_SUFFIX if name == source else ""
+        source = _source_of(owner, known)
+        for name in (owner,) if source is None else (owner, source):
+            role = "" if name == owner else SOURCE_SUFFIX
             stem = f"{folders[owner]}/{folders[owner]}{role}"
             info = known[name]
             for first, stop in _frame_groups(cube.extent[0], info.chunks[0], layout):
@@ -201,7 +208,7 @@ def plan_mosaic(
                     MosaicTask(
                         variable=name,
                         stored=info,
-                        is_source=name.endswith(SOURCE_SUFFIX) and np.dtype(info.dtype) == np.uint8,
+                        is_source=holds_sources(info),
                         grid=grid,
                         first=first,
                         dates=dates[first:stop],
@@ -241,8 +248,8 @@ def _window_shape(extent: Triple, info: VariableInfo, frames: int, memory_bytes:
     if least > memory_bytes:
         raise PlanError(
             f"a mosaic of {info.name!r} decodes stored chunks of {info.chunks} samples, which takes "
-            f"{least / 2**30:.2f} GiB, more than the {memory_bytes / 2**30:.2f} GiB there are; "
-            "give it more memory, or store the cube in smaller chunks"
+            f"{least / 2**20:,.0f} MiB, more than the {memory_bytes / 2**20:,.0f} MiB there are; "
+            "give it more memory with --memory-limit, or store the cube in smaller chunks"
         )
     # A chunk that fits only by itself is read in parts, and decoded once for each.
     while cost(y, x) > memory_bytes and max(y, x) > 512:
@@ -260,13 +267,14 @@ def _window_shape(extent: Triple, info: VariableInfo, frames: int, memory_bytes:
 
 
 def mosaic_bytes(tasks: Sequence[MosaicTask], *, at_once: int = 1) -> int:
-    """Return the disk space that a mosaic may need: no compression, overviews, and temporary files.
+    """Return the disk space that a mosaic may need: values that don't compress, overviews, and temporary files.
 
     >>> mosaic_bytes(())
     0
     """
-    products = sum(task.raw_bytes for task in tasks) * 4 // 3
-    temporary = sorted((task.raw_bytes * 7 // 3 for task in tasks), reverse=True)[:at_once]
+    # Source codes come in large patches; a tenth is a careful guess.
+    products = sum(task.raw_bytes * 4 // (30 if task.is_source else 3) for task in tasks)
+    temporary = sorted((task.raw_bytes * 4 // 3 for task in tasks), reverse=True)[:at_once]
     return products + sum(temporary)
 
 

@@ -25,6 +25,7 @@ from stpipe.io.frames import (
     FrameSource,
     RasterGrid,
     frame_dates,
+    holds_sources,
     infos_of,
 )
 
@@ -152,7 +153,7 @@ def choose_frames(gap_share: NDArray[np.float64], most: int = MOST_FRAMES) -> tu
 def gap_shares(observed: FrameSource, filled: FrameSource, variable: str) -> NDArray[np.float64]:
     """Return the share of gap in each frame, from a few chunks spread over the scene; NaN for frames not looked at."""
     source = f"{variable}{SOURCE_SUFFIX}"
-    cube, name = (filled, source) if source in infos_of(filled) else (observed, variable)
+    cube, name = (filled, source) if _has_sources(filled, variable) else (observed, variable)
     info, (time, height, width) = infos_of(cube)[name], cube.extent
     reader = cube.reader([name])
     t_chunk, y_chunk, x_chunk = _chunk(info, cube.extent)
@@ -173,6 +174,11 @@ def gap_shares(observed: FrameSource, filled: FrameSource, variable: str) -> NDA
     with np.errstate(invalid="ignore"):
         shares: NDArray[np.float64] = gap / np.where(domain == 0, np.nan, domain)
     return shares
+
+
+def _has_sources(filled: FrameSource, variable: str) -> bool:
+    info = infos_of(filled).get(f"{variable}{SOURCE_SUFFIX}")
+    return info is not None and holds_sources(info)
 
 
 def _gaps(stored: NDArray[Any], info: VariableInfo, is_source: bool) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -229,7 +235,9 @@ def read_view(cube: FrameSource, name: str, frame: int, view: View, reader: Cube
 
 def _draw(observed: FrameSource, filled: FrameSource, variable: str, frames: tuple[int, ...]) -> bytes:
     source, half_width = f"{variable}{SOURCE_SUFFIX}", f"{variable}{HALF_WIDTH_SUFFIX}"
-    names = [name for name in (variable, half_width, source) if name in infos_of(filled)]
+    names = [variable]
+    names += [half_width] if half_width in infos_of(filled) else []
+    names += [source] if _has_sources(filled, variable) else []
     infos = [infos_of(observed)[variable], *(infos_of(filled)[name] for name in names)]
     view = plan_view(observed.extent, infos, frames)
     old, new = observed.reader([variable]), filled.reader(names)
