@@ -1,0 +1,201 @@
+"""Weights in and out: a Keras 3 file that also says what the network is, and the published network's own files.
+
+A ``.keras`` file of stpipe is the archive that Keras writes, plus a member ``stpipe.json``: the version of the format,
+the network's spec, the guides it leans on, the factor that calibrates its intervals, and where the weights come from.
+On loading, the network is rebuilt from the spec and only numbers are read from the archive: nothing in the file is
+ever run. What the file says is read without Keras, so that planning stays light.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from stpipe.core.ports import JSON
+from stpipe.errors import MissingFileError, ModelFileError, ShapeError
+from stpipe.model.legacy import LegacySpec, description_of, load_legacy, read_legacy_spec
+from stpipe.model.spec import UNetSpec
+
+FORMAT_VERSION = 1
+GUIDES = ("pyramid", "linear")
+"""Guides that the network of this version leans on."""
+
+DEFAULT = "default"
+"""Name of the packaged weights."""
+
+_MEMBER = "stpipe.json"
+_WEIGHTS = "model.weights.h5"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What a model file says of itself."""
+
+    path: Path
+    """Where it lies."""
+
+    kind: Literal["unet", "legacy"]
+    """The default network, or the published one."""
+
+    digest: str
+    """sha256 of the file; of weights and description for the published network."""
+
+    spec: UNetSpec | LegacySpec
+    """The network's shape."""
+
+    calibration: float = 1.0
+    """Half-widths are multiplied with this to cover 90 %."""
+
+    provenance: Mapping[str, JSON] = field(default_factory=dict)
+    """How and on what it was trained."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A network with its weights."""
+
+    info: ModelInfo
+    """What the file says."""
+
+    network: Any
+    """A Keras model, see `stpipe.model.unet.build_unet` and `stpipe.model.legacy.build_legacy`."""
+
+
+def model_path(name: str | Path) -> Path:
+    """Return the path of a model: ``default`` for the packaged weights, else a file."""
+    if str(name) == DEFAULT:
+        return Path(str(files("stpipe.model"))) / "packaged" / "default.keras"
+    path = Path(name)
+    if path.is_dir():
+        raise ModelFileError(f"{path} is a folder; a model is a .keras file, or a .h5 with its .json")
+    if not path.is_file():
+        raise MissingFileError(
+            f"no model {str(name)!r}: give {DEFAULT!r}, the path of a .keras file that stpipe wrote, "
+            "or that of a published .h5 with its .json beside it"
+        )
+    return path
+
+
+def read_info(name: str | Path) -> ModelInfo:
+    """Return what a model file says of itself, without building the network.
+
+    Examples
+    --------
+    >>> info = read_info("default")
+    >>> info.kind, info.spec.stride
+    ('unet', (1, 8, 8))
+    """
+    path = model_path(name)
+    if path.suffix == ".h5":
+        spec = read_legacy_spec(path)
+        return ModelInfo(path=path, kind="legacy", digest=_digest(path, description_of(path)), spec=spec)
+    return _parse(path, _member(path, _MEMBER))
+
+
+def load_model(name: str | Path) -> Model:
+    """Return a model with its weights; `ModelFileError` says what is wrong with a file that is none."""
+    info = read_info(name)
+    if isinstance(info.spec, LegacySpec):
+        network, _ = load_legacy(info.path)
+        return Model(info=info, network=network)
+    from stpipe.model.unet import build_unet
+
+    network = build_unet(info.spec)
+    content = _member(info.path, _WEIGHTS)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / _WEIGHTS
+        weights.write_bytes(content)
+        try:
+            network.load_weights(weights)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            reason = str(error).strip().splitlines() or [repr(error)]
+            raise ModelFileError(f"{info.path} holds weights that don't fit its own spec: {reason[0]}") from error
+    return Model(info=info, network=network)
+
+
+def save_model(
+    path: Path, network: Any, spec: UNetSpec, *, calibration: float, provenance: Mapping[str, JSON]
+) -> ModelInfo:
+    """Write a model file; it appears under its name only when complete."""
+    if path.suffix != ".keras":
+        raise ModelFileError(f"a model file's name ends in .keras, got {path.name}")
+    fields = {
+        "format_version": FORMAT_VERSION,
+        "kind": "unet",
+        "spec": spec.as_json(),
+        "guides": list(GUIDES),
+        "calibration": calibration,
+        "provenance": dict(provenance),
+    }
+    draft = path.with_name(f".{path.stem}.draft.keras")
+    try:
+        network.save(draft)
+        with zipfile.ZipFile(draft, "a") as archive:
+            archive.writestr(_MEMBER, json.dumps(fields, indent=1, sort_keys=True))
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return read_info(path)
+
+
+def _member(path: Path, name: str) -> bytes:
+    """Read one member of a model file; the archive checks its sum."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if _MEMBER not in archive.namelist():
+                raise ModelFileError(
+                    f"{path} is {_guess(archive)}, not a model that stpipe wrote: it has no {_MEMBER}; "
+                    f"train one, or use {DEFAULT!r}"
+                )
+            return archive.read(name)
+    except (zipfile.BadZipFile, KeyError, EOFError, OSError, NotImplementedError) as error:
+        raise ModelFileError(f"{path} is damaged, or no model file: {error}; get it again, or use {DEFAULT!r}") from error
+
+
+def _guess(archive: zipfile.ZipFile) -> str:
+    return "another Keras model" if "config.json" in archive.namelist() else "some other archive"
+
+
+def _parse(path: Path, content: bytes) -> ModelInfo:
+    try:
+        fields = json.loads(content)
+        version, kind = fields["format_version"], fields["kind"]
+        guides, calibration = tuple(fields["guides"]), float(fields["calibration"])
+        spec_fields, provenance = dict(fields["spec"]), dict(fields.get("provenance", {}))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelFileError(f"{path} has a {_MEMBER} that can't be understood: {error!r}") from error
+    if version != FORMAT_VERSION or kind != "unet":
+        raise ModelFileError(
+            f"{path} has format {version} of kind {kind!r}; this version of stpipe reads format {FORMAT_VERSION} of "
+            "kind 'unet'"
+        )
+    if guides != GUIDES:
+        raise ModelFileError(
+            f"{path} leans on the guides {', '.join(map(str, guides)) or 'none'}; this version of stpipe gives "
+            f"{', '.join(GUIDES)}"
+        )
+    if not (math.isfinite(calibration) and calibration > 0):
+        raise ModelFileError(f"{path} has a calibration factor of {calibration}; it must be above 0")
+    try:
+        spec = UNetSpec.from_json(spec_fields)
+    except (ModelFileError, ShapeError) as error:
+        raise ModelFileError(f"{path}: {error}") from error
+    return ModelInfo(
+        path=path, kind="unet", digest=_digest(path), spec=spec, calibration=calibration, provenance=provenance
+    )
+
+
+def _digest(*paths: Path) -> str:
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(path.read_bytes())
+    return total.hexdigest()
