@@ -43,6 +43,7 @@ from stpipe.io.variables import (
 Period = tuple[str | None, str | None]
 """First and last date of a selection; None is open."""
 
+_CF_ENCODING = frozenset({"units", "calendar", "dtype", "_FillValue", "scale_factor", "add_offset"})
 _LONGEST_AXIS = 20_000_000
 
 
@@ -312,6 +313,10 @@ def _coordinates(raw: xr.Dataset, dims: tuple[str, str, str], path: str) -> dict
             continue
         loaded = _loaded(coordinate, path)
         coords[dim] = decode_times(loaded, path).decoded if role == "time" else loaded
+        # Codecs of Zarr v2 or NetCDF can't be written to Zarr v3.
+        kept = {key: value for key, value in coords[dim].encoding.items() if key in _CF_ENCODING}
+        coords[dim] = coords[dim].copy(deep=False)
+        coords[dim].encoding = kept
     return coords
 
 
