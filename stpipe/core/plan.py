@@ -185,7 +185,7 @@ def make_plan(
     chunk = max(math.prod(info.chunks) for info in variables) * item
     fixed = filler.process_bytes + chunk
     if block is None:
-        grid = _best_grid(extent, filler, item, min(usable - fixed, DEFAULT_BLOCK_BYTES), overlap)
+        grid = _best_grid(extent, filler, min(usable - fixed, DEFAULT_BLOCK_BYTES), overlap)
         if grid is None:
             raise PlanError(
                 f"method {filler.name} needs {gib(fixed + _fill_bytes(_grid(extent, filler, 8, overlap), filler, item))} "
@@ -202,7 +202,7 @@ def make_plan(
         grid = BlockGrid(extent, spec)
         needed = fixed + _fill_bytes(grid, filler, item)
         if needed > usable:
-            fits = _best_grid(extent, filler, item, usable - fixed, overlap)
+            fits = _best_grid(extent, filler, usable - fixed, overlap)
             advice = "no block does" if fits is None else f"--block {','.join(map(str, fits.size))} does"
             raise PlanError(
                 f"a block of {','.join(map(str, grid.size))} (reading {','.join(map(str, grid.read_shape))}) needs "
@@ -289,12 +289,13 @@ FILL_SAMPLE_BYTES = 5
 
 
 def _best_grid(
-    extent: Triple, filler: Filler, item: int, budget: int, overlap: Triple | None
+    extent: Triple, filler: Filler, budget: int, overlap: Triple | None
 ) -> BlockGrid | None:
     """Return the largest blocks whose fill fits the budget, or None."""
     for side in SIZES:
         grid = _grid(extent, filler, side, overlap)
-        if _fill_bytes(grid, filler, item) <= budget:
+        # As if samples had 8 bytes, so that a cube and its decoded copy get the same blocks.
+        if _fill_bytes(grid, filler, 8) <= budget:
             return grid
     return None
 

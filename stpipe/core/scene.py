@@ -86,6 +86,8 @@ class SceneSpec:
         _check_positive(self, "frames", "height", "width", "resolution_m", "parcel_m")
         if min(self.height, self.width) < 32:
             raise OptionError(f"a scene needs at least 32 x 32 pixels, got height={self.height}, width={self.width}")
+        if self.frames < 3:
+            raise OptionError(f"a scene needs at least 3 dates, got frames={self.frames}")
         if self.last < self.first or (self.last - self.first).days < self.frames - 1:
             raise OptionError(
                 f"{self.frames} dates don't fit between first={self.first} and last={self.last}; "

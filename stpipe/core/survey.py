@@ -8,7 +8,8 @@ sums, not means, so that any tiling of the scene gives the same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,45 +145,57 @@ def read_padded(source: object, shape: Triple, window: Window) -> Level:
     return result
 
 
-def subsample(values: NDArray[np.float64], valid: NDArray[np.bool_], limit: int) -> NDArray[np.float64]:
-    """Return at most `limit` valid values, evenly picked in C order, so that it repeats.
+SCENE_SAMPLES = 2**20
+"""How many samples the scene's location and spread are taken from, about."""
 
-    >>> subsample(np.arange(10.0), np.ones(10, dtype=bool), 4)
-    array([0., 3., 6., 9.])
+
+def lattice_step(extent: Triple) -> int:
+    """Return the distance of the pixels that are picked for a scene's location and spread.
+
+    >>> lattice_step((4, 100, 100)), lattice_step((32, 4096, 4096))
+    (1, 23)
     """
-    known = values[valid]
-    return known[:: max(1, -(-known.size // limit))] if limit else known[:0]
+    return max(1, math.ceil(math.sqrt(math.prod(extent) / SCENE_SAMPLES)))
 
 
-def location_and_spread(samples: Sequence[NDArray[np.float64]], counts: Sequence[int]) -> tuple[float, float]:
-    """Return the median and a robust standard deviation of a scene from its tiles' subsamples.
+def on_lattice(values: NDArray[np.float64], valid: NDArray[np.bool_], origin: Triple, step: int) -> NDArray[np.float64]:
+    """Return the valid values of one frame that lie on the scene's lattice, which moves on with each frame.
+
+    The lattice is fixed to the cube, so that the same samples are picked however the cube is cut into tiles.
+
+    Parameters
+    ----------
+    values, valid : (y, x) ndarray
+        One frame of a tile.
+    origin : (time, y, x)
+        Where the frame's first pixel lies in the cube.
+    step : int
+        See `lattice_step`.
+    """
+    frame, top, left = origin
+    rows, columns = slice((7 * frame - top) % step, None, step), slice((11 * frame - left) % step, None, step)
+    return values[rows, columns][valid[rows, columns]]
+
+
+def location_and_spread(samples: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the median and a robust standard deviation of a scene's picked samples, in any order.
 
     The spread is the interquartile range over 1.349, which is the standard deviation of a normal distribution; of a
     field that is mostly one value it is the plain standard deviation instead, and 1 for a constant one.
 
-    Parameters
-    ----------
-    samples : sequence of (n,) ndarray of float64
-        Subsample of each tile.
-    counts : sequence of int
-        Number of valid samples each one stands for.
-
     Examples
     --------
-    >>> location_and_spread([np.array([1.0, 2.0, 3.0])], [3])
+    >>> location_and_spread(np.array([1.0, 2.0, 3.0]))
     (2.0, 0.7412898443291327)
+    >>> location_and_spread(np.array([5.0, 5.0]))
+    (5.0, 1.0)
     """
-    pairs = [(s, np.full(s.size, n / s.size)) for s, n in zip(samples, counts, strict=True) if s.size]
-    if not pairs:
+    if not samples.size:
         return 0.0, 1.0
-    values = np.concatenate([s for s, _ in pairs])
-    weights = np.concatenate([w for _, w in pairs])
-    order = np.argsort(values, kind="stable")
-    values, weights = values[order], weights[order]
-    position = (np.cumsum(weights) - 0.5 * weights) / weights.sum()
-    low, middle, high = (float(np.interp(q, position, values)) for q in (0.25, 0.5, 0.75))
+    ordered = np.sort(samples)
+    low, middle, high = (float(q) for q in np.quantile(ordered, (0.25, 0.5, 0.75)))
     spread = (high - low) / 1.349
-    if spread <= 1e-9 * max(abs(high), abs(low)):
-        mean = float(np.average(values, weights=weights))
-        spread = float(np.sqrt(np.average((values - mean) ** 2, weights=weights)))
-    return middle, spread if spread > 1e-12 * max(abs(middle), 1e-300) and spread > 0 else 1.0
+    smallest = 1e-9 * max(abs(high), abs(low))
+    if spread <= smallest:
+        spread = float(ordered.std())
+    return middle, spread if spread > smallest else 1.0

@@ -30,8 +30,8 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunContext:
-    """Everything a task needs; picklable, small."""
+class FillJob:
+    """What it takes to survey and fill, wherever the results go; picklable, small."""
 
     plan: Plan
     """The plan."""
@@ -45,6 +45,30 @@ class RunContext:
     filler: Filler
     """The method."""
 
+    valid_range: tuple[float, float] | None = None
+    """What the user says is valid."""
+
+    scales: Mapping[str, Scale] = field(default_factory=dict)
+    """Location and spread of each variable; empty until the survey is done."""
+
+    def variable(self, index: int) -> VariableInfo:
+        """Return a variable by its position."""
+        return self.plan.variables[index]
+
+    def read(self, info: VariableInfo, window: Window) -> Samples:
+        """Read a window inside the cube."""
+        return Samples(
+            stored=self.reader.read(info.name, window),
+            domain=self.reader.read_domain(window),
+            info=info,
+            valid_range=self.valid_range,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext(FillJob):
+    """A job whose results go to stores, with records."""
+
     overviews: OverviewStore
     """The survey's overviews."""
 
@@ -56,12 +80,6 @@ class RunContext:
 
     records: str
     """Folder of the records."""
-
-    valid_range: tuple[float, float] | None = None
-    """What the user says is valid."""
-
-    scales: Mapping[str, Scale] = field(default_factory=dict)
-    """Location and spread of each variable; empty until the survey is done."""
 
     survey_key: str = ""
     """Digest of the survey's results; empty until it is done."""
@@ -82,19 +100,6 @@ class RunContext:
         for text in (*digests, repr(sorted((n, s.location, s.spread) for n, s in scales.items()))):
             total.update(text.encode())
         return replace(self, scales=dict(scales), survey_key="-" + total.hexdigest()[:16])
-
-    def variable(self, index: int) -> VariableInfo:
-        """Return a variable by its position."""
-        return self.plan.variables[index]
-
-    def read(self, info: VariableInfo, window: Window) -> Samples:
-        """Read a window inside the cube."""
-        return Samples(
-            stored=self.reader.read(info.name, window),
-            domain=self.reader.read_domain(window),
-            info=info,
-            valid_range=self.valid_range,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -129,15 +129,14 @@ def finish_survey(context: RunContext) -> RunContext:
     scales: dict[str, Scale] = {}
     digests: list[str] = []
     for i, info in enumerate(context.plan.variables):
-        samples, counts = [], []
+        samples = []
         for j in range(len(tiles)):
             record = book.read(f"{i * len(tiles) + j:07d}")
             if record is None:
                 raise RunError(f"the record of survey tile {j} of {info.name!r} is gone; run the same command again")
             samples.append(np.frombuffer(base64.b64decode(record["sample"]), dtype=np.float64))
-            counts.append(int(record["valid"]))
             digests.append(record["digest"])
-        location, spread = location_and_spread(samples, counts)
+        location, spread = location_and_spread(np.concatenate(samples))
         scales[info.name] = Scale(location=location, spread=spread)
         context.overviews.complete(info.name)
     return context.surveyed(scales, digests)

@@ -9,6 +9,8 @@ it aside after a few deaths, while all others finish.
 
 from __future__ import annotations
 
+import itertools
+import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -78,6 +80,8 @@ class Progress(Protocol):
 
 _contexts: dict[str, Any] = {}
 
+_tries = itertools.count()
+
 
 class ContextPlugin(WorkerPlugin):
     """Gives each worker process the run's context, and its method the chance to load."""
@@ -103,12 +107,12 @@ ROW = np.dtype([("number", "i8"), ("state", "u1"), ("peak", "i8"), ("process", "
 DONE, HAD, FAILED, BAD_BLOCK, UNREADABLE = range(5)
 
 
-def _row(numbers: NDArray[np.int64], *, task: Task, name: str) -> NDArray[np.void]:
+def _row(numbers: NDArray[np.int64], *, task: Task, context: str) -> NDArray[np.void]:
     """Run one task in a worker and tell how it went."""
     number = int(numbers[0])
     state, block, message = DONE, -1, ""
     try:
-        state = HAD if task(_contexts[name], number) == "had" else DONE
+        state = HAD if task(_contexts[context], number) == "had" else DONE
     except BadBlockError as error:
         state, block, message = BAD_BLOCK, int(error.args[0]), "a block in scratch is not what its record says"
     except ReadError as error:
@@ -126,8 +130,6 @@ def _row(numbers: NDArray[np.int64], *, task: Task, name: str) -> NDArray[np.voi
 
 def process_memory() -> tuple[int, int]:
     """Return this process's peak resident memory in bytes, and its id."""
-    import os
-
     try:
         with open("/proc/self/status") as status:
             peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
@@ -160,11 +162,13 @@ def _batches(client: Client, name: str, task: Task, numbers: Sequence[int]) -> I
 def _batch(client: Client, name: str, task: Task, numbers: Sequence[int]) -> Iterator[Failure | np.void]:
     """Submit a batch as one map_blocks over the numbers and give the rows as they come."""
     array = da.from_array(np.asarray(numbers, dtype=np.int64), chunks=1)
-    rows = array.map_blocks(_row, task=task, name=name, dtype=ROW, meta=np.empty(0, dtype=ROW))
+    # A task that is tried again needs a new name, or the scheduler may still know the outcome of the first try.
+    label = f"{task.__name__}-{name[:16]}-{next(_tries)}"
+    rows = array.map_blocks(_row, task=task, context=name, name=label, dtype=ROW, meta=np.empty(0, dtype=ROW))
     parts = rows.to_delayed().ravel()
     futures = client.compute(list(parts), optimize_graph=False, retries=0)
     which = {future.key: number for future, number in zip(futures, numbers, strict=True)}
-    for future in as_completed(futures):
+    for future in as_completed(futures, loop=client.loop):
         error = future.exception() if future.status == "error" else None
         if error is None:
             yield future.result()[0]

@@ -16,14 +16,11 @@ from stpipe.core.blend import FALLBACK, HALF_WIDTH, PAYLOAD_PARTS, PREDICTION, B
 from stpipe.core.blocks import Block
 from stpipe.core.ports import BlockInput, Overviews, Prediction, VariableInfo
 from stpipe.core.samples import SOURCE_CODES, encode, gap_value
-from stpipe.core.survey import BASE_CELL, BASE_LEVEL, Level, base_level, coarser, pool, subsample
-from stpipe.core.windows import Window
+from stpipe.core.survey import BASE_CELL, BASE_LEVEL, Level, base_level, coarser, lattice_step, on_lattice, pool
+from stpipe.core.windows import Triple, Window
 from stpipe.errors import ScratchError
-from stpipe.execution.context import RunContext, Samples
+from stpipe.execution.context import FillJob, RunContext, Samples
 from stpipe.execution.records import digest
-
-SCENE_SAMPLES = 2**20
-"""How many values the scene's location and spread are taken from, at most."""
 
 TILE_LEVELS = 4
 """Overview levels that a survey tile completes by itself: 3 to 6."""
@@ -46,7 +43,7 @@ def survey_tile(context: RunContext, number: int) -> str:
             pass
     samples = context.read(info, tile)
     levels, gaps, picked, valid_count, domain_count = survey_samples(
-        samples, limit=max(64, SCENE_SAMPLES // len(tiles))
+        samples, tile.start, lattice_step(context.plan.extent)
     )
     store.write_tile(info.name, tile, levels)
     store.write_gaps(info.name, tile, gaps)
@@ -64,19 +61,28 @@ def survey_tile(context: RunContext, number: int) -> str:
 
 
 def survey_samples(
-    samples: Samples, *, limit: int
+    samples: Samples, origin: Triple, step: int
 ) -> tuple[dict[int, Level], NDArray[np.uint8], NDArray[np.float64], int, int]:
-    """Return a tile's overview levels, gaps a cell, subsample, and numbers of valid and of domain samples."""
+    """Return a tile's overview levels, gaps a cell, picked samples, and numbers of valid and of domain samples.
+
+    Parameters
+    ----------
+    samples : Samples
+        The tile.
+    origin : (time, y, x)
+        Where it starts in the cube.
+    step : int
+        Distance of the picked samples, see `stpipe.core.survey.lattice_step`.
+    """
     base, gaps, picked = [], [], []
     frames, height, width = samples.stored.shape
     inside = np.ones((height, width), dtype=bool) if samples.domain is None else samples.domain
     valid_count = 0
-    share = max(1, limit // max(1, frames))
     for t in range(frames):
         values, valid = samples.frame(t)
         base.append(base_level(values[None], valid[None]))
         gaps.append(pool((inside & ~valid).astype(np.float64), BASE_CELL).astype(np.uint8))
-        picked.append(subsample(values, valid, share))
+        picked.append(on_lattice(values, valid, (origin[0] + t, *origin[1:]), step))
         valid_count += int(valid.sum())
     level = np.concatenate(base, axis=1)
     levels = {}
@@ -114,7 +120,7 @@ def fill_task(context: RunContext, number: int) -> str:
 
 
 def fill_block(
-    context: RunContext, info: VariableInfo, block: Block, overviews: Overviews
+    context: FillJob, info: VariableInfo, block: Block, overviews: Overviews
 ) -> NDArray[np.float32]:
     """Read one block with its halo, predict it, trim it to its write window.
 

@@ -1,0 +1,164 @@
+"""The options that `fill-scene` and `plan` share, and how their values are read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stpipe.core.windows import AXES, Triple, triple
+from stpipe.errors import OptionError
+
+if TYPE_CHECKING:
+    from stpipe.cli.scene_run import FillOptions
+
+UNITS = {"": 1, "B": 1, "K": 10**3, "KB": 10**3, "M": 10**6, "MB": 10**6, "G": 10**9, "GB": 10**9, "T": 10**12, "TB": 10**12}
+UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def parse_triple(option: str, text: str | None) -> Triple | None:
+    """Read T,Y,X.
+
+    >>> parse_triple("--block", "16,128,128")
+    (16, 128, 128)
+    """
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != len(AXES) or not all(re.fullmatch(r"\s*\d+\s*", part) for part in parts):
+        raise OptionError(f"{option} needs three whole numbers T,Y,X such as 16,128,128, got {text!r}")
+    return triple(parts)
+
+
+def parse_size(option: str, text: str | None) -> int | None:
+    """Read a size such as 4GiB, 4GB or 500M.
+
+    >>> parse_size("--memory-limit", "1.5GiB")
+    1610612736
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    if match is None or match[2].upper() not in UNITS:
+        raise OptionError(f"{option} needs a size such as 4GiB or 500MB, got {text!r}")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def parse_range(option: str, text: str | None) -> tuple[float, float] | None:
+    """Read LO,HI; either may be inf.
+
+    >>> parse_range("--valid-range", "-0.2,1")
+    (-0.2, 1.0)
+    """
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(f"{option} needs two numbers LO,HI such as -0.2,1, got {text!r}") from None
+    if not low <= high:
+        raise OptionError(f"{option} needs LO,HI with LO <= HI, got {text!r}")
+    return low, high
+
+
+def parse_period(option: str, text: str | None) -> tuple[str | None, str | None] | None:
+    """Read START/END; either may be left out.
+
+    >>> parse_period("--time", "2023-06-01/")
+    ('2023-06-01', None)
+    """
+    if text is None:
+        return None
+    start, slash, end = text.partition("/")
+    if not slash or "/" in end or not (start.strip() or end.strip()):
+        raise OptionError(f"{option} needs START/END such as 2023-06-01/2023-09-30, got {text!r}")
+    return start.strip() or None, end.strip() or None
+
+
+def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what decides a run to a command."""
+    for decorate in reversed(
+        [
+            click.argument("cube", type=click.Path(path_type=Path)),
+            click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the products [CUBE.filled]."),
+            click.option("--var", "variables", multiple=True, metavar="V", help="Variable to fill [all]; may be repeated."),
+            click.option("--method", default="pconv", show_default=True, help="pconv, pyramid or linear."),
+            click.option("--model", metavar="NAME|PATH", help="Weights for pconv [the packaged ones]."),
+            click.option("--domain", metavar="V", help="Static variable that is non-zero where values can exist."),
+            click.option("--valid-range", metavar="LO,HI", help="Physical values outside of it are gaps."),
+            click.option("--aoi", type=click.Path(path_type=Path), help="GeoJSON of the area to fill."),
+            click.option("--time", "period", metavar="START/END", help="Period to fill."),
+            click.option("--block", metavar="T,Y,X", help="What a block writes [from the worker's memory]."),
+            click.option("--overlap", metavar="T,Y,X", help="What neighbouring blocks both write and blend."),
+            click.option("--workers", type=int, help="Worker processes on this machine [one a core]."),
+            click.option("--memory-limit", metavar="SIZE", help="Memory of a worker, such as 4GiB."),
+            click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster of this scheduler (tcp://...)."),
+            click.option("--resume", is_flag=True, help="Only go on with a run that was begun here."),
+            click.option("--overwrite", is_flag=True, help="Replace an earlier run's products."),
+            click.option("--no-geotiff", is_flag=True, help="Stop after filled.zarr."),
+            click.option(
+                "--layout",
+                type=click.Choice(["frames", "stack"]),
+                help="One GeoTIFF a frame, or one a variable [frames].",
+            ),
+            click.option("--keep-work", is_flag=True, help="Keep the scratch folder."),
+            click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+        ]
+    ):
+        function = decorate(function)
+    return function
+
+
+def fill_options(
+    *,
+    cube: Path,
+    output: Path | None,
+    variables: tuple[str, ...],
+    method: str,
+    model: str | None,
+    domain: str | None,
+    valid_range: str | None,
+    aoi: Path | None,
+    period: str | None,
+    block: str | None,
+    overlap: str | None,
+    workers: int | None,
+    memory_limit: str | None,
+    scheduler: str | None,
+    resume: bool,
+    overwrite: bool,
+    no_geotiff: bool,
+    layout: str | None,
+    keep_work: bool,
+) -> FillOptions:
+    """Turn what was typed into options, or refuse."""
+    from stpipe.cli.scene_run import FillOptions
+
+    if no_geotiff and layout is not None:
+        raise OptionError(f"--layout {layout} shapes the GeoTIFFs that --no-geotiff leaves out; give one of them")
+    if len(set(variables)) < len(variables):
+        raise OptionError(f"--var names a variable twice: {', '.join(variables)}")
+    return FillOptions(
+        cube=cube,
+        output=output,
+        variables=variables,
+        method=method,
+        model=model,
+        domain=domain,
+        valid_range=parse_range("--valid-range", valid_range),
+        time=parse_period("--time", period),
+        aoi=aoi,
+        block=parse_triple("--block", block),
+        overlap=parse_triple("--overlap", overlap),
+        workers=workers,
+        memory_limit=parse_size("--memory-limit", memory_limit),
+        scheduler=scheduler,
+        resume=resume,
+        overwrite=overwrite,
+        geotiff=not no_geotiff,
+        layout="stack" if layout == "stack" else "frames",
+        keep_work=keep_work,
+    )

@@ -1,0 +1,87 @@
+"""`stpipe plan`: what `fill-scene` would do with the same words."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from stpipe.cli.options import fill_options, run_options
+
+
+@click.command(name="plan")
+@run_options
+@click.option("--no-scan", is_flag=True, help="Don't read the cube to count the blocks with gaps.")
+def command(as_json: bool, no_scan: bool, **typed: Any) -> None:
+    """Show what fill-scene would do."""
+    from stpipe.cli.scene_run import begin, describe_plan, prepare
+
+    prepared = prepare(fill_options(**typed))
+    state = begin(prepared)
+    plan = describe_plan(prepared)
+    plan["state"] = state.value
+    if not no_scan:
+        plan["blocks_with_gaps"], plan["gap_share"] = scan(prepared)
+        share = plan["blocks_with_gaps"] / plan["blocks"]
+        plan["core_seconds"] = round(plan["core_seconds"] * share, 1)
+    if as_json:
+        click.echo(json.dumps(plan))
+    else:
+        show(plan)
+
+
+def scan(prepared: Any) -> tuple[int, float]:
+    """Read the cube once and count the blocks with gaps, and the share of the domain that is gap."""
+    from stpipe.cli.scene_run import run_context
+    from stpipe.core.survey import lattice_step
+    from stpipe.execution.run import blocks_over, gap_cells
+    from stpipe.execution.tasks import survey_samples
+    from stpipe.io.scratch import use_one_thread
+
+    use_one_thread()
+    context, plan = run_context(prepared), prepared.plan
+    step = lattice_step(plan.extent)
+    blocks = valid_total = domain_total = 0
+    for info in plan.variables:
+        parts = []
+        for tile in plan.survey_tiles():
+            _, gaps, _, valid, domain = survey_samples(context.read(info, tile), tile.start, step)
+            parts.append((tile, gaps > 0))
+            valid_total += valid
+            domain_total += domain
+        blocks += len(blocks_over(plan.blocks, gap_cells(plan.blocks, parts)))
+    return blocks, 1 - valid_total / domain_total if domain_total else 0.0
+
+
+def show(plan: dict[str, Any]) -> None:
+    """Print a plan for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from stpipe.core.plan import gib
+
+    def lengths(values: Any) -> str:
+        return " x ".join("all" if value is None else str(value) for value in values)
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    blocks = f"{plan['blocks']}"
+    if "blocks_with_gaps" in plan:
+        blocks += f", {plan['blocks_with_gaps']} with gaps ({100 * plan['gap_share']:.1f} % of the samples are gap)"
+    rows = [
+        ("cube", f"{plan['cube']}: {', '.join(plan['variables'])}, {lengths(plan['extent'])} (time, y, x)"),
+        ("method", plan["method"]),
+        ("blocks", blocks),
+        ("block", f"writes {lengths(plan['block'])}, overlaps {lengths(plan['overlap'])}, reads "
+                  f"{lengths(plan['read_window'])} (halo {lengths(plan['halo'])})"),
+        ("workers", f"{plan['workers']}, at most {gib(plan['peak_worker_bytes'])} each of {gib(plan['memory_limit_bytes'])}"),
+        ("disk", f"up to {gib(plan['scratch_bytes'])} of scratch and {gib(plan['output_bytes'])} of products"),
+        ("cost", f"about {plan['core_seconds']:.0f} core-seconds to fill"),
+        ("output", f"{plan['output']} ({plan['state']})"),
+        ("run id", plan["run_id"]),
+    ]
+    for name, text in rows:
+        table.add_row(name, text)
+    Console(soft_wrap=True, highlight=False).print(table)

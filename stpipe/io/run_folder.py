@@ -1,0 +1,209 @@
+"""The output folder of a run: what may be there, what comes under which name, and when.
+
+    cube.filled/
+      filled.zarr   geotiff/   quicklook.png   run.json     products, each under its name only when it is complete
+      work/         plan.json, records, overviews.zarr, blocks.zarr, filled.zarr     gone when the run is finished
+
+`run.json` is written last: where it is, the run is finished.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from stpipe.core.plan import canonical, gib
+from stpipe.core.ports import JSON
+from stpipe.errors import OptionError, OutputError, PlanError
+from stpipe.execution.records import write_whole
+
+PRODUCTS = ("filled.zarr", "geotiff", "quicklook.png", "run.json")
+"""Names that a run may leave in its folder."""
+
+
+class State(Enum):
+    """What an output folder holds."""
+
+    NEW = "new"
+    RESUMABLE = "resumable"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """One run's output folder."""
+
+    path: Path
+    """The folder."""
+
+    @property
+    def work(self) -> Path:
+        """Where unfinished things lie."""
+        return self.path / "work"
+
+    def product(self, name: str) -> Path:
+        """Return the final place of a product."""
+        return self.path / name
+
+    def state(self, run_id: str, identity: JSON, *, resume: bool, overwrite: bool) -> State:
+        """Say how a run may begin here, or refuse.
+
+        Raises
+        ------
+        OutputError
+            If the folder holds something that is not this run's.
+        OptionError
+            If resuming was asked for and there is nothing to resume.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputError(f"the output {self.path} is a file; choose a folder with -o")
+        found = sorted(entry.name for entry in self.path.iterdir()) if self.path.is_dir() else []
+        foreign = [name for name in found if name not in (*PRODUCTS, "work")]
+        ours = (self.path / "run.json").is_file() or self.work.is_dir()
+        if found and (foreign or not ours):
+            raise OutputError(
+                f"the output folder {self.path} holds something else ({', '.join((foreign or found)[:3])}); "
+                "choose an empty or new one with -o"
+            )
+        state = self._own_state(run_id, identity, overwrite=overwrite) if found else State.NEW
+        if resume and state is State.NEW:
+            raise OptionError(f"--resume: there is no run to go on with in {self.path}; leave --resume out")
+        return state
+
+    def _own_state(self, run_id: str, identity: JSON, *, overwrite: bool) -> State:
+        if overwrite:
+            return State.NEW
+        finished, begun = _load(self.path / "run.json"), _load(self.work / "plan.json")
+        if finished is not None:
+            if finished.get("run_id") == run_id:
+                missing = [p["path"] for p in finished["products"] if not (self.path / p["path"]).exists()]
+                if missing:
+                    raise OutputError(
+                        f"the run in {self.path} is finished but {missing[0]} is gone; make it again with --overwrite"
+                    )
+                return State.FINISHED
+            changes = _differences(finished.get("identity"), identity)
+            raise OutputError(
+                f"{self.path} holds a finished run of another kind (differs in {changes}); choose another folder "
+                "with -o, or replace it with --overwrite"
+            )
+        if begun is None:
+            return State.NEW  # killed before its plan was written: there is nothing in it yet
+        if begun.get("run_id") == run_id:
+            return State.RESUMABLE
+        raise OutputError(
+            f"{self.path} holds an unfinished run of another kind (differs in {_differences(begun.get('identity'), identity)}); "
+            "give the options of that run to go on with it, or start anew with --overwrite"
+        )
+
+    def clear(self) -> None:
+        """Remove what earlier runs left here, and only that."""
+        (self.path / "run.json").unlink(missing_ok=True)
+        for name in (*PRODUCTS, "work"):
+            place = self.path / name
+            if place.is_symlink() or place.is_file():
+                place.unlink()
+            elif place.is_dir():
+                shutil.rmtree(place)
+
+    def begin(self, run_id: str, identity: JSON) -> None:
+        """Say whose work this is; called when the stores exist."""
+        write_whole(self.work / "plan.json", canonical({"run_id": run_id, "identity": identity}))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second driver out; the lock goes with the process, however it ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.work.mkdir(exist_ok=True)
+        with (self.work / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise OutputError(f"another process is filling into {self.path}; wait for it or end it") from error
+            yield
+
+    def publish(self, name: str) -> None:
+        """Give a complete product its final name."""
+        final = self.path / name
+        if (self.work / name).exists():
+            (self.work / name).replace(final)
+
+    def finish(self, report: JSON, *, keep_work: bool) -> None:
+        """Write run.json, then remove the scratch."""
+        write_whole(self.path / "run.json", json.dumps(report, indent=2).encode())
+        if not keep_work:
+            shutil.rmtree(self.work)
+
+
+def _load(path: Path) -> dict[str, JSON] | None:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _differences(old: JSON, new: JSON) -> str:
+    """Name the options in which two identities differ."""
+    flat_old, flat_new = dict(_flatten(old)), dict(_flatten(json.loads(canonical(new))))
+    names = [key for key in sorted({*flat_old, *flat_new}) if flat_old.get(key) != flat_new.get(key)]
+    return ", ".join(dict.fromkeys(name.split(".", 1)[-1] for name in names[:4])) or "its version"
+
+
+def _flatten(value: JSON, prefix: str = "") -> Iterator[tuple[str, JSON]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flatten(inner, f"{prefix}.{key}" if prefix else key)
+    else:
+        yield prefix, value
+
+
+def check_disk(path: Path, needed: int) -> None:
+    """Refuse a run whose scratch and products can't fit.
+
+    Raises
+    ------
+    PlanError
+        With what is needed and what there is.
+    """
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise PlanError(
+            f"the run may need {gib(needed)} of disk, but {place} has {gib(free)} free; free some, choose another "
+            "disk with -o, leave the GeoTIFFs out with --no-geotiff, or fill a part with --time or --aoi"
+        )
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a folder that can't be made or written."""
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise OutputError(f"the output {path} can't be made: {place} is a file; choose another folder with -o")
+    if not os.access(place, os.W_OK):
+        raise OutputError(f"the output {path} can't be made: no right to write in {place}; choose another with -o")
+
+
+def tree_digest(path: Path) -> tuple[int, str]:
+    """Return the size and sha256 of a file, or of all files of a folder with their names, in order."""
+    total, size = hashlib.sha256(), 0
+    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+        if file != path:
+            total.update(file.relative_to(path).as_posix().encode())
+        with file.open("rb") as stream:
+            while piece := stream.read(2**20):
+                total.update(piece)
+                size += len(piece)
+    return size, total.hexdigest()
