@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 import click
 
@@ -21,6 +21,7 @@ from stpipe.errors import StpipeError
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
 EXIT_INTERRUPTED = 130
+EXIT_PIPE = 141  # as the shell says of a program that wrote into a closed pipe
 
 
 class Verb(NamedTuple):
@@ -117,24 +118,30 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
     words, debug = _take_debug(arguments)
     try:
-        result: Any = cli.main(args=words, prog_name="stpipe", standalone_mode=False)
+        # Not cli.main(): it has its own answers to Ctrl-C and to a closed pipe.
+        with cli.make_context("stpipe", words) as context:
+            cli.invoke(context)
         sys.stdout.flush()
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return EXIT_REFUSED
     except click.exceptions.Abort:
         return _interrupted()
     except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        asked = f"; see '{context.command_path} --help'" if context is not None else ""
+        at = getattr(error, "ctx", None)
+        asked = f"; see '{at.command_path} --help'" if at is not None else ""
         _complain(error.format_message().rstrip(".") + asked)
         return EXIT_REFUSED
     except KeyboardInterrupt:
         return _interrupted()
     except BrokenPipeError:
         # The reader went away, as in `stpipe info | head -1`; Python would complain once more when it flushes at exit.
+        if debug:
+            traceback.print_exc()
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return EXIT_PIPE
     except StpipeError as error:
         if debug:
             traceback.print_exc()
@@ -146,7 +153,7 @@ def run(arguments: Sequence[str]) -> int:
         hint = "" if debug else "; run again with --debug"
         _complain(f"internal error {type(error).__name__}: {str(error) or 'no message'}{hint}")
         return EXIT_FAILED
-    return result if isinstance(result, int) else 0
+    return 0
 
 
 def _interrupted() -> int:
@@ -156,6 +163,8 @@ def _interrupted() -> int:
 
 def main() -> NoReturn:
     """Run the command line that the shell gave, and leave with its exit code."""
+    if "_STPIPE_COMPLETE" in os.environ:  # the shell asks what could come next
+        cli.main(prog_name="stpipe")
     sys.exit(run(sys.argv[1:]))
 
 

@@ -170,7 +170,8 @@ def make_landscape(
     lake_share : float
         Share of the scene under the lake.
     """
-    parcel, edge, road = _parcels(rng, shape, parcel_px)
+    # Wider than the scene looks no different, and costs a margin of that width.
+    parcel, edge, road = _parcels(rng, shape, min(parcel_px, min(shape) / 2))
     crops = _crops(rng, parcel)
     cover = _cover(rng, crops, edge, road, lake_share)
     return _phenology(rng, cover, parcel)
