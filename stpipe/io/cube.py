@@ -211,7 +211,10 @@ def _describe_cube(
     period: Period | None,
     aoi: Path | None,
 ) -> Cube:
-    candidates = expand_bands(raw, over_time_y_x(raw))
+    found = over_time_y_x(raw)
+    if kind == "zarr":
+        found.sort(key=lambda pair: pair[0])  # a folder has no order of its own
+    candidates = expand_bands(raw, found)
     if not candidates:
         raise CubeError(why_not_a_cube(raw, path))
     chosen = choose(raw, candidates, names, path)
