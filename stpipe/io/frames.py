@@ -208,14 +208,12 @@ def safe_names(variables: Sequence[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     for variable in variables:
         name = safe_name(variable)
-        # The files of VAR's companion lie in the folder of VAR and must stay its own.
-        for claimed in (name.casefold(), f"{name}{SOURCE_SUFFIX}".casefold()):
-            other = owners.setdefault(claimed, variable)
-            if other != variable:
-                raise CubeError(
-                    f"variables {other!r} and {variable!r} would share the file name {name!r}; "
-                    "choose one of them, or rename one"
-                )
+        other = owners.setdefault(name.casefold(), variable)
+        if other != variable:
+            raise CubeError(
+                f"variables {other!r} and {variable!r} would share the file name {name!r}; "
+                "choose one of them, or rename one"
+            )
         names[variable] = name
     return names
 

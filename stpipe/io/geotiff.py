@@ -90,8 +90,9 @@ def write_task(
     except StpipeError:
         raise
     except (RasterioError, OSError, rasterio._err.CPLE_BaseError) as error:  # noqa: SLF001 - its only name
+        reason = " ".join(str(error.__cause__ or error).split())
         raise RunError(
-            f"can't write {place}: {error}; finished files are kept, so make room or mend the folder and run it again"
+            f"can't write {place}: {reason}; finished files are kept, so make room or mend the folder and run it again"
         ) from error
     results = {**kept, **written}
     return tuple(results[output.name] for output in outputs)
@@ -119,7 +120,7 @@ def file_nodata(task: MosaicTask) -> float | int | None:
     dtype = raster_dtype(task.stored.dtype)
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
-            return float(np.asarray(value).astype(dtype))
+            return float(np.asarray(value).astype(task.stored.dtype).astype(dtype))  # as rounded as the samples are
     limits = np.iinfo(dtype)
     fits = np.isfinite(value) and value == int(value) and limits.min <= value <= limits.max
     return int(value) if fits and abs(value) < LARGEST_EXACT else None
