@@ -20,13 +20,12 @@ from stpipe.core.survey import ArrayOverviews
 from stpipe.core.windows import Window, triple
 from stpipe.methods.pyramid import PyramidFiller
 from stpipe.model.features import F32
+from stpipe.model.gaps import GAP_KINDS, artificial_gaps
 from stpipe.model.spec import UNetSpec
 from stpipe.model.training import (
-    GAP_KINDS,
     Example,
     Scene,
     answer,
-    artificial_gaps,
     calibration_factor,
     cut,
     example,
@@ -284,7 +283,7 @@ def held_out_examples(scenes: list[Scene], shapes: NDArray[np.bool_], seed: int)
 
 
 def scores(model: object, examples: Iterator[tuple[str, Example]]) -> dict[str, dict[str, float]]:
-    """Return mean absolute errors, in spreads of the scene, of the guides and of the network; raw errors for calibration."""
+    """Return mean absolute errors in spreads of the scene, of the guides and of the network, and raw ones."""
     table = {}
     for name, made in examples:
         predicted, half_width = answer(model, made)

@@ -69,8 +69,8 @@ class Neighbours:
     until: F32
     """(t, y, x), median steps until the later one; likewise."""
 
-    def frames(self, part: slice) -> Neighbours:
-        """Cut along time."""
+    def part(self, part: tuple[slice, slice, slice]) -> Neighbours:
+        """Cut a window out."""
         return Neighbours(
             linear=self.linear[part],
             half_width=self.half_width[part],
@@ -194,7 +194,8 @@ def network_input(
     np.log1p(around.until, out=inputs[..., 5])
     for channel, half_width in ((6, pyramid_half_width), (7, around.half_width)):
         known = np.isfinite(half_width)
-        inputs[..., channel] = np.log(np.maximum(np.where(known, half_width, np.float32(UNKNOWN_HALF_WIDTH)), SMALLEST_HALF_WIDTH))
+        finite = np.where(known, half_width, np.float32(UNKNOWN_HALF_WIDTH))
+        np.log(np.maximum(finite, np.float32(SMALLEST_HALF_WIDTH)), out=inputs[..., channel])
     inputs[..., 8] = valid
     for number, mask in enumerate((valid, both, timed)):
         inputs[..., len(CHANNELS) + number] = mask

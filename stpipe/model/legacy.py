@@ -107,9 +107,7 @@ class LegacySpec:
             ) from error
         if len(kernels) != levels:
             raise ModelFileError(f"the description says {levels} levels but lists {len(kernels)} kernels")
-        return cls(
-            shape=shape, kernels=tuple(kernels), filters=counts, strides=tuple(strides), convs_per_level=convs
-        )
+        return cls(shape=shape, kernels=tuple(kernels), filters=counts, strides=tuple(strides), convs_per_level=convs)
 
 
 def _turned(axes: Sequence[int]) -> Triple:
@@ -233,7 +231,8 @@ def _read_h5(path: Path) -> tuple[list[Pair], Pair]:
 
     def visit(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset):
-            layer, weight = name.split("/")[0], name.split("/")[-1]
+            layer, _, weight = name.partition("/")
+            weight = weight.rpartition("/")[-1]
             found.setdefault(layer, {})[weight.removesuffix(":0")] = np.asarray(item[()], dtype=np.float32)
 
     try:
@@ -253,7 +252,7 @@ def _read_h5(path: Path) -> tuple[list[Pair], Pair]:
 
 
 def _number(layer: str) -> int:
-    """Number that Keras gave a layer: none for the first, ``_1`` for the second."""
+    """Return the number that Keras gave a layer: none for the first, ``_1`` for the second."""
     tail = layer.rsplit("_", 1)[-1]
     return int(tail) if tail.isdigit() else 0
 

@@ -80,12 +80,12 @@ def spread_reach(levels: int) -> int:
     """Return how far `Spread` carries a difference, in pixels.
 
     >>> spread_reach(1)
-    5
+    4
     """
-    step = 2**levels
+    step = 1 << levels
     before, after = step, 2 * step - 1  # the coarsest cell and its neighbours
     for level in range(levels - 1, -1, -1):
-        step = 2**level
+        step = 1 << level
         before += 2 * step  # of two cells made from one, the second; and its neighbour
         after += step
     return max(before, after)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -141,7 +140,7 @@ def save_model(
         network.save(draft)
         with zipfile.ZipFile(draft, "a") as archive:
             archive.writestr(_MEMBER, json.dumps(fields, indent=1, sort_keys=True))
-        os.replace(draft, path)
+        draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
     return read_info(path)
@@ -158,7 +157,9 @@ def _member(path: Path, name: str) -> bytes:
                 )
             return archive.read(name)
     except (zipfile.BadZipFile, KeyError, EOFError, OSError, NotImplementedError) as error:
-        raise ModelFileError(f"{path} is damaged, or no model file: {error}; get it again, or use {DEFAULT!r}") from error
+        raise ModelFileError(
+            f"{path} is damaged, or no model file: {error}; get it again, or use {DEFAULT!r}"
+        ) from error
 
 
 def _guess(archive: zipfile.ZipFile) -> str:
