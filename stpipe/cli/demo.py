@@ -17,6 +17,7 @@ import numpy as np
 from stpipe.core.scene import Scene, SceneSpec, make_scene
 from stpipe.core.scores import Scores, Tally
 from stpipe.core.sky import Sample
+from stpipe.core.windows import AXES, Triple, triple
 from stpipe.errors import OptionError, OutputError
 from stpipe.resources import shipped
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from stpipe.report.panels import Column
 
 PIPELINE = "demo.yaml"
+KEYS = ("scene", "small", "methods", "block")
 MARK = "demo.json"
 """This file in a folder says that the folder is the demo's own, to be replaced."""
 
@@ -51,6 +53,9 @@ class DemoSpec:
     methods: tuple[str, ...]
     """What fills it, in this order."""
 
+    block: Triple | None
+    """What a block writes; from the worker's memory if not given."""
+
     @classmethod
     def read(cls, path: Path) -> DemoSpec:
         """Return the spec in a YAML file, or say which key is wrong."""
@@ -63,9 +68,9 @@ class DemoSpec:
         if not isinstance(content, Mapping):
             raise OptionError(f"{path} must hold keys and values, got {type(content).__name__}")
         for key in content:
-            if key not in {"scene", "small", "methods"}:
-                near = get_close_matches(str(key), ["scene", "small", "methods"], n=1)
-                hint = f"did you mean {near[0]!r}?" if near else "there are scene, small, methods"
+            if key not in KEYS:
+                near = get_close_matches(str(key), KEYS, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(KEYS)}"
                 raise OptionError(f"{path.name}: no key {str(key)!r} in a demo; {hint}")
         sections = {name: content.get(name) or {} for name in ("scene", "small")}
         for name, section in sections.items():
@@ -74,11 +79,17 @@ class DemoSpec:
         methods = content.get("methods")
         if not isinstance(methods, list) or not methods or not all(isinstance(name, str) for name in methods):
             raise OptionError(f"{path.name}: methods must be a list of names, got {methods!r}")
+        block = content.get("block")
+        if block is not None and not (
+            isinstance(block, list) and len(block) == len(AXES) and all(type(n) is int and n > 0 for n in block)
+        ):
+            raise OptionError(f"{path.name}: block must be three whole numbers above 0 for {AXES}, got {block!r}")
         merged = {**sections["scene"], **sections["small"]}
         return cls(
             scene=SceneSpec.from_mapping(sections["scene"], where=path.name),
             small=SceneSpec.from_mapping(merged, where=f"{path.name}, small"),
             methods=tuple(methods),
+            block=None if block is None else triple(block),
         )
 
 
@@ -119,7 +130,7 @@ def command(output: Path, workers: int | None, small: bool, seed: int | None, as
         wanted = replace(wanted, seed=seed)
     _claim(output)
     scene = _make(wanted, output)
-    outcomes = [_run_method(scene, output, method, workers) for method in spec.methods]
+    outcomes = [_run_method(scene, output, method, workers, spec.block) for method in spec.methods]
     best = min(outcomes, key=lambda outcome: _rank(outcome.scores["all gaps"]))
     _draw(scene, best, output / "demo.png")
     result = _summary(scene, outcomes, best, output)
@@ -165,23 +176,24 @@ def _make(spec: SceneSpec, output: Path) -> Scene:
     return scene
 
 
-def _run_method(scene: Scene, output: Path, method: str, workers: int | None) -> Outcome:
+def _run_method(scene: Scene, output: Path, method: str, workers: int | None, block: Triple | None) -> Outcome:
     folder = output / "filled" / method
     began = time.perf_counter()
-    fill(output / "scene.zarr", folder, method, workers)
+    fill(output / "scene.zarr", folder, method, workers=workers, block=block)
     seconds = time.perf_counter() - began
     _say(f"filled by {method} in {seconds:.0f} s")
     return Outcome(method=method, seconds=seconds, scores=score(scene, folder), folder=folder)
 
 
-def fill(scene: Path, folder: Path, method: str, workers: int | None) -> None:
-    """Fill the scene just as `stpipe fill-scene` would."""
-    from stpipe.cli.fill_scene import command as fill_scene
+def fill(scene: Path, folder: Path, method: str, *, workers: int | None, block: Triple | None) -> None:
+    """Fill the scene just as `stpipe fill-scene` does."""
+    from stpipe.cli.fill_scene import shown_progress
+    from stpipe.cli.scene_run import FillOptions, execute, prepare
 
-    words = [str(scene), "-o", str(folder), "--method", method, "--domain", "land", "--json"]
-    if workers is not None:
-        words += ["--workers", str(workers)]
-    fill_scene.main(args=words, standalone_mode=False)
+    options = FillOptions(cube=scene, output=folder, method=method, domain="land", workers=workers, block=block)
+    prepared = prepare(options)
+    with shown_progress() as (progress, on_stage):
+        execute(prepared, progress=progress, on_stage=on_stage)
 
 
 def _frames(folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -290,7 +302,7 @@ def _print(scene: Scene, outcomes: list[Outcome], best: Outcome, output: Path) -
 
     console = Console(highlight=False)
     inside = int((scene.sample != Sample.OUTSIDE_DOMAIN).sum())
-    table = Table(box=SIMPLE_HEAD, title="Against the truth, over all gap samples (NDVI)", title_justify="left")
+    table = Table(box=SIMPLE_HEAD)
     for name in ("", "method", "MAE", "RMSE", "bias", "in 90 %", "width", "filled", "seconds"):
         table.add_column(name, justify="left" if name in {"", "method"} else "right", no_wrap=True)
     for outcome in outcomes:
@@ -301,11 +313,12 @@ def _print(scene: Scene, outcomes: list[Outcome], best: Outcome, output: Path) -
         table.add_row(
             mark, outcome.method, *errors, *interval, f"{s.filled:.1%}", f"{outcome.seconds:.0f}", style=style
         )
+    console.print("\nAgainst the truth, over all gap samples (NDVI):")
     console.print(table)
 
     kinds = [kind for kind in outcomes[0].scores if kind != "all gaps"]
     lowest = {kind: min(outcome.scores[kind].mae for outcome in outcomes) for kind in kinds}
-    by_kind = Table(box=SIMPLE_HEAD, title="MAE by kind of gap, and its share of the scene", title_justify="left")
+    by_kind = Table(box=SIMPLE_HEAD)
     by_kind.add_column("kind of gap", no_wrap=True)
     by_kind.add_column("share", justify="right", no_wrap=True)
     for outcome in outcomes:
@@ -314,6 +327,7 @@ def _print(scene: Scene, outcomes: list[Outcome], best: Outcome, output: Path) -
         maes = [outcome.scores[kind].mae for outcome in outcomes]
         cells = [f"[bold]*{mae:.4f}[/bold]" if mae == lowest[kind] else f"{mae:.4f}" for mae in maes]
         by_kind.add_row(kind, f"{outcomes[0].scores[kind].samples / inside:.1%}", *cells)
+    console.print("MAE by kind of gap, and the kind's share of the scene:")
     console.print(by_kind)
     click.echo("* the best; width: mean full width of the 90 % interval\n")
     click.echo(f"picture  {output / 'demo.png'}")
