@@ -346,22 +346,19 @@ def _run(
         clock.enter(stage)
         on_stage(stage)
 
-    outcome: RunOutcome | None = None
-    peak = 0
+    peaks: dict[str, int] = {}
     tell("start")
     with cluster(prepared) as client:
         if not folder.product("filled.zarr").exists():
             outcome = run_blocks(
                 client, run_context(prepared), start_worker=start_fill_worker, progress=progress, on_stage=tell
             )
-            peak = outcome.peak_bytes
             _save_outcome(folder, plan, outcome)
             folder.publish("filled.zarr")
         files: list[dict[str, Any]] = []
         if prepared.options.geotiff:
             tell("mosaic")
-            files, mosaic_peak, warned = _mosaic(prepared, client, progress)
-            peak = max(peak, mosaic_peak)
+            files, peaks["mosaic"], warned = _mosaic(prepared, client, progress)
             notes += warned
     tell("quicklook")
     _quicklook(prepared)
@@ -370,6 +367,7 @@ def _run(
     products += [{**file, "path": f"geotiff/{file['path']}"} for file in files]
     clock.leave()
     saved = _load_outcome(folder, plan)
+    peaks = {**saved["peak_bytes"], **peaks}
     return {
         "run_id": plan.run_id,
         "identity": plan.identity,
@@ -379,7 +377,8 @@ def _run(
         "blocks": {"total": plan.n_blocks, "with_gaps": saved["blocks_with_gaps"], "shape": plan.blocks.size},
         "scales": saved["scales"],
         "seconds": clock.seconds,
-        "peak_worker_bytes": max(peak, saved["peak_bytes"]),
+        "peak_worker_bytes": max(peaks.values()),
+        "stage_peak_bytes": peaks,
         "projected_peak_bytes": plan.memory.peak,
         "workers": prepared.workers,
         "versions": versions(),
@@ -394,7 +393,7 @@ def _save_outcome(folder: RunFolder, plan: Plan, outcome: RunOutcome) -> None:
         {
             "counts": outcome.counts,
             "blocks_with_gaps": outcome.blocks_with_gaps,
-            "peak_bytes": outcome.peak_bytes,
+            "peak_bytes": {name: stage.peak_bytes for name, stage in outcome.stages.items()},
             "scales": {
                 name: {"location": scale.location, "spread": scale.spread}
                 for name, scale in outcome.context.scales.items()

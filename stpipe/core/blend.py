@@ -37,16 +37,15 @@ def taper(size: int, rise: int, fall: int) -> NDArray[np.float64]:
     return ramp
 
 
-def block_weight(grid: BlockGrid, block: Block) -> NDArray[np.float64]:
-    """Return the (t, y, x) weight of a block's write window."""
+def block_tapers(grid: BlockGrid, block: Block) -> tuple[NDArray[np.float64], ...]:
+    """Return a block's tapers along time, y and x; its weight is their product."""
     tapers = []
     for axis, (position, count) in enumerate(zip(block.index, grid.counts, strict=True)):
         overlap = min(grid.spec.overlap[axis], grid.size[axis] - 1)
         rise = overlap if position > 0 else 0
         fall = overlap if position < count - 1 else 0
         tapers.append(taper(grid.size[axis], rise, fall))
-    t, y, x = tapers
-    return t[:, None, None] * y[:, None] * x
+    return tuple(tapers)
 
 
 @dataclass(slots=True)
@@ -81,13 +80,21 @@ class Blend:
         common = block.write.intersect(self.window)
         if not common.size:
             return
-        source = common.within(block.write).slices
-        target = common.within(self.window).slices
-        part = payload[(slice(None), *source)].astype(np.float64)
-        known = np.isfinite(part[PREDICTION])
-        weight = np.where(known, block_weight(grid, block)[source], 0.0)
-        self._weight[target] += weight
-        self._totals[(slice(None), *target)] += np.where(known, part, 0.0) * weight
+        source = common.within(block.write)
+        target = common.within(self.window)
+        along_t, along_y, along_x = (
+            ramp[cut] for ramp, cut in zip(block_tapers(grid, block), source.slices, strict=True)
+        )
+        plane = along_y[:, None] * along_x
+        box = (slice(None), *source.slices[1:])
+        for i, share in enumerate(along_t):  # a frame at a time: the temporaries stay small
+            part = payload[:, source.start[0] + i][box]
+            known = np.isfinite(part[PREDICTION])
+            weight = np.where(known, plane * share, 0.0)
+            place = (target.start[0] + i, *target.slices[1:])
+            self._weight[place] += weight
+            for total, values in zip(self._totals, part, strict=True):
+                total[place] += np.where(known, values, 0.0) * weight
 
     def frames(self) -> Iterator[NDArray[np.float64]]:
         """Give the weighted means frame by frame, (3, y, x); NaN where no block had a prediction."""

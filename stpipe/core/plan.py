@@ -40,6 +40,9 @@ SIZES = (512, 448, 384, 320, 256, 192, 128, 96, 64, 48, 32, 16, 8)
 DEFAULT_OVERLAP = 8
 """Overlap in y and x: the halo already makes neighbours agree, blending only hides the last float."""
 
+BLEND_BYTES = 384 * MIB
+"""What a blend may always take for its tile: small tiles make it read the same blocks again and again."""
+
 TILE_ALIGN = 64
 """Survey tiles start at multiples of this, so that each writes its own cells up to overview level 6."""
 
@@ -210,13 +213,15 @@ def make_plan(
             )
     output_chunks = tuple(_output_chunk(info, extent) for info in variables)
     survey_tile = _survey_tile(extent, variables)
-    blend_tile = _blend_tile(extent, grid, output_chunks)
-    samples = math.prod(extent)
+    fill_bytes = _fill_bytes(grid, filler, item)
     payload = 4 * PAYLOAD_PARTS * math.prod(grid.size)
+    blend_item = BLEND_SAMPLE_BYTES + 2 * item
+    blend_tile = _blend_tile(extent, grid, output_chunks, min(max(fill_bytes - payload, BLEND_BYTES), usable - fixed - payload) // blend_item)
+    samples = math.prod(extent)
     memory = Memory(
         survey=fixed + int(math.prod(survey_tile) * (item + 1) + 40 * MIB),
-        fill=fixed + _fill_bytes(grid, filler, item),
-        blend=fixed + payload + math.prod(blend_tile) * (BLEND_SAMPLE_BYTES + 2 * item),
+        fill=fixed + fill_bytes,
+        blend=fixed + payload + math.prod(blend_tile) * blend_item,
     )
     if memory.peak > usable:
         worst = "blending" if memory.blend == memory.peak else "surveying"
@@ -249,7 +254,7 @@ def make_plan(
     )
 
 
-BLEND_SAMPLE_BYTES = 70
+BLEND_SAMPLE_BYTES = 38
 """Memory of the blend for each sample of its tile, besides the stored samples; measured."""
 
 
@@ -331,16 +336,23 @@ def _survey_tile(extent: Triple, variables: Sequence[VariableInfo]) -> Triple:
     return triple(tile)
 
 
-def _blend_tile(extent: Triple, grid: BlockGrid, chunks: Sequence[Triple]) -> Triple:
-    """Whole chunks of every product, about as large as a block."""
-    tile = []
-    for axis in range(3):
-        step = math.lcm(*(chunk[axis] for chunk in chunks))
-        if step >= extent[axis]:
-            tile.append(extent[axis])
-        else:
-            tile.append(min(extent[axis], max(step, grid.size[axis] // step * step)))
-    step_t = math.lcm(*(chunk[0] for chunk in chunks))
-    while math.prod(tile) > MOST_CHUNK_SAMPLES and tile[0] > step_t:
-        tile[0] = max(step_t, tile[0] // 2 // step_t * step_t)
+def _blend_tile(extent: Triple, grid: BlockGrid, chunks: Sequence[Triple], most: int) -> Triple:
+    """Whole chunks of every product, as many as the memory of a fill holds.
+
+    The larger the tile, the fewer times a block is read again for a neighbouring one.
+    """
+    steps = triple(math.lcm(*(chunk[axis] for chunk in chunks)) for axis in range(3))
+    tile = [min(pair) for pair in zip(steps, extent, strict=True)]
+    # Frames first, since a block has them all; then the shorter side, while it is no longer than two blocks.
+    for axes in ((0,), (1, 2)):
+        while True:
+            growing = [a for a in axes if tile[a] < min(extent[a], 2 * grid.size[a])]
+            if not growing:
+                break
+            axis = min(growing, key=lambda a: tile[a])
+            wider = list(tile)
+            wider[axis] = min(extent[axis], tile[axis] + steps[axis])
+            if math.prod(wider) > most:
+                break
+            tile = wider
     return triple(tile)

@@ -179,11 +179,14 @@ class OverviewStore(Protocol):
 class BlockStore(Protocol):
     """The scratch store: filled blocks, one chunk each."""
 
-    def write(self, variable: str, block: Block, payload: NDArray[np.float32]) -> None:
-        """Write one block's payload (3, t, y, x)."""
+    def write(self, variable: str, block: Block, payload: NDArray[np.float32]) -> str:
+        """Write one block's payload (3, t, y, x) and return the sha256 of its bytes in the store."""
 
-    def read(self, variable: str, block: Block) -> NDArray[np.float32]:
-        """Return one block's payload. Raises `stpipe.errors.ScratchError` if it can't be decoded."""
+    def read(self, variable: str, block: Block, digest: str) -> NDArray[np.float32]:
+        """Return one block's payload.
+
+        Raises `stpipe.errors.ScratchError` if its bytes in the store are not those of the digest.
+        """
 
 
 class FilledStore(Protocol):

@@ -43,11 +43,6 @@ class RunOutcome:
     stages: dict[str, StageResult] = field(default_factory=dict)
     """How each stage ended."""
 
-    @property
-    def peak_bytes(self) -> int:
-        """Largest memory of a worker."""
-        return max((stage.peak_bytes for stage in self.stages.values()), default=0)
-
 
 def run_blocks(
     client: Client,

@@ -105,14 +105,13 @@ def fill_task(context: RunContext, number: int) -> str:
     scale = context.scales[info.name]
     overviews = context.overviews.overviews(info.name, scale.location, scale.spread)
     payload = fill_block(context, info, block, overviews)
-    context.scratch.write(info.name, block, payload)
+    written = context.scratch.write(info.name, block, payload)
     book.write(
         name,
         {
             "variable": info.name,
             "block": block.index,
-            "digest": digest(payload),
-            "filled": int(np.count_nonzero(payload[PREDICTION])),
+            "digest": written,
             "seconds": round(time.perf_counter() - started, 3),
         },
     )
@@ -158,13 +157,20 @@ def _payload(
     prediction: Prediction, valid: NDArray[np.bool_], domain: NDArray[np.bool_] | None, block: Block
 ) -> NDArray[np.float32]:
     """Keep the gaps of the write window."""
-    wanted = ~valid[block.trim]
+    payload = np.zeros((PAYLOAD_PARTS, *block.write.shape), dtype=np.float32)
+    frames, *box = block.trim
+    inside = np.ones(block.write.shape[1:], dtype=bool)
     if domain is not None:
-        wanted &= domain[block.trim[1:]]
-    payload = np.empty((PAYLOAD_PARTS, *block.write.shape), dtype=np.float32)
-    payload[PREDICTION] = np.where(wanted, prediction.values[block.trim], 0)
-    payload[HALF_WIDTH] = np.where(wanted, prediction.half_width[block.trim], 0)
-    payload[FALLBACK] = wanted & prediction.fallback[block.trim]
+        # The domain ends with the cube; the write window is always inside it.
+        inside = domain[tuple(box)]
+    for i, t in enumerate(range(frames.start, frames.stop)):
+        wanted = inside & ~valid[t][tuple(box)]
+        for part, values in (
+            (PREDICTION, prediction.values),
+            (HALF_WIDTH, prediction.half_width),
+            (FALLBACK, prediction.fallback),
+        ):
+            np.copyto(payload[part, i], values[t][tuple(box)], where=wanted)
     return payload
 
 
@@ -227,11 +233,9 @@ def blend_tile(
                 raise BadBlockError(number)
             continue  # a block without gaps was never filled
         try:
-            payload = context.scratch.read(info.name, block)
+            payload = context.scratch.read(info.name, block, record["digest"])
         except ScratchError:
             raise BadBlockError(number) from None
-        if digest(payload) != record["digest"]:
-            raise BadBlockError(number)
         blend.add(grid, block, payload)
     return finish_tile(samples, blend, context.scales[info.name].location, context.scales[info.name].spread)
 

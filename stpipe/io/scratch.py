@@ -7,6 +7,7 @@ silence; what is there is settled by records, and by digests of what is read.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -218,19 +219,32 @@ class ZarrBlockStore:
             )
         group.attrs["variables"] = list(variables)
 
-    def _place(self, variable: str, block: Block) -> tuple[zarr.Array[Any], tuple[slice, ...]]:
-        array = open_array(self.path, f"v{_names(self.path).index(variable)}", "r+")
+    def _array(self, variable: str) -> zarr.Array[Any]:
+        return open_array(self.path, f"v{_names(self.path).index(variable)}", "r+")
+
+    def _place(self, block: Block) -> tuple[slice, ...]:
         box = (slice(i * s, (i + 1) * s) for i, s in zip(block.index, self.grid.size, strict=True))
-        return array, (slice(None), *box)
+        return (slice(None), *box)
 
-    def write(self, variable: str, block: Block, payload: NDArray[np.float32]) -> None:
-        """Write one block's chunk."""
-        array, place = self._place(variable, block)
-        array[place] = payload
+    def _file(self, variable: str, block: Block) -> Path:
+        """The block's one chunk; sha256 is taken of it as it lies there, which is a fraction of the payload."""
+        array = self._array(variable)
+        return Path(self.path) / array.basename / array.metadata.encode_chunk_key((0, *block.index))
 
-    def read(self, variable: str, block: Block) -> NDArray[np.float32]:
-        """Return one block's payload."""
-        return read_checked(*self._place(variable, block))
+    def write(self, variable: str, block: Block, payload: NDArray[np.float32]) -> str:
+        """Write one block's chunk and return the sha256 of the file."""
+        self._array(variable)[self._place(block)] = payload
+        return hashlib.sha256(self._file(variable, block).read_bytes()).hexdigest()
+
+    def read(self, variable: str, block: Block, digest: str) -> NDArray[np.float32]:
+        """Return one block's payload if its file is the one that was written."""
+        try:
+            found = hashlib.sha256(self._file(variable, block).read_bytes()).hexdigest()
+        except OSError as error:
+            raise ScratchError(f"block {block.index} of {variable!r} is gone from {self.path} ({error})") from error
+        if found != digest:
+            raise ScratchError(f"block {block.index} of {variable!r} in {self.path} is not what was written")
+        return read_checked(self._array(variable), self._place(block))
 
 
 def forget_stores() -> None:

@@ -1,0 +1,355 @@
+"""Filling xarray objects, in memory or lazily, by the same blocks and the same arithmetic as the command line.
+
+In memory the blocks are filled one after the other. Lazily, a graph is made: a task a survey tile, one `map_blocks`
+task a block, which evaluates its own read window of the input, and a task an output tile. Nothing is computed until
+the result is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.base import tokenize
+from numpy.typing import NDArray
+
+from stpipe.core.blend import PAYLOAD_PARTS, Blend
+from stpipe.core.plan import make_plan
+from stpipe.core.ports import VariableInfo
+from stpipe.core.samples import SOURCE_CODES, check_fillable
+from stpipe.core.survey import ArrayOverviews, Level, coarser, lattice_step, levels_of, location_and_spread, standardise
+from stpipe.core.windows import Triple, Window, triple
+from stpipe.errors import CubeError
+from stpipe.execution.cluster import default_memory_limit
+from stpipe.execution.context import FillJob, Scale
+from stpipe.execution.tasks import fill_block, finish_tile, has_gaps, survey_samples
+from stpipe.io.dimensions import coordinate_of, roles_of
+from stpipe.io.filled import HALF_WIDTH, SOURCE
+from stpipe.io.times import check_order, decode_times
+from stpipe.methods import make_filler
+
+NAMELESS = "values"
+"""What a DataArray without a name is called."""
+
+Products = tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32]]
+"""Samples, source codes and half-widths of a window."""
+
+
+def fill(
+    obj: xr.Dataset | xr.DataArray,
+    *,
+    variables: Sequence[str] | None = None,
+    method: str = "pconv",
+    model: str | None = None,
+    domain: str | xr.DataArray | None = None,
+    valid_range: tuple[float, float] | None = None,
+    block: Triple | None = None,
+    overlap: Triple | None = None,
+    memory_limit: int | None = None,
+) -> xr.Dataset:
+    """Fill the gaps of a cube.
+
+    Parameters
+    ----------
+    obj : Dataset or DataArray
+        Variables over (time, y, x) in any order and by any names that `stpipe.open_cube` takes, NaN in gaps. If a
+        variable is a Dask array, so is its result, and nothing is computed yet.
+    variables : sequence of str, optional
+        What to fill; all numeric variables over (time, y, x) unless given.
+    method, model : str
+        As for ``stpipe fill-scene``.
+    domain : str or DataArray over (y, x), optional
+        Non-zero where values can exist at all.
+    valid_range : (low, high), optional
+        Values outside of it are gaps.
+    block, overlap : (time, y, x), optional
+        As for ``stpipe fill-scene``; chosen from the memory unless given.
+    memory_limit : int, optional
+        Bytes a worker may take; an equal share of this machine's memory for each core unless given.
+
+    Returns
+    -------
+    Dataset
+        The input with its variables over (time, y, x) filled, and for each one VAR_source (uint8, see its
+        flag_meanings) and VAR_ci90 (float32, half-width of a 90 % interval). Observed samples are untouched.
+
+    Raises
+    ------
+    RefusedError
+        If the object is no cube, or an option can't be met; before anything is computed.
+
+    Examples
+    --------
+    >>> values = np.where(np.eye(9) > 0, np.nan, 1.0)[None]
+    >>> cube = xr.DataArray(values, dims=("time", "y", "x"), coords={"time": np.array(["2024-05-01"], dtype="M8[ns]")})
+    >>> filled = fill(cube.rename("ndvi"), method="pyramid")
+    >>> float(filled.ndvi.min()), sorted(filled)
+    (1.0, ['ndvi', 'ndvi_ci90', 'ndvi_source'])
+    """
+    dataset = obj.to_dataset(name=obj.name or NAMELESS) if isinstance(obj, xr.DataArray) else obj
+    names = _choose(dataset, variables)
+    dims = _dims(dataset, names[0])
+    time = coordinate_of(dataset, dims[0], "time")
+    if time is None:
+        raise CubeError(f"axis {dims[0]!r} has no dates: give it a coordinate, with assign_coords({dims[0]}=...)")
+    axis = decode_times(time, "the dataset")
+    check_order(axis, "the dataset", dims[0])
+    extent = triple(dataset.sizes[dim] for dim in dims)
+    static = _domain(dataset, domain, dims)
+    filler = make_filler(method, model=model)
+    result = dataset.drop_vars([name + suffix for name in names for suffix in (SOURCE, HALF_WIDTH)], errors="ignore")
+    for name in names:
+        array = dataset[name].transpose(*dims)
+        info = _info(array, name, extent)
+        check_fillable(info)
+        plan = make_plan(
+            extent=extent,
+            variables=[info],
+            filler=filler,
+            identity={"xarray": name},
+            memory_limit=default_memory_limit(1) if memory_limit is None else memory_limit,
+            block=block,
+            overlap=overlap,
+        )
+        job = FillJob(
+            plan=plan,
+            days=axis.days,
+            reader=ArrayReader(name=name, array=array.variable.data, domain=static),
+            filler=filler,
+            valid_range=valid_range,
+        )
+        products = _fill_lazily(job) if dask.is_dask_collection(array.variable.data) else _fill_now(job)
+        result = result.assign(_named(array, name, products))
+    return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ArrayReader:
+    """A `CubeReader` over an array; a Dask array is evaluated window by window, in the thread that asks."""
+
+    name: str
+    """The variable."""
+
+    array: Any
+    """(t, y, x) NumPy or Dask array."""
+
+    domain: NDArray[np.bool_] | None = None
+    """(y, x), where values can exist."""
+
+    @property
+    def extent(self) -> Triple:
+        """Shape of the cube."""
+        return triple(self.array.shape)
+
+    def read(self, variable: str, window: Window) -> NDArray[Any]:
+        """Return the samples of a window inside the cube."""
+        part = self.array[window.slices]
+        return np.asarray(part.compute(scheduler="synchronous") if dask.is_dask_collection(part) else part)
+
+    def read_domain(self, window: Window) -> NDArray[np.bool_] | None:
+        """Return (y, x) True where values can exist, or None where that is everywhere."""
+        return None if self.domain is None else self.domain[window.slices[1:]]
+
+
+def _choose(dataset: xr.Dataset, variables: Sequence[str] | None) -> list[str]:
+    """Return the names of the variables to fill."""
+    cubes = [
+        str(name)
+        for name, array in dataset.data_vars.items()
+        if set(roles_of(dataset, array.dims)) == {"time", "y", "x"} and array.ndim == 3 and array.dtype.kind in "iuf"
+    ]
+    if variables is not None:
+        unknown = [name for name in variables if name not in cubes]
+        if unknown:
+            raise CubeError(f"no variable {unknown[0]!r} over (time, y, x); there are {', '.join(cubes) or 'none'}")
+        return list(variables)
+    chosen = [n for n in cubes if not any(n.endswith(s) and n.removesuffix(s) in cubes for s in (SOURCE, HALF_WIDTH))]
+    if not chosen:
+        listed = ", ".join(f"{name} over {array.dims}" for name, array in dataset.data_vars.items()) or "nothing"
+        raise CubeError(f"no numeric variable over (time, y, x) to fill; the dataset has {listed}")
+    return chosen
+
+
+def _dims(dataset: xr.Dataset, name: str) -> tuple[str, str, str]:
+    roles = roles_of(dataset, dataset[name].dims)
+    return roles["time"], roles["y"], roles["x"]
+
+
+def _domain(
+    dataset: xr.Dataset, domain: str | xr.DataArray | None, dims: tuple[str, str, str]
+) -> NDArray[np.bool_] | None:
+    if domain is None:
+        return None
+    if isinstance(domain, str):
+        if domain not in dataset.variables:
+            raise CubeError(f"no variable {domain!r} for the domain; there are {', '.join(map(str, dataset.variables))}")
+        domain = dataset[domain]
+    if set(domain.dims) != set(dims[1:]):
+        raise CubeError(f"the domain has to be over ({dims[1]}, {dims[2]}), got {domain.dims}")
+    values = domain.transpose(*dims[1:]).to_numpy()
+    if values.shape != tuple(dataset.sizes[dim] for dim in dims[1:]):
+        raise CubeError(f"the domain's shape {values.shape} is not that of the cube's frames")
+    return np.asarray(np.isfinite(values) & (values != 0))
+
+
+def _info(array: xr.DataArray, name: str, extent: Triple) -> VariableInfo:
+    """Describe an array as it is: decoded values, with NaN or an undecoded _FillValue for nodata."""
+    data = array.variable.data
+    chunks = triple(max(part) for part in data.chunks) if dask.is_dask_collection(data) else extent
+    nodata = array.attrs.get("_FillValue")
+    return VariableInfo(
+        name=name, dtype=array.dtype.name, chunks=chunks, nodata=None if nodata is None else float(nodata)
+    )
+
+
+def _survey_part(job: FillJob, tile: Window) -> tuple[Level, NDArray[np.float64]]:
+    """Return one tile's finest overview level and its picked samples."""
+    info = job.variable(0)
+    levels, _, picked, _, _ = survey_samples(job.read(info, tile), tile.start, lattice_step(job.plan.extent))
+    return levels[min(levels)], picked
+
+
+def _survey(job: FillJob, parts: Sequence[tuple[Level, NDArray[np.float64]]]) -> tuple[Scale, ArrayOverviews]:
+    """Put the tiles together."""
+    extent = job.plan.extent
+    first, *_ = levels = levels_of(extent)
+    cell = 2**first
+    base = np.zeros((3, extent[0], -(-extent[1] // cell), -(-extent[2] // cell)))
+    for tile, (level, _) in zip(job.plan.survey_tiles(), parts, strict=True):
+        t, y, x = (start // step for start, step in zip(tile.start, (1, cell, cell), strict=True))
+        base[:, t : t + level.shape[1], y : y + level.shape[2], x : x + level.shape[3]] = level
+    location, spread = location_and_spread(np.concatenate([picked for _, picked in parts]))
+    arrays = {}
+    for k in levels:
+        arrays[k] = standardise(base, location, spread)
+        base = coarser(base)
+    return Scale(location=location, spread=spread), ArrayOverviews(arrays)
+
+
+def _fill_one(job: FillJob, number: int, survey: tuple[Scale, ArrayOverviews]) -> NDArray[np.float32]:
+    """Return the payload of one block; zeros if it has no gap."""
+    info, block = job.variable(0), job.plan.blocks.block(number)
+    if not has_gaps(job.read(info, block.write), block.write, block.write):
+        return np.zeros((PAYLOAD_PARTS, *block.write.shape), dtype=np.float32)
+    return fill_block(replace(job, scales={info.name: survey[0]}), info, block, survey[1])
+
+
+def _finish_one(
+    job: FillJob, tile: Window, scale: Scale, numbers: Sequence[int], payloads: Sequence[NDArray[np.float32]]
+) -> Products:
+    """Blend one output tile."""
+    grid = job.plan.blocks
+    blend = Blend(tile)
+    for number, payload in zip(numbers, payloads, strict=True):
+        blend.add(grid, grid.block(number), payload)
+    return finish_tile(job.read(job.variable(0), tile), blend, scale.location, scale.spread)
+
+
+def _fill_now(job: FillJob) -> Products:
+    """Fill an array in memory."""
+    survey = _survey(job, [_survey_part(job, tile) for tile in job.plan.survey_tiles()])
+    job.filler.prepare()
+    grid, whole = job.plan.blocks, Window.of(job.plan.extent)
+    payloads = [_fill_one(job, number, survey) for number in range(len(grid))]
+    return _finish_one(job, whole, survey[0], range(len(grid)), payloads)
+
+
+def _fill_lazily(job: FillJob) -> tuple[da.Array, da.Array, da.Array]:
+    """Make the graph that fills a Dask array."""
+    plan, grid = job.plan, job.plan.blocks
+    reader = job.reader
+    assert isinstance(reader, ArrayReader)
+    token = tokenize(reader.array, reader.domain, plan.identity, job.valid_range, job.days)
+    # Opaque to Dask: each task evaluates its own window of the input instead of waiting for all of its chunks.
+    shared = dask.delayed(_Opaque(job), name=f"fill-job-{token}", traverse=False)
+    tiles = plan.survey_tiles()
+    parts = [_task(_survey_task, f"fill-survey-{token}-{i}", shared, tile) for i, tile in enumerate(tiles)]
+    survey = _task(_survey_all, f"fill-surveyed-{token}", shared, parts)
+    numbers = da.from_array(np.arange(len(grid)).reshape(grid.counts), chunks=(1, 1, 1), name=f"fill-numbers-{token}")
+    payloads = numbers.map_blocks(
+        _fill_task,
+        shared,
+        survey,
+        name=f"fill-block-{token}",
+        dtype=np.float32,
+        new_axis=0,
+        chunks=((PAYLOAD_PARTS,), *((size,) * n for size, n in zip(grid.size, grid.counts, strict=True))),
+        meta=np.empty((0, 0, 0, 0), dtype=np.float32),
+    ).to_delayed().ravel()
+    dtype = np.dtype(job.variable(0).dtype)
+    products: list[list[da.Array]] = [[], [], []]
+    for i, tile in enumerate(plan.blend_tiles()):
+        touching = grid.touching(tile)
+        done = _task(
+            _finish_task, f"fill-finish-{token}-{i}", shared, survey, tile, touching, [payloads[n] for n in touching]
+        )
+        for j, kind in enumerate((dtype, np.dtype(np.uint8), np.dtype(np.float32))):
+            products[j].append(da.from_delayed(done[j], tile.shape, dtype=kind))
+    counts = triple(-(-n // step) for n, step in zip(plan.extent, plan.blend_tile, strict=True))
+    values, source, half_width = (_assembled(pieces, counts) for pieces in products)
+    return values, source, half_width
+
+
+class _Opaque:
+    """Keeps Dask from looking into a job, where it would find the input's graph."""
+
+    def __init__(self, job: FillJob) -> None:
+        self.job = job
+
+
+def _task(function: Any, name: str, *arguments: Any) -> Any:
+    return dask.delayed(function, pure=True)(*arguments, dask_key_name=name)
+
+
+def _survey_task(shared: _Opaque, tile: Window) -> tuple[Level, NDArray[np.float64]]:
+    return _survey_part(shared.job, tile)
+
+
+def _survey_all(
+    shared: _Opaque, parts: Sequence[tuple[Level, NDArray[np.float64]]]
+) -> tuple[Scale, ArrayOverviews]:
+    return _survey(shared.job, parts)
+
+
+def _fill_task(
+    numbers: NDArray[np.int64], shared: _Opaque, survey: tuple[Scale, ArrayOverviews]
+) -> NDArray[np.float32]:
+    return _fill_one(shared.job, int(numbers.ravel()[0]), survey)
+
+
+def _finish_task(
+    shared: _Opaque,
+    survey: tuple[Scale, ArrayOverviews],
+    tile: Window,
+    numbers: Sequence[int],
+    payloads: Sequence[NDArray[np.float32]],
+) -> Products:
+    arrays = [np.asarray(payload) for payload in payloads]
+    return _finish_one(shared.job, tile, survey[0], numbers, arrays)
+
+
+def _assembled(pieces: Sequence[da.Array], counts: Triple) -> da.Array:
+    """Put tiles, given with x fastest, together."""
+    t, y, x = counts
+    rows = [[[pieces[(i * y + j) * x + k] for k in range(x)] for j in range(y)] for i in range(t)]
+    return da.block(rows)
+
+
+def _named(array: xr.DataArray, name: str, products: Sequence[Any]) -> dict[str, xr.Variable]:
+    """Give the products their names, dimensions and attributes."""
+    values, source, half_width = products
+    label = array.attrs.get("long_name", name)
+    codes = {"flag_values": list(SOURCE_CODES.values()), "flag_meanings": " ".join(SOURCE_CODES)}
+    units = {"units": array.attrs["units"]} if "units" in array.attrs else {}
+    return {
+        name: xr.Variable(array.dims, values, array.attrs, array.encoding),
+        name + SOURCE: xr.Variable(array.dims, source, {"long_name": f"source of {label}", **codes}),
+        name + HALF_WIDTH: xr.Variable(
+            array.dims, half_width, {"long_name": f"half-width of a 90 % interval of {label}", **units}
+        ),
+    }
