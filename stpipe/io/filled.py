@@ -108,7 +108,7 @@ def _create(
         chunks=chunks,
         dtype=native,
         fill_value=0,
-        compressors=[BloscCodec(cname="zstd", clevel=3, shuffle=BloscShuffle.shuffle, typesize=native.itemsize)],
+        compressors=[BloscCodec(cname="zstd", clevel=1, shuffle=BloscShuffle.shuffle, typesize=native.itemsize)],
         dimension_names=cube.dims,
         attributes=dict(attributes),
         config={"write_empty_chunks": True},
