@@ -21,6 +21,10 @@ def check_fillable(info: VariableInfo) -> None:
         raise CubeError(f"variable {info.name!r} has type {info.dtype}; only integers and floats can be filled")
 
 
+HUGE = 1e30
+"""Beyond this a float is a mark, not a measurement."""
+
+
 def physical(stored: NDArray[Any], info: VariableInfo) -> NDArray[np.float64]:
     """Return stored samples in physical units, NaN where they are nodata.
 
@@ -39,11 +43,12 @@ def is_nodata(stored: NDArray[Any], info: VariableInfo) -> NDArray[np.bool_]:
     """Return True where the stored sample is nodata or NaN."""
     missing = np.isnan(stored) if stored.dtype.kind == "f" else np.zeros(stored.shape, dtype=bool)
     if info.nodata is not None and not np.isnan(info.nodata):
-        # A nodata of -3.4e38 written with few digits is not exactly the float32 in the file.
-        nodata = np.asarray(info.nodata).astype(stored.dtype) if stored.dtype.kind == "f" else info.nodata
-        missing |= stored == nodata
-        if stored.dtype.kind == "f" and abs(info.nodata) > 1e30:
-            missing |= np.isclose(stored.astype(np.float64), info.nodata, rtol=1e-6, atol=0)
+        if stored.dtype.kind == "f" and abs(info.nodata) > HUGE:
+            # The lowest float32 is written as -3.4e38 with more or fewer digits; nothing measured is that large.
+            missing |= stored <= -HUGE if info.nodata < 0 else stored >= HUGE
+        else:
+            nodata = np.asarray(info.nodata, dtype=stored.dtype) if stored.dtype.kind == "f" else info.nodata
+            missing |= stored == nodata
     return missing
 
 

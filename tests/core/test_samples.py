@@ -1,0 +1,77 @@
+"""Laws of stored samples: the way there and back, what is valid, and that nothing filled is nodata."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stpipe.core.ports import VariableInfo
+from stpipe.core.samples import check_fillable, encode, gap_value, is_nodata, physical, valid_samples
+from stpipe.errors import CubeError
+
+INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
+
+
+def info(dtype: str, **more: float) -> VariableInfo:
+    return VariableInfo(name="v", dtype=dtype, chunks=(1, 1, 1), **more)
+
+
+@given(st.sampled_from(INTEGERS[:6]), st.floats(1e-4, 10), st.floats(-100, 100), st.integers(0, 2**32 - 1))
+def test_integers_survive_the_way_there_and_back(dtype: str, scale: float, offset: float, seed: int) -> None:
+    limits = np.iinfo(dtype)
+    rng = np.random.default_rng(seed)
+    stored = rng.integers(limits.min, limits.max, 50, dtype=dtype, endpoint=True)
+    stored = stored[stored != limits.min]
+    about = info(dtype, nodata=float(limits.min), scale_factor=scale, add_offset=offset)
+    np.testing.assert_array_equal(encode(physical(stored, about), about), stored)
+
+
+@given(
+    st.sampled_from(INTEGERS),
+    st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=20),
+    st.sampled_from(["low", "high", "zero"]),
+)
+def test_no_filled_value_is_nodata_or_wraps_round(dtype: str, values: list[float], which: str) -> None:
+    limits = np.iinfo(dtype)
+    nodata = {"low": limits.min, "high": limits.max, "zero": 0}[which]
+    if abs(nodata) > 2**53:
+        nodata = 0  # such a nodata is not a number that JSON or a float can name
+    about = info(dtype, nodata=float(nodata))
+    wanted = np.array(values)
+    stored = encode(wanted, about)
+    assert not is_nodata(stored, about).any()
+    clipped = np.clip(np.rint(wanted), float(limits.min), float(limits.max))
+    assert (np.abs(stored.astype(np.float64) - clipped) <= np.maximum(1, np.abs(clipped) * 1e-15)).all()
+
+
+def test_a_nodata_written_with_few_digits_is_found() -> None:
+    stored = np.array([-3.4e38, 1.0, np.nan], dtype=np.float32)
+    for nodata in (-3.4e38, -3.3999999521443642e38, -3.4028234663852886e38):
+        found = is_nodata(stored, info("float32", nodata=nodata))
+        assert found.tolist() == [True, False, True]
+
+
+def test_validity_knows_infinities_ranges_and_domains() -> None:
+    values = np.array([[[-np.inf, -2.0, 0.5], [np.inf, np.nan, 3.0]]])
+    assert valid_samples(values).tolist() == [[[False, True, True], [False, False, True]]]
+    assert valid_samples(values, valid_range=(-2, 1)).tolist() == [[[False, True, True], [False, False, False]]]
+    inside = np.array([[True, False, True], [True, True, False]])
+    assert valid_samples(values, domain=inside).tolist() == [[[False, False, True], [False, False, False]]]
+
+
+def test_filled_values_stay_in_the_range_that_was_given() -> None:
+    assert encode(np.array([-5.0, 0.5, 9.0]), info("float32"), valid_range=(0, 1)).tolist() == [0, 0.5, 1]
+
+
+def test_types_that_hold_no_plain_numbers_are_refused() -> None:
+    for dtype in ("bool", "complex64", "datetime64[ns]", "S4"):
+        with pytest.raises(CubeError, match="only integers and floats can be filled"):
+            check_fillable(info(dtype))
+
+
+def test_a_gap_is_written_as_nodata_or_nan_or_not_at_all() -> None:
+    assert gap_value(info("int16", nodata=-9999)) == -9999
+    assert np.isnan(gap_value(info("float32")) or 0)
+    assert gap_value(info("uint8")) is None
