@@ -311,7 +311,9 @@ def composite(pictures: list[NDArray[Any]], nodata: float | None, how: str) -> N
 
 
 def _is_gap(picture: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
+    gap: NDArray[np.bool_] = np.zeros(picture.shape, dtype=bool)
     if picture.dtype.kind == "f":
-        return np.isnan(picture)
-    gap: NDArray[np.bool_] = np.zeros(picture.shape, dtype=bool) if nodata is None else picture == nodata
+        gap = np.isnan(picture)
+    elif nodata is not None:
+        gap = picture == nodata
     return gap

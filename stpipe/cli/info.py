@@ -1,0 +1,136 @@
+"""`stpipe info`: what a cube holds, before it is filled."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stpipe.cli.options import parse_period
+from stpipe.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_WIDE = 160
+
+
+@click.command(name="info")
+@click.argument("cube")
+@click.option("--var", "variables", multiple=True, metavar="VAR", help="A variable; can be given again. [default: all]")
+@click.option("--domain", metavar="VAR", help="Static variable that is non-zero where values can exist.")
+@click.option("--time", "period", metavar="START/END", help="Period to look at.")
+@click.option("--aoi", type=click.Path(path_type=Path), help="GeoJSON of the area to look at.")
+@click.option("--no-scan", is_flag=True, help="Read metadata alone, and count no gaps.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    cube: str,
+    variables: tuple[str, ...],
+    domain: str | None,
+    period: str | None,
+    aoi: Path | None,
+    no_scan: bool,
+    as_json: bool,
+) -> None:
+    """Show what a cube holds.
+
+    CUBE is a Zarr group or a NetCDF file. Dates, grid and types come from its metadata; gaps are counted by one pass
+    over the samples, a few chunks at a time, so that memory does not depend on the size of the cube.
+    """
+    # xarray and zarr take a second to load, and --help has no need of them.
+    from stpipe.io.cube import open_source
+    from stpipe.io.inspection import inspect_cube
+
+    source = open_source(cube, variables=variables or None, domain=domain, time=parse_period("--time", period), aoi=aoi)
+    with progress_bar("counting gaps") as progress:
+        report = inspect_cube(source, scan=not no_scan, progress=progress)
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+        return
+    from rich.console import Console
+
+    # Away from a terminal there is no width to keep to, and a folded table can't be searched.
+    _show(report, Console() if sys.stdout.isatty() else Console(width=_WIDE))
+
+
+def _show(report: dict[str, Any], console: Console) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
+    for name, text in _facts(report):
+        facts.add_row(Text(name, style="bold"), Text(text))
+    console.print(facts)
+    rows = [_cells(name, variable) for name, variable in report["variables"].items()]
+    headings = [heading for heading in rows[0] if any(row[heading] for row in rows)]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        first = heading == "variable"
+        table.add_column(heading, justify="left" if first else "right", overflow="fold", no_wrap=not first, min_width=8)
+    for row in rows:
+        table.add_row(*(Text(row[heading]) for heading in headings))
+    console.print(table)
+    for hint in report["hints"]:
+        console.print(Text(f"note: {hint}"))
+
+
+def _cells(name: str, variable: dict[str, Any]) -> dict[str, str]:
+    """Return one row by heading; a column without any text is not shown."""
+    plain = variable["scale_factor"] == 1 and variable["add_offset"] == 0
+    cells = {
+        "variable": name,
+        "type": variable["dtype"],
+        "nodata": "none" if variable["nodata"] is None else _number(variable["nodata"]),
+        "scale, offset": "" if plain else f"{variable['scale_factor']:g}, {variable['add_offset']:g}",
+        "chunks": ",".join(map(str, variable["chunks"])),
+    }
+    if "gap_share" in variable:
+        cells["gaps"] = f"{100 * variable['gap_share']:.1f} %"
+        cells["empty"] = str(variable["empty_frames"])
+        cells["complete"] = str(variable["full_frames"])
+    return cells
+
+
+def _facts(report: dict[str, Any]) -> list[tuple[str, str]]:
+    dates = report["dates"]
+    steps = ""
+    if dates["median_step_days"] is not None:
+        steps = f"; {dates['median_step_days']:.4g} days apart (median), at most {dates['longest_step_days']:.4g}"
+    size = "" if report["size_bytes"] is None else f", {readable(report['size_bytes'])} on disk"
+    resolution = "uneven, or not known"
+    if report["resolution"] is not None:
+        x, y = report["resolution"]
+        resolution = f"{x:.6g} x {y:.6g}" + (", south up" if report["south_up"] else "")
+    return [
+        ("cube", f"{report['path']} ({report['format']}{size}, {readable(report['samples_bytes'])} of samples)"),
+        ("axes", ", ".join(f"{dim} {length}" for dim, length in report["dims"].items())),
+        ("dates", f"{dates['count']} from {dates['first']} to {dates['last']}{steps}"),
+        ("CRS", report["crs"] or "none"),
+        ("pixel", resolution),
+    ]
+
+
+def _number(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:.7g}"
+
+
+def readable(count: int) -> str:
+    """Return a number of bytes as text.
+
+    >>> readable(512), readable(3 * 2**20)
+    ('512 B', '3.0 MiB')
+    """
+    if count < 1024:
+        return f"{count} B"
+    size, unit = float(count), "B"
+    for name in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, name
+    return f"{size:.1f} {unit}"

@@ -1,0 +1,263 @@
+"""What a cube holds: its axes and variables from the metadata, its gaps by one pass over the chunks."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import ceil, prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpipe.core.ports import VariableInfo
+from stpipe.core.samples import gap_value, is_nodata
+from stpipe.core.windows import Triple, Window, triple
+from stpipe.io.cube import Cube
+from stpipe.io.rasters import crs_name
+from stpipe.io.reader import StoredReader
+from stpipe.io.stored import is_remote
+from stpipe.io.times import label
+
+TILE_BYTES = 16 * 2**20
+"""Chunks are read together up to this size, so that many small ones cost less."""
+
+_THREADS = 4
+_BATCH = 64
+_BIG_FRAME_CHUNK = 4 * 2**20
+_SMALL_CHUNK = 64 * 2**10
+_MANY_CHUNKS = 20_000
+_LONG_STEP = 6  # times the median step
+
+Progress = Callable[[int, int], None]
+"""Called with what is done and what there is to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapCount:
+    """How much of a variable was not observed."""
+
+    gap_share: float
+    """Gaps inside the domain, as a share of the domain."""
+
+    empty_frames: tuple[int, ...]
+    """Frames without a valid sample."""
+
+    full_frames: int
+    """Number of frames without a gap."""
+
+
+def count_gaps(reader: StoredReader, info: VariableInfo, *, progress: Progress | None = None) -> GapCount:
+    """Return the gaps of one variable, read a few chunks at a time.
+
+    Parameters
+    ----------
+    reader : StoredReader
+        Reads the variable and the domain.
+    info : VariableInfo
+        The variable.
+    progress : callable, optional
+        Called with samples seen and samples there are.
+    """
+    frames = reader.extent[0]
+    if gap_value(info) is None and reader.domain is None and reader.area is None:
+        return GapCount(gap_share=0.0, empty_frames=(), full_frames=frames)  # nothing can say gap
+    valid = np.zeros(frames, dtype=np.int64)
+    possible, seen, total = 0, 0, prod(reader.extent)
+
+    def count(window: Window) -> tuple[Window, NDArray[np.int64], int]:
+        samples = reader.read(info.name, window)
+        trusted = ~is_nodata(samples, info)
+        if samples.dtype.kind == "f":
+            trusted &= np.isfinite(samples)
+        domain = reader.read_domain(window)
+        if domain is not None:
+            trusted &= domain
+        # The pixels of the domain are counted with the first frame alone.
+        pixels = 0 if window.start[0] else int(domain.sum()) if domain is not None else prod(window.shape[1:])
+        return window, trusted.sum(axis=(1, 2), dtype=np.int64), pixels
+
+    tiles = tiles_of(reader.extent, reader.offset, info)
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        while batch := list(itertools.islice(tiles, _BATCH)):
+            for window, counts, pixels in pool.map(count, batch):
+                valid[window.start[0] : window.stop[0]] += counts
+                possible += pixels
+                seen += window.size
+                if progress is not None:
+                    progress(seen, total)
+    share = 1 - float(valid.sum()) / (possible * frames) if possible else 0.0
+    return GapCount(
+        gap_share=share,
+        empty_frames=tuple(int(frame) for frame in np.flatnonzero(valid == 0)),
+        full_frames=int((valid == possible).sum()) if possible else 0,
+    )
+
+
+def tiles_of(extent: Triple, offset: Triple, info: VariableInfo) -> Iterator[Window]:
+    """Yield windows of whole chunks that cover a cube, of about `TILE_BYTES` each.
+
+    >>> info = VariableInfo(name="v", dtype="float32", chunks=(1, 2048, 2048))
+    >>> [window.shape for window in tiles_of((2, 3000, 2048), (0, 0, 0), info)]
+    [(1, 2048, 2048), (1, 952, 2048), (1, 2048, 2048), (1, 952, 2048)]
+    """
+    itemsize = np.dtype(info.dtype).itemsize
+    lengths = list(info.chunks)
+    for axis in (2, 1, 0):  # whole rows of chunks first: neighbours in x lie together
+        room = TILE_BYTES // (prod(lengths) * itemsize)
+        lengths[axis] *= max(1, min(room, ceil(extent[axis] / lengths[axis])))
+    cuts = [_cuts(n, start, step) for n, start, step in zip(extent, offset, lengths, strict=True)]
+    for box in itertools.product(*cuts):
+        yield Window(triple(start for start, _ in box), triple(stop for _, stop in box))
+
+
+def _cuts(extent: int, offset: int, step: int) -> list[tuple[int, int]]:
+    """Return (start, stop) along one axis, cut where chunks of the file begin."""
+    first = step - offset % step
+    starts = [0, *range(first, extent, step)]
+    return list(itertools.pairwise([*starts, extent]))
+
+
+# --- the whole report --------------------------------------------------------------------------------------------
+
+
+def inspect_cube(cube: Cube, *, scan: bool = True, progress: Progress | None = None) -> dict[str, Any]:
+    """Return all that `stpipe info` shows, as JSON can hold it.
+
+    Parameters
+    ----------
+    cube : Cube
+        From `stpipe.io.cube.open_source`.
+    scan : bool
+        Whether to read the samples and count gaps.
+    progress : callable, optional
+        Called with samples seen and samples there are.
+    """
+    variables: dict[str, dict[str, Any]] = {}
+    gaps: dict[str, GapCount] = {}
+    total, done = prod(cube.extent) * len(cube.variables), 0
+    for info in cube.variables:
+        variables[info.name] = _variable(info, cube)
+        if not scan:
+            continue
+
+        def forward(seen: int, _: int, before: int = done) -> None:
+            if progress is not None:
+                progress(before + seen, total)
+
+        gaps[info.name] = counted = count_gaps(cube.reader([info.name]), info, progress=forward)
+        done += prod(cube.extent)
+        variables[info.name] |= {
+            "gap_share": counted.gap_share,
+            "empty_frames": len(counted.empty_frames),
+            "full_frames": counted.full_frames,
+            "empty_dates": [label(cube.times[frame]) for frame in counted.empty_frames],
+        }
+    report: dict[str, Any] = {
+        "path": cube.path,
+        "format": cube.kind,
+        "dims": dict(zip(cube.dims, cube.extent, strict=True)),
+        "dates": _dates(cube),
+        "crs": None if cube.crs_wkt is None else crs_name(cube.crs_wkt),
+        "resolution": None if cube.transform is None else [abs(cube.transform[0]), abs(cube.transform[4])],
+        "transform": None if cube.transform is None else list(cube.transform),
+        "south_up": cube.transform is not None and cube.transform[4] > 0,
+        "size_bytes": size_on_disk(cube.path),
+        "samples_bytes": sum(prod(cube.extent) * np.dtype(info.dtype).itemsize for info in cube.variables),
+        "domain": cube.domain,
+        "variables": variables,
+    }
+    report["hints"] = list(_hints(cube, report, gaps))
+    return report
+
+
+def size_on_disk(path: str) -> int | None:
+    """Return the bytes of a file, or of all files in a folder; None for a URL."""
+    if is_remote(path):
+        return None
+    place = Path(path)
+    if place.is_file():
+        return place.stat().st_size
+    total, folders = 0, [str(place)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    total += entry.stat(follow_symlinks=False).st_size
+    return total
+
+
+def _variable(info: VariableInfo, cube: Cube) -> dict[str, Any]:
+    counts = [ceil(n / chunk) for n, chunk in zip(cube.full_extent, info.chunks, strict=True)]
+    return {
+        "dtype": info.dtype,
+        "nodata": "NaN" if info.nodata is None and info.dtype.startswith("float") else info.nodata,
+        "scale_factor": info.scale_factor,
+        "add_offset": info.add_offset,
+        "units": info.attrs.get("units"),
+        "chunks": list(info.chunks),
+        "chunk_count": prod(counts),
+        "chunk_bytes": prod(info.chunks) * np.dtype(info.dtype).itemsize,
+    }
+
+
+def _dates(cube: Cube) -> dict[str, Any]:
+    steps = np.diff(cube.days)
+    return {
+        "count": len(cube.times),
+        "first": label(cube.times[0]),
+        "last": label(cube.times[-1]),
+        "median_step_days": float(np.median(steps)) if steps.size else None,
+        "longest_step_days": float(steps.max()) if steps.size else None,
+        "longest_step_after": label(cube.times[int(steps.argmax())]) if steps.size else None,
+    }
+
+
+def _hints(cube: Cube, report: dict[str, Any], gaps: dict[str, GapCount]) -> Iterator[str]:
+    if cube.crs_wkt is None:
+        yield "no CRS: the GeoTIFFs of a fill will have none; set it with ds.rio.write_crs"
+    if cube.transform is None:
+        yield "no even grid of coordinates: the GeoTIFFs of a fill can't be placed"
+    dates = report["dates"]
+    if dates["median_step_days"] and dates["longest_step_days"] > _LONG_STEP * dates["median_step_days"]:
+        yield f"{dates['longest_step_days']:g} days without a frame after {dates['longest_step_after']}"
+    yield from _chunk_hints(cube)
+    for info in cube.variables:
+        if gap_value(info) is None:
+            yield f"{info.name}: {info.dtype} without nodata can't say gap; name what to trust, or set _FillValue"
+    for name, counted in gaps.items():
+        if len(counted.empty_frames) == len(cube.times):
+            yield f"{name}: no valid sample at all; is nodata right?"
+
+
+def _chunk_hints(cube: Cube) -> Iterator[str]:
+    """Yield one hint a kind of bad chunks, with the variables that have them."""
+    frames = cube.full_extent[0]
+    planes: list[str] = []
+    tiny: list[str] = []
+    for info in cube.variables:
+        size = prod(info.chunks) * np.dtype(info.dtype).itemsize
+        count = prod(ceil(n / c) for n, c in zip(cube.full_extent, info.chunks, strict=True))
+        if info.chunks[0] == 1 and frames > 1 and size > _BIG_FRAME_CHUNK:
+            planes.append(info.name)
+        elif size < _SMALL_CHUNK and count > _MANY_CHUNKS:
+            tiny.append(info.name)
+    better = ", ".join(f"{dim}={min(n, 256 if axis else 32)}" for axis, (dim, n) in enumerate(_sizes(cube)))
+    if planes:
+        yield f"{_some(planes)}: a chunk is one large frame, so each block reads all of it; rechunk: ds.chunk({better})"
+    if tiny:
+        yield f"{_some(tiny)}: more than {_MANY_CHUNKS} chunks below 64 KiB read slowly; rechunk: ds.chunk({better})"
+
+
+def _sizes(cube: Cube) -> Sequence[tuple[str, int]]:
+    return list(zip(cube.dims, cube.full_extent, strict=True))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -1,0 +1,108 @@
+"""`stpipe ingest` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import from_origin
+
+from stpipe.cli.main import run
+
+
+def series(folder: Path, days: int = 3, size: int = 16) -> None:
+    """Write a series of one variable."""
+    folder.mkdir()
+    for day in range(1, days + 1):
+        samples = np.full((size, size), day, dtype="int16")
+        profile = {"driver": "GTiff", "count": 1, "width": size, "height": size, "dtype": "int16", "nodata": 0}
+        transform = from_origin(500_000, 5_000_000, 10, 10)
+        with rasterio.open(
+            folder / f"202001{day:02d}_red.tif", "w", crs="EPSG:32633", transform=transform, **profile
+        ) as f:
+            f.write(samples, 1)
+
+
+def test_a_series_becomes_a_cube_that_info_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    series(tmp_path / "in")
+    output = str(tmp_path / "c.zarr")
+    assert run(["ingest", str(tmp_path / "in"), "-o", output, "--chunks", "2,8,8", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["shape"], result["chunks"], result["crs"]) == ([3, 16, 16], [2, 8, 8], "EPSG:32633")
+    assert result["variables"]["red"]["nodata"] == 0
+    assert run(["info", output, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["dims"] == {"time": 3, "y": 16, "x": 16}
+    assert report["variables"]["red"]["gap_share"] == 0
+
+
+def test_the_summary_is_three_lines_and_progress_is_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    series(tmp_path / "in")
+    assert run(["ingest", str(tmp_path / "in" / "*.tif"), "-o", str(tmp_path / "c.zarr")]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[1:] == [
+        "3 frames from 2020-01-01 to 2020-01-03, 16 x 16 pixels, EPSG:32633",
+        "from 3 files; 0 layers warped, 0 frames composited",
+    ]
+    assert captured.err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--chunks", "2,8"], "--chunks needs three whole numbers"),
+        (["--chunks", "0,8,8"], "--chunks needs three lengths of at least 1"),
+        (["--nodata", "none"], "--nodata needs a number, got 'none'"),
+        (["--nodata", "nan"], "--nodata nan can't be stored"),
+        (["--nodata", "inf"], "--nodata inf can't be stored"),
+        (["--resampling", "magic"], "--resampling is one of nearest"),
+        (["--same-day", "best"], "'best' is not one of"),
+        (["--pattern", "{variable}.tif"], "needs a {date:%Y%m%d} field"),
+        (["--align", "second.tif"], "--align: there is no file second.tif"),
+    ],
+)
+def test_bad_options_are_refused_and_nothing_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    series(tmp_path / "in")
+    assert run(["ingest", str(tmp_path / "in"), "-o", str(tmp_path / "c.zarr"), *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("stpipe: error: ")
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_an_existing_output_is_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.zarr").mkdir()
+    assert run(["ingest", str(tmp_path / "no such folder"), "-o", str(tmp_path / "c.zarr")]) == 2
+    assert "c.zarr exists" in capsys.readouterr().err
+
+
+@pytest.mark.integration
+def test_a_killed_ingest_leaves_nothing_under_the_final_name_and_can_be_run_again(tmp_path: Path) -> None:
+    series(tmp_path / "in", days=28, size=1024)
+    output = tmp_path / "c.zarr"
+    words = [sys.executable, "-m", "stpipe.cli.main", "ingest", str(tmp_path / "in"), "-o", str(output)]
+    words += ["--chunks", "1,16,16"]  # many small files, so that there is time to kill it
+    child = subprocess.Popen(words, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    partial = tmp_path / ".c.zarr.partial" / "red" / "c"
+    deadline = time.monotonic() + 60
+    while not partial.exists() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert not output.exists()
+    assert partial.exists()
+    for path in sorted((tmp_path / "in").iterdir())[2:]:
+        path.unlink()
+    assert run(["ingest", str(tmp_path / "in"), "-o", str(output)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.zarr", "in"]

@@ -1,0 +1,466 @@
+"""Series of rasters into cubes: rasterio's own reading of the same files is the oracle."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+from rasterio.transform import from_origin
+from rasterio.vrt import WarpedVRT
+
+from stpipe.core.windows import Window
+from stpipe.errors import CubeError, MissingFileError, OptionError, OutputError, ReadError
+from stpipe.io import ingest_write
+from stpipe.io.cube import open_source
+from stpipe.io.filenames import read_names
+from stpipe.io.ingest import plan_ingest
+from stpipe.io.ingest_write import composite, summary, write_cube
+
+SHAPE = (20, 30)
+
+
+def raster(
+    path: Path,
+    samples: np.ndarray[Any, Any] | None = None,
+    *,
+    seed: int = 0,
+    west: float = 500_000,
+    crs: str | None = "EPSG:32633",
+    descriptions: tuple[str, ...] = (),
+    scale: float = 1.0,
+    **profile: Any,
+) -> np.ndarray[Any, Any]:
+    """Write a GeoTIFF and return its samples, (band, y, x)."""
+    if samples is None:
+        samples = np.random.default_rng(seed).integers(1, 1000, (1, *SHAPE)).astype("int16")
+    samples = samples if samples.ndim == 3 else samples[None]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = {"crs": crs, "transform": from_origin(west, 5_000_000, 10, 10), "driver": "GTiff"} | profile
+    count, height, width = samples.shape
+    with rasterio.open(path, "w", count=count, height=height, width=width, dtype=samples.dtype, **options) as file:
+        file.write(samples)
+        file.scales = (scale,) * count
+        for number, text in enumerate(descriptions, start=1):
+            file.set_band_description(number, text)
+    return samples
+
+
+def ingest(*sources: Path, output: Path, **options: Any) -> xr.Dataset:
+    """Run an ingest and return the cube as xarray reads it, undecoded."""
+    write_cube(plan_ingest([str(source) for source in sources], **options), output)
+    return xr.open_dataset(output, engine="zarr", consolidated=False, mask_and_scale=False)
+
+
+def at(*parts: int) -> datetime:
+    """Return a time without a zone, as file names have it."""
+    return datetime(*parts)  # type: ignore[arg-type]  # noqa: DTZ001
+
+
+# --- names -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (
+            ["20230602_L30_T15SWD_B02.tif", "20230602_S30_T15SWD_NIR.tif"],
+            [("2023-06-02", "B02"), ("2023-06-02", "NIR")],
+        ),
+        (["20230602_L30_T15SWD_B02.tif", "20230602_S30_T15SWD_B02.tif"], [("2023-06-02", "B02")] * 2),
+        (["HLS.S30.T15SWD.2023153T165849.v2.0.B8A.tif"], [("2023-06-02T16:58:49", "B8A")]),
+        (["LC08_L1TP_013032_20180131_20180207_01_T1_B10.TIF"], [("2018-01-31", "B10")]),
+        (
+            ["S2A_MSIL2A_20230101T101010_N0509_R022_T33UUP_20230102T000000_B04_10m.jp2"],
+            [("2023-01-01T10:10:10", "B04")],
+        ),
+        (["TERRA_MODIS_h12v10_EVI_2013-09-14.jp2"], [("2013-09-14", "EVI")]),
+        (["20230101.tif"], [("2023-01-01", "data")]),
+        (["20230101/B02.tif", "20230105/B02.tif"], [("2023-01-01", "B02"), ("2023-01-05", "B02")]),
+        (["snow_2020.01.03.tif", "temp_2020.01.03.tif"], [("2020-01-03", "snow"), ("2020-01-03", "temp")]),
+        (["X_20201350_20200229_wet.tif"], [("2020-02-29", "wet")]),
+        (["20200102030405_dry.tif"], [("2020-01-02T03:04:05", "dry")]),
+    ],
+    ids=[
+        "HLS",
+        "sensors",
+        "HLS official",
+        "Landsat",
+        "Sentinel-2",
+        "MODIS",
+        "date alone",
+        "folder",
+        "dots",
+        "false date",
+        "clock",
+    ],
+)
+def test_dates_and_variables_are_found_in_names(names: list[str], expected: list[tuple[str, str]]) -> None:
+    found = [(named.time, named.variable) for named in read_names([Path(name) for name in names])]
+    assert found == [(datetime.fromisoformat(time), variable) for time, variable in expected]
+
+
+@given(
+    st.datetimes(at(1985, 1, 1), at(2035, 1, 1)),
+    st.sampled_from(["%Y%m%d", "%Y-%m-%d", "%Y%j", "%Y_%m_%d"]),
+)
+def test_a_date_in_any_usual_form_is_found(time: datetime, form: str) -> None:
+    (named,) = read_names([Path(f"scene_{time.strftime(form)}_B02.tif")])
+    assert (named.time.date(), named.variable) == (time.date(), "B02")
+
+
+@given(
+    st.datetimes(at(1985, 1, 1), at(2035, 1, 1)),
+    st.sampled_from(["%Y%m%d", "%d.%m.%Y", "%Y%jT%H%M%S", "%y-%b-%d", "%m-%Y-%d"]),
+)
+def test_a_template_reads_back_what_it_writes(time: datetime, form: str) -> None:
+    name = f"S2_{time.strftime(form)}_T33_ndvi_max.tif"
+    pattern = f"{{sensor}}_{{date:{form}}}_{{tile}}_{{variable}}.tif"
+    (named,) = read_names([Path(name)], pattern)
+    assert named.time.strftime(form) == time.strftime(form)
+    assert named.variable == "ndvi_max"
+
+
+def test_a_regular_expression_is_a_pattern_too() -> None:
+    (named,) = read_names([Path("a/v1-red-20200203x.tif")], r"v\d-(?P<variable>\w+)-(?P<date>\d{8})x\.tif")
+    assert (named.time, named.variable) == (at(2020, 2, 3), "red")
+
+
+def test_a_template_may_reach_into_folders() -> None:
+    (named,) = read_names([Path("/x/2020-02-03/red.tif")], "{date:%Y-%m-%d}/{variable}.tif")
+    assert (named.time, named.variable) == (at(2020, 2, 3), "red")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("{variable}.tif", "needs a {date:%Y%m%d} field"),
+        ("{date:%Q}.tif", "can't have %Q"),
+        ("(?P<day>x)", r"needs a group \(\?P<date>"),
+        ("(?P<date>x", "no regular expression"),
+        ("{da te}.tif", "a field needs a plain name"),
+    ],
+)
+def test_patterns_that_are_none_are_refused(pattern: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        read_names([Path("20200101.tif")], pattern)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "message"),
+    [
+        ("scene_B02.tif", None, r"no date in the name of .*scene_B02\.tif; .*--pattern"),
+        ("scene_20201340.tif", None, "no date in the name"),
+        ("a_20200101.tif", "b_{date:%Y%m%d}.tif", "does not fit --pattern"),
+        ("a_20201341.tif", "a_{date:%Y%m%d}.tif", "is no date of the form %Y%m%d"),
+    ],
+)
+def test_names_that_do_not_fit_are_refused(name: str, pattern: str | None, message: str) -> None:
+    with pytest.raises(CubeError, match=message):
+        read_names([Path(name)], pattern)
+
+
+# --- the cube ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64"])
+def test_the_cube_holds_what_rasterio_reads(tmp_path: Path, dtype: str) -> None:
+    rng = np.random.default_rng(3)
+    nodata = float("nan") if dtype.startswith("float") else 7
+    stacks: dict[str, list[np.ndarray[Any, Any]]] = {"red": [], "nir": []}
+    for day in (3, 1, 2):
+        for variable, stack in stacks.items():
+            samples = rng.integers(0, 100, SHAPE).astype(dtype)
+            path = tmp_path / "in" / f"202001{day:02d}_{variable}.tif"
+            stack.append(raster(path, samples, nodata=nodata, tiled=True, blockxsize=16, blockysize=16)[0])
+    cube = ingest(tmp_path / "in", output=tmp_path / "c.zarr", chunks=(2, 7, 8))
+    for variable, stack in stacks.items():
+        np.testing.assert_array_equal(cube[variable].values, np.stack([stack[i] for i in (1, 2, 0)]))
+        assert cube[variable].dtype == dtype
+        assert cube[variable].encoding["chunks"] == (2, 7, 8)
+        np.testing.assert_equal(float(cube[variable].attrs["_FillValue"]), nodata)
+    np.testing.assert_array_equal(
+        cube["time"].values, np.array(["2020-01-01", "2020-01-02", "2020-01-03"], "datetime64")
+    )
+    with rasterio.open(tmp_path / "in" / "20200101_red.tif") as source:
+        first, last = source.xy(0, 0), source.xy(SHAPE[0] - 1, SHAPE[1] - 1)
+    assert (cube["x"].values[0], cube["y"].values[0]) == first
+    assert (cube["x"].values[-1], cube["y"].values[-1]) == last
+    assert cube["spatial_ref"].attrs["GeoTransform"].split()[:2] == ["500000.0", "10.0"]
+    assert cube.attrs["source"] == "stpipe ingest"
+    described = open_source(tmp_path / "c.zarr")
+    assert described.names == ("nir", "red")
+    assert described.transform == (10.0, 0.0, 500_000.0, 0.0, -10.0, 5_000_000.0)
+    assert rasterio.crs.CRS.from_wkt(str(described.crs_wkt)).to_epsg() == 32633
+
+
+def test_pieces_smaller_than_a_row_of_chunks_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for day in (1, 2, 3):
+        raster(tmp_path / "in" / f"2020010{day}_red.tif", seed=day)
+    whole = ingest(tmp_path / "in", output=tmp_path / "a.zarr", chunks=(2, 8, 8))
+    monkeypatch.setattr(ingest_write, "BUFFER_BYTES", 1)
+    pieces = ingest(tmp_path / "in", output=tmp_path / "b.zarr", chunks=(2, 8, 8))
+    np.testing.assert_array_equal(whole["red"].values, pieces["red"].values)
+
+
+def test_bands_are_called_by_their_descriptions(tmp_path: Path) -> None:
+    stack = np.arange(2 * 20 * 30, dtype="int16").reshape(2, *SHAPE)
+    raster(tmp_path / "a" / "20200101.tif", stack, descriptions=("red edge", "nir"))
+    raster(tmp_path / "b" / "20200101_refl.tif", stack)
+    named = ingest(tmp_path / "a", output=tmp_path / "a.zarr")
+    numbered = ingest(tmp_path / "b", output=tmp_path / "b.zarr")
+    np.testing.assert_array_equal(named["red_edge"].values[0], stack[0])
+    np.testing.assert_array_equal(named["nir"].values[0], stack[1])
+    np.testing.assert_array_equal(numbered["refl_b2"].values[0], stack[1])
+
+
+def test_scale_is_kept_and_may_not_change(tmp_path: Path) -> None:
+    raster(tmp_path / "20200101_red.tif", scale=0.5)
+    raster(tmp_path / "20200102_red.tif", scale=0.5)
+    assert ingest(tmp_path, output=tmp_path / "c.zarr")["red"].attrs["scale_factor"] == 0.5
+    raster(tmp_path / "20200103_red.tif", scale=0.1)
+    with pytest.raises(
+        CubeError, match=r"needs one scale and offset.*20200101_red\.tif has 0\.5.*0103_red\.tif has 0\.1"
+    ):
+        plan_ingest([str(tmp_path / "*.tif")])
+
+
+def test_a_missing_scene_is_a_gap_and_needs_nodata(tmp_path: Path) -> None:
+    raster(tmp_path / "20200101_red.tif", nodata=0)
+    raster(tmp_path / "20200102_red.tif", nodata=0)
+    raster(tmp_path / "20200101_nir.tif", nodata=0)
+    plan = plan_ingest([str(tmp_path)])
+    assert plan.warnings == ("variable 'nir' has no file on 1 of 2 dates; they are all gap",)
+    cube = ingest(tmp_path, output=tmp_path / "c.zarr")
+    assert (cube["nir"].values[1] == 0).all()
+    assert (cube["nir"].values[0] > 0).all()
+    raster(tmp_path / "20200101_nir.tif")
+    with pytest.raises(CubeError, match=r"'nir' has no file on 1 of 2 dates \(2020-01-02 .*--nodata"):
+        plan_ingest([str(tmp_path / "*.tif")])
+
+
+def test_nodata_that_differs_is_refused_until_one_is_chosen(tmp_path: Path) -> None:
+    one = raster(tmp_path / "20200101_red.tif", nodata=5)[0]
+    other = raster(tmp_path / "20200102_red.tif", seed=1, nodata=6)[0]
+    with pytest.raises(CubeError, match=r"needs one nodata, but .* has 5 and .* has 6"):
+        plan_ingest([str(tmp_path)])
+    cube = ingest(tmp_path, output=tmp_path / "c.zarr", nodata=-1)["red"].values
+    np.testing.assert_array_equal(cube[0], np.where(one == 5, -1, one))
+    np.testing.assert_array_equal(cube[1], np.where(other == 6, -1, other))
+    with pytest.raises(OptionError, match=r"--nodata 40000 can't be stored .* int16"):
+        plan_ingest([str(tmp_path / "*.tif")], nodata=40000)
+
+
+def test_types_are_widened_only_without_loss(tmp_path: Path) -> None:
+    raster(tmp_path / "20200101_red.tif", np.full(SHAPE, 200, dtype="uint8"))
+    raster(tmp_path / "20200102_red.tif", np.full(SHAPE, -5, dtype="int16"))
+    cube = ingest(tmp_path, output=tmp_path / "c.zarr")["red"]
+    assert cube.dtype == "int16"
+    assert cube.values[:, 0, 0].tolist() == [200, -5]
+    raster(tmp_path / "20200103_red.tif", np.zeros(SHAPE, dtype="float32"))
+    with pytest.raises(CubeError, match="several types that have no common one"):
+        plan_ingest([str(tmp_path / "*.tif")])
+
+
+# --- several scenes of a day -------------------------------------------------------------------------------------
+
+
+def slow_composite(values: list[int], how: str) -> float:
+    """Return one number of a pixel's values, plainly."""
+    if how in {"first", "last"}:
+        return values[0 if how == "first" else -1]
+    return float(np.mean(values) if how == "mean" else np.median(values))
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 5), min_size=4, max_size=4), min_size=2, max_size=4),
+    st.sampled_from(["first", "last", "mean", "median"]),
+)
+def test_a_composite_leaves_gaps_out(rows: list[list[int]], how: str) -> None:
+    pictures = [np.array([row], dtype="int16") for row in rows]
+    found = composite(pictures, 0, how)
+    floats = composite([np.where(p == 0, np.nan, p).astype("float32") for p in pictures], float("nan"), how)
+    for column in range(4):
+        values = [row[column] for row in rows if row[column] != 0]
+        expected = slow_composite(values, how) if values else 0.0
+        assert found[0, column] == np.rint(expected)
+        np.testing.assert_allclose(floats[0, column], expected if values else np.nan, rtol=1e-6)
+
+
+def test_two_scenes_at_one_time_are_refused_and_at_two_times_are_two_frames(tmp_path: Path) -> None:
+    raster(tmp_path / "a" / "20200101_L30_B02.tif")
+    raster(tmp_path / "a" / "20200101_S30_B02.tif")
+    with pytest.raises(
+        CubeError,
+        match=r"1 date has several scenes of one variable: 2020-01-01 \(variable 'B02': 20200101_L30_B02\.tif, "
+        r"20200101_S30_B02\.tif\).*--same-day",
+    ):
+        plan_ingest([str(tmp_path / "a")])
+    raster(tmp_path / "b" / "20200101T101500_B02.tif")
+    raster(tmp_path / "b" / "20200101T103000_B02.tif")
+    assert len(plan_ingest([str(tmp_path / "b")]).times) == 2
+    plan = plan_ingest([str(tmp_path / "b")], same_day="mean")
+    assert plan.times == (at(2020, 1, 1, 10, 15),)
+    assert summary(plan, tmp_path)["composited"] == ["2020-01-01T10:15:00"]
+
+
+# --- grids -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"west": 500_005}, r"origin \(500005, 5000000\)"),
+        ({"crs": "EPSG:32634"}, "EPSG:32634"),
+        ({"crs": None}, "no CRS"),
+        ({"samples": np.ones((21, 30), dtype="int16")}, "30 x 21 pixels"),
+        ({"transform": from_origin(500_000, 5_000_000, 20, 20)}, "pixel 20 x -20"),
+    ],
+    ids=["origin", "CRS", "without a CRS", "shape", "resolution"],
+)
+def test_grids_that_differ_are_refused_with_both_named(tmp_path: Path, other: dict[str, Any], said: str) -> None:
+    raster(tmp_path / "20200101_red.tif")
+    raster(tmp_path / "20200102_red.tif", **other)
+    with pytest.raises(CubeError, match=rf"0101_red\.tif has EPSG:32633, .*0102_red\.tif has .*{said}.*--align first"):
+        plan_ingest([str(tmp_path)])
+
+
+@pytest.mark.parametrize("resampling", ["nearest", "bilinear"])
+def test_aligned_layers_are_what_gdal_warps(tmp_path: Path, resampling: str) -> None:
+    raster(tmp_path / "20200101_red.tif", nodata=0)
+    raster(tmp_path / "20200102_red.tif", seed=1, nodata=0, west=500_104)
+    cube = ingest(tmp_path, output=tmp_path / "c.zarr", align="first", resampling=resampling, chunks=(1, 8, 8))
+    with (
+        rasterio.open(tmp_path / "20200101_red.tif") as target,
+        rasterio.open(tmp_path / "20200102_red.tif") as source,
+        WarpedVRT(
+            source,
+            crs=target.crs,
+            transform=target.transform,
+            height=SHAPE[0],
+            width=SHAPE[1],
+            resampling=rasterio.enums.Resampling[resampling],
+        ) as vrt,
+    ):
+        np.testing.assert_array_equal(cube["red"].values[0], target.read(1))
+        np.testing.assert_array_equal(cube["red"].values[1], vrt.read(1))
+    assert (cube["red"].values[1][:, :10] == 0).all()
+
+
+def test_a_warp_needs_a_nodata_and_a_crs(tmp_path: Path) -> None:
+    raster(tmp_path / "20200101_red.tif")
+    raster(tmp_path / "20200102_red.tif", west=500_104)
+    with pytest.raises(CubeError, match=r"20200102_red\.tif is to be warped.*--nodata"):
+        plan_ingest([str(tmp_path)], align="first")
+    raster(tmp_path / "20200102_red.tif", west=500_104, crs=None)
+    with pytest.raises(CubeError, match="has no CRS"):
+        plan_ingest([str(tmp_path)], align="first", nodata=0)
+    with pytest.raises(MissingFileError, match=r"--align: there is no file .*none\.tif"):
+        plan_ingest([str(tmp_path)], align=str(tmp_path / "none.tif"))
+
+
+def test_a_turned_grid_is_refused(tmp_path: Path) -> None:
+    raster(tmp_path / "20200101_red.tif", transform=from_origin(0, 0, 10, 10).rotation(20))
+    with pytest.raises(CubeError, match="is turned"):
+        plan_ingest([str(tmp_path)])
+
+
+# --- files and outputs -------------------------------------------------------------------------------------------
+
+
+def test_sources_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match=r"no file matches .*\*\.tif"):
+        plan_ingest([str(tmp_path / "*.tif")])
+    with pytest.raises(MissingFileError, match="holds no raster"):
+        plan_ingest([str(tmp_path)])
+    (tmp_path / "20200101_red.tif").write_text("no raster")
+    with pytest.raises(CubeError, match=r"20200101_red\.tif can't be opened as a raster: "):
+        plan_ingest([str(tmp_path)])
+
+
+def test_an_output_is_replaced_only_if_it_was_made_here(tmp_path: Path) -> None:
+    raster(tmp_path / "in" / "20200101_red.tif")
+    plan = plan_ingest([str(tmp_path / "in")])
+    output = tmp_path / "c.zarr"
+    write_cube(plan, output)
+    with pytest.raises(OutputError, match=r"exists; .*--overwrite"):
+        write_cube(plan, output)
+    (output / "red" / "c" / "0" / "0" / "0").unlink()
+    write_cube(plan, output, overwrite=True)
+    assert (output / "red" / "c" / "0" / "0" / "0").exists()
+    (tmp_path / "precious").mkdir()
+    with pytest.raises(OutputError, match="was not made by stpipe ingest"):
+        write_cube(plan, tmp_path / "precious", overwrite=True)
+    with pytest.raises(OutputError, match="there is no folder"):
+        write_cube(plan, tmp_path / "none" / "c.zarr")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.zarr", "in", "precious"]
+
+
+def test_a_file_that_breaks_off_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    raster(tmp_path / "in" / "20200101_red.tif", compress="deflate")
+    path = tmp_path / "in" / "20200102_red.tif"
+    raster(path, compress="deflate", seed=5)
+    whole = path.read_bytes()
+    plan = plan_ingest([str(tmp_path / "in")])
+    path.write_bytes(whole[:300] + b"\0" * (len(whole) - 300))
+    with pytest.raises((ReadError, CubeError), match=r"20200102_red\.tif can't be"):
+        write_cube(plan, tmp_path / "c.zarr")
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+# --- real series -------------------------------------------------------------------------------------------------
+
+
+def test_hls_scenes_become_thirty_frames(data_folder: Path, tmp_path: Path) -> None:
+    folder = data_folder / "hls_T15SWD_2023"
+    with pytest.raises(
+        CubeError, match=r"3 dates have several scenes of one variable: 2023-06-02, 2023-07-20, 2023-09-30"
+    ):
+        plan_ingest([str(folder)])
+    write_cube(plan_ingest([str(folder)], same_day="mean"), tmp_path / "c.zarr")
+    cube = open_source(tmp_path / "c.zarr")
+    assert (cube.names, cube.extent) == (("B02", "B03", "B04", "NIR"), (30, 248, 248))
+    reader = cube.reader()
+    for number, time in enumerate(cube.times):
+        day = str(time)[:10].replace("-", "")
+        scenes = []
+        for path in sorted(folder.glob(f"{day}_*_NIR.tif")):
+            with rasterio.open(path) as source:
+                scenes.append(source.read(1))
+        got = reader.read("NIR", Window((number, 0, 0), (number + 1, 248, 248)))[0]
+        count = np.sum([np.isfinite(scene) for scene in scenes], axis=0)
+        total = np.nansum(np.array(scenes, dtype=np.float64), axis=0)
+        expected = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_landsat_scenes_on_their_own_grids_are_refused_or_warped(data_folder: Path, tmp_path: Path) -> None:
+    pattern = str(data_folder / "gdalcubes_l8_ny2018" / "*" / "*_B[45].TIF")
+    with pytest.raises(CubeError, match="all files need one grid"):
+        plan_ingest([pattern])
+    plan = plan_ingest([pattern], align="first", nodata=0, same_day="first")
+    write_cube(plan, tmp_path / "c.zarr")
+    cube = open_source(tmp_path / "c.zarr")
+    assert (cube.names, cube.extent) == (("B4", "B5"), (17, 77, 76))
+    assert (cube.reader().read("B4", Window.of(cube.extent)) > 0).any(axis=(1, 2)).all()
+
+
+def test_jp2_series_and_names_with_months_alone(data_folder: Path, tmp_path: Path) -> None:
+    modis = plan_ingest([str(data_folder / "sits_mod13q1_sinop" / "*h12v10*.jp2")])
+    assert ([v.name for v in modis.variables], modis.extent) == (["EVI", "NDVI"], (23, 144, 254))
+    write_cube(modis, tmp_path / "modis.zarr")
+    with rasterio.open(data_folder / "sits_mod13q1_sinop" / "TERRA-MODIS_h12v10_NDVI_2013-09-30.jp2") as source:
+        got = open_source(tmp_path / "modis.zarr").reader().read("NDVI", Window((1, 0, 0), (2, 144, 254)))
+        np.testing.assert_array_equal(got[0], source.read(1))
+    monthly = plan_ingest(
+        [str(data_folder / "s2_monthly_california_512")], pattern="month_{date:%m}_band_{variable}.tif"
+    )
+    assert ([v.name for v in monthly.variables], len(monthly.times)) == (["B04", "B08"], 12)
+    assert [time.month for time in monthly.times] == list(range(1, 13))
+    assert "no year" in monthly.warnings[0]
