@@ -74,13 +74,13 @@ def draw_panels(columns: list[Column], path: Path, *, method: str, title: str) -
     from matplotlib.colors import LinearSegmentedColormap, Normalize
     from matplotlib.figure import Figure
 
-    ndvi = LinearSegmentedColormap.from_list("ndvi", NDVI_COLOURS, N=70).with_extremes(bad=GAP)
-    error = _colormap("PuOr_r", steps=30)
-    width = _colormap("magma_r", steps=30)
+    ndvi = LinearSegmentedColormap.from_list("ndvi", NDVI_COLOURS, N=48).with_extremes(bad=GAP)
+    error = _colormap("PuOr_r", steps=24)
+    width = _colormap("magma_r", steps=24)
     height, across = columns[0].truth.shape
     side = 2.9
     figure = Figure(
-        figsize=(side * len(columns) + 1.3, 5 * side * height / across + 1.3), dpi=100, layout="constrained"
+        figsize=(side * len(columns) + 1.3, 5 * side * height / across + 1.3), dpi=84, layout="constrained"
     )
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=13)
