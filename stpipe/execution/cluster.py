@@ -9,34 +9,11 @@ from typing import Any
 
 import dask
 import psutil
+import yaml
 from distributed import Client, LocalCluster
 
 from stpipe.errors import OptionError, RunError
-
-SETTINGS: dict[str, Any] = {
-    # A worker takes one task at a time, so that one that dies takes no neighbour's task with it.
-    "distributed.scheduler.worker-saturation": 1.0,
-    "distributed.scheduler.allowed-failures": 3,
-    "distributed.scheduler.work-stealing": True,
-    # TensorFlow deadlocks in forked children.
-    "distributed.worker.multiprocessing-method": "spawn",
-    # Tasks hold no results to spill; a worker that nears its limit must be left to finish its block.
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.terminate": 0.95,
-    "distributed.worker.daemon": True,
-    "distributed.comm.timeouts.connect": "60s",
-    "distributed.admin.tick.limit": "60s",
-    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 65536,
-    "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
-    "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": 1,
-    "distributed.nanny.pre-spawn-environ.TF_CPP_MIN_LOG_LEVEL": 3,
-    "distributed.nanny.pre-spawn-environ.TF_NUM_INTRAOP_THREADS": 1,
-    "distributed.nanny.pre-spawn-environ.TF_NUM_INTEROP_THREADS": 1,
-    "distributed.nanny.pre-spawn-environ.CUDA_VISIBLE_DEVICES": "-1",
-}
-
+from stpipe.resources import shipped
 
 def cores() -> int:
     """Return the number of cores that this process may use."""
@@ -70,10 +47,25 @@ def check_workers(workers: int) -> int:
     return workers
 
 
+def local_settings() -> dict[str, Any]:
+    """Return Dask's settings for workers of this machine, as shipped in cluster/local."""
+    settings = yaml.safe_load(shipped("cluster", "local/dask.yaml").read_text())
+    return dict(_dotted(settings))
+
+
+def _dotted(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Give nested settings as dotted names, which are set beside Dask's other ones and not in place of them."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 @contextmanager
-def connect(*, scheduler: str | None, workers: int, memory_limit: int, dashboard: str | None = None) -> Iterator[Client]:
+def connect(*, scheduler: str | None, workers: int, memory_limit: int, dashboard: str = "127.0.0.1:0") -> Iterator[Client]:
     """Give a client of the scheduler at an address, or of a new LocalCluster that ends with the block."""
-    with dask.config.set(SETTINGS):
+    with dask.config.set(local_settings()):
         if scheduler is not None:
             try:
                 client = Client(scheduler, timeout="20s", set_as_default=False)

@@ -1,0 +1,55 @@
+"""Small fillers for tests: they count, they fail, they need nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stpipe.core.ports import JSON, BlockInput, Prediction
+from stpipe.core.windows import Triple
+
+
+@dataclass(frozen=True, kw_only=True)
+class SumFiller:
+    """Predicts the mean of the 3 x 3 x 3 valid samples around, so that a halo of one is exact; counts its calls."""
+
+    calls: Path | None = None
+    fails_at: tuple[Triple, ...] = ()
+    halo: tuple[int | None, int, int] = (1, 1, 1)
+    stride: Triple = (1, 1, 1)
+    process_bytes: int = 200 * 2**20
+    sample_bytes: float = 60.0
+    seconds_per_million: float = 0.1
+    name: str = "sum"
+
+    def identity(self) -> dict[str, JSON]:
+        return {"method": self.name}
+
+    def prepare(self) -> None:
+        if self.calls is not None:
+            self.calls.mkdir(exist_ok=True)
+
+    def fill(self, block: BlockInput) -> Prediction:
+        if self.calls is not None:
+            with (self.calls / "calls").open("a") as file:
+                file.write(f"{block.window.start}\n")
+        if block.window.start in self.fails_at and not (self.calls and (self.calls / "mended").exists()):
+            raise FloatingPointError("made to fail")
+        total, count = around(np.where(block.valid, block.values, 0)), around(block.valid.astype(np.float64))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            values = (total / count).astype(np.float32)
+        known = np.isfinite(values)
+        return Prediction(
+            values=values, half_width=np.where(known, np.float32(1), np.float32(np.nan)), fallback=np.zeros_like(known)
+        )
+
+
+def around(values: np.ndarray) -> np.ndarray:
+    """Sum over each sample's neighbours, nothing beyond the array."""
+    padded = np.pad(values.astype(np.float64), 1)
+    t, y, x = values.shape
+    return sum(
+        padded[i : i + t, j : j + y, k : k + x] for i in range(3) for j in range(3) for k in range(3)
+    )  # type: ignore[return-value]
