@@ -41,6 +41,9 @@ PARTIAL = ".partial-"
 MARK = "stpipe_variable"
 """Tag by which a file is known as a mosaic's."""
 
+DEFLATE_LEVEL = 4
+"""Takes two thirds of the time of GDAL's own 6; files of real reflectance are 0.4 % larger."""
+
 LARGEST_EXACT = 2**53
 """GDAL keeps nodata as text of a float64; beyond this a 64-bit nodata would come back as another number."""
 
@@ -374,25 +377,25 @@ def _write_raw(task: MosaicTask, reader: CubeReader, outputs: Sequence[_Output])
 
 def _optimise(task: MosaicTask, output: _Output, threads: int) -> None:
     """Turn the plain file into a COG."""
-    tile = _tile(task)
+    tile, longest = _tile(task), max(task.grid.height, task.grid.width)
     kind, item = raster_dtype(task.stored.dtype).kind, raster_dtype(task.stored.dtype).itemsize
-    # Older readers know the integer predictor for up to 32 bits only.
-    predictor = "3" if kind == "f" else "2" if item <= 4 else "1"
     resampling = Resampling.nearest if _is_categorical(task) else Resampling.average
+    factors = [2**level for level in range(1, longest.bit_length()) if longest > tile * 2 ** (level - 1)]
+    if factors:
+        # The driver would make the same overviews by way of a compressed file, in more than half as much time again.
+        with rasterio.open(output.raw, "r+") as dataset:
+            dataset.build_overviews(factors, resampling)
+    # Older readers know the integer predictor for up to 32 bits only.
+    predictor = 3 if kind == "f" else 2 if item <= 4 else 1
     options: dict[str, Any] = {"COMPRESS": "DEFLATE", "BIGTIFF": "IF_SAFER", "NUM_THREADS": str(threads)}
     if not task.is_stack:
-        names = {"1": "NO", "2": "STANDARD", "3": "FLOATING_POINT"}
-        options |= {"BLOCKSIZE": tile, "PREDICTOR": names[predictor], "OVERVIEW_RESAMPLING": resampling.name.upper()}
+        named = {1: "NO", 2: "STANDARD", 3: "FLOATING_POINT"}[predictor]
+        options |= {"BLOCKSIZE": tile, "PREDICTOR": named, "LEVEL": DEFLATE_LEVEL}
         rasterio.shutil.copy(output.raw, output.partial, driver="COG", **options)
         return
     # Before GDAL 3.11 the COG driver interleaves bands by pixel: a tile of a thousand dates would be read for one.
-    factors = [2]
-    while max(task.grid.height, task.grid.width) / factors[-1] > tile:
-        factors.append(factors[-1] * 2)
-    if max(task.grid.height, task.grid.width) > tile:
-        with rasterio.open(output.raw, "r+") as dataset:
-            dataset.build_overviews(factors, resampling)
-    options |= {"TILED": "YES", "BLOCKXSIZE": tile, "BLOCKYSIZE": tile, "PREDICTOR": predictor, "INTERLEAVE": "BAND"}
+    options |= {"TILED": "YES", "BLOCKXSIZE": tile, "BLOCKYSIZE": tile, "INTERLEAVE": "BAND"}
+    options |= {"PREDICTOR": predictor, "ZLEVEL": DEFLATE_LEVEL}
     rasterio.shutil.copy(output.raw, output.partial, driver="GTiff", COPY_SRC_OVERVIEWS="YES", **options)
 
 
