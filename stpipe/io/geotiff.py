@@ -7,12 +7,14 @@ checksum is kept while it is written, and the finished COG is read back and held
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,7 +25,7 @@ import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 from rasterio.windows import Window as RasterWindow
@@ -34,6 +36,8 @@ from stpipe.core.windows import Window
 from stpipe.errors import OutputError, RunError, StpipeError
 from stpipe.io.frames import SOURCE_COLOURS
 from stpipe.io.mosaic import CACHE_BYTES, MosaicTask, WrittenFile, raster_dtype
+
+LOG = logging.getLogger(__name__)
 
 PARTIAL = ".partial-"
 """Start of the name of every file that is not finished."""
@@ -78,6 +82,7 @@ def write_task(
     place = folder / task.files[0]
     try:
         with _gdal(task):
+            _check_crs(task.grid.crs_wkt)
             for output in outputs:
                 output.final.parent.mkdir(parents=True, exist_ok=True)
                 _remove_leftovers(output)
@@ -92,7 +97,7 @@ def write_task(
             written = _write(task, reader, wanted, threads) if wanted else {}
     except StpipeError:
         raise
-    except (RasterioError, OSError, rasterio._err.CPLE_BaseError) as error:  # noqa: SLF001 - its only name
+    except (RasterioError, CRSError, OSError, rasterio._err.CPLE_BaseError) as error:  # noqa: SLF001 - its only name
         reason = " ".join(str(error.__cause__ or error).split())
         raise RunError(
             f"can't write {place}: {reason}; finished files are kept, so make room or mend the folder and run it again"
@@ -173,6 +178,24 @@ def _gdal(task: MosaicTask) -> Iterator[None]:
     }
     with _quiet(), rasterio.Env(**settings):
         yield
+
+
+@cache
+def _check_crs(wkt: str | None) -> None:
+    """Warn, once in each process, of a CRS that GeoTIFF has no keys for."""
+    if wkt is None:
+        return
+    with MemoryFile() as memory:
+        place = Affine(1, 0, 0, 0, -1, 0)
+        with memory.open(
+            driver="GTiff", height=1, width=1, count=1, dtype="uint8", crs=CRS.from_wkt(wkt), transform=place
+        ):
+            pass
+        with memory.open() as dataset:
+            if not dataset.crs:
+                LOG.warning(
+                    "GeoTIFF can't hold the cube's CRS (%.60s...), so its files have coordinates without one", wkt
+                )
 
 
 def _tile(task: MosaicTask) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyproj
 import pytest
 import rasterio
 import rasterio.shutil
@@ -211,6 +212,28 @@ def test_a_cube_that_lies_nowhere_is_written_all_the_same(tmp_path: Path, place:
             np.testing.assert_array_equal(dataset.read(1), values[0])
     assert_valid_cog(tmp_path / pairs[0][1].path)
     assert all(file.kept for _, file in write(source, tmp_path, layout=layout))
+
+
+def test_a_crs_that_geotiff_cannot_hold_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rotated = pyproj.CRS.from_cf(
+        {
+            "grid_mapping_name": "rotated_latitude_longitude",
+            "grid_north_pole_latitude": 39.25,
+            "grid_north_pole_longitude": -162.0,
+        }
+    )
+    source = array_source({"v": ramp(2, 8, 8)}, chunks=(1, 8, 8))
+    source.crs_wkt = rotated.to_wkt()
+    assert len(write(source, tmp_path)) == 2
+    assert [record.getMessage()[:35] for record in caplog.records] == ["GeoTIFF can't hold the cube's CRS ("]
+
+
+def test_a_crs_that_nobody_can_read_is_an_error_of_one_line(tmp_path: Path) -> None:
+    source = array_source({"v": ramp(1, 8, 8)})
+    source.crs_wkt = "nonsense"
+    with pytest.raises(RunError, match=r"can't write .*WKT could not be parsed"):
+        write(source, tmp_path)
+    assert names_below(tmp_path) == []
 
 
 def test_a_stack_has_a_band_for_each_date_and_reads_one_without_the_others(tmp_path: Path) -> None:
