@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,11 @@ class ArrayProduct:
         return tuple(read_checked(open_array(self.path, name, "r+"), tile.slices) for name in ("v", "source", "half"))
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FaultyReader(ArrayReader):
     """Can't read one place until it is mended."""
+
+    mended: str
 
     def read(self, variable: str, window: Window) -> Any:
         place = Window((0, 20, 20), (5, 21, 21))
@@ -195,8 +198,7 @@ def test_a_failing_block_leaves_all_others_done(client: Client, tmp_path: Path, 
 
 
 def test_an_unreadable_chunk_is_named_and_mended(client: Client, tmp_path: Path, cube: Any) -> None:
-    reader = FaultyReader(name="v", array=cube[0], domain=cube[1])
-    object.__setattr__(reader, "mended", str(tmp_path / "mended"))
+    reader = FaultyReader(name="v", array=cube[0], domain=cube[1], mended=str(tmp_path / "mended"))
     context = make_context(tmp_path, cube, SumFiller(), reader)
     with pytest.raises(RunError, match=r"chunk v/c/0/1/1 of cube.zarr can't be read.*mend the input and run"):
         go(client, context)
