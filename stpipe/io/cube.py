@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from stpipe.io.georeference import (
     area_window,
     burn,
     crs_wkt_of,
-    grid_mapping_name,
+    grid_mapping_of,
     read_area,
     shifted,
     transform_of,
@@ -99,6 +99,12 @@ class Cube:
     stored: tuple[StoredVariable, ...]
     """Where each variable lies in the file."""
 
+    grid_mapping: str | None = None
+    """Name of the coordinate that says the CRS; None without one."""
+
+    grid_mapping_attrs: Mapping[str, Any] = field(default_factory=dict)
+    """Its attributes."""
+
     domain: str | None = None
     """Name of the domain variable."""
 
@@ -137,25 +143,14 @@ class Cube:
         )
 
     def template(self) -> xr.Dataset:
-        """Return a dataset without data variables: coordinates and grid mapping, as an output has to carry them.
+        """Return a dataset without data variables: the coordinates and the grid mapping that an output has to carry.
 
-        The time coordinate is decoded, with the encoding of the file. The grid mapping is a scalar coordinate, by the
-        name in ``dataset.attrs``-free CF fashion: variables refer to it with ``attrs["grid_mapping"]``; see
-        `grid_mapping`.
+        Time is decoded, with the encoding of the file. Variables refer to the CRS by ``grid_mapping``: the name of a
+        scalar coordinate of the template.
         """
-        raw = open_raw(self.path, self.kind)
-        with raw:
-            coords = _coordinates(raw, self.dims, self.path)
-            mapping = grid_mapping_name(raw, raw.variables[self.stored[0].source])
-            if mapping is not None:
-                coords[mapping] = raw.variables[mapping].copy(deep=True)
-            return xr.Dataset(coords=coords).isel(self.selection, missing_dims="ignore").load()
-
-    @property
-    def grid_mapping(self) -> str | None:
-        """Name of the variable in `template` that holds the CRS, or None."""
         with open_raw(self.path, self.kind) as raw:
-            return grid_mapping_name(raw, raw.variables[self.stored[0].source])
+            coords = _coordinates(raw, self)
+            return xr.Dataset(coords=coords).isel(self.selection, missing_dims="ignore").load()
 
     @property
     def selection(self) -> dict[Hashable, slice]:
@@ -253,6 +248,7 @@ def _describe_cube(
     days = times.days[first:stop]
     cut_transform = None if transform is None else shifted(transform, rows.start, columns.start)
     labels = times.labels[first:stop]
+    mapping = grid_mapping_of(raw, sample, crs_wkt, cut_transform)
     digest = _fingerprint(
         {
             "place": [path, kind, dims, offset, extent, crs_wkt, cut_transform, area],
@@ -277,6 +273,8 @@ def _describe_cube(
         transform=cut_transform,
         fingerprint=digest,
         stored=stored,
+        grid_mapping=None if mapping is None else mapping[0],
+        grid_mapping_attrs={} if mapping is None else mapping[1],
         domain=domain,
         stored_domain=static,
         area=area,
@@ -306,20 +304,22 @@ def _loaded(coordinate: xr.Variable, path: str) -> xr.Variable:
         raise CubeError(f"coordinate {coordinate.dims[0]!r} of {path} can't be read: {one_line(error)}") from error
 
 
-def _coordinates(raw: xr.Dataset, dims: tuple[str, str, str], path: str) -> dict[str, xr.Variable]:
-    """Return the coordinate variables along time, y and x that there are; time decoded."""
+def _coordinates(raw: xr.Dataset, cube: Cube) -> dict[str, xr.Variable]:
+    """Return the coordinate variables along time, y and x that there are, time decoded; and the grid mapping."""
     coords: dict[str, xr.Variable] = {}
     roles: tuple[Role, ...] = ("time", "y", "x")
-    for dim, role in zip(dims, roles, strict=True):
+    for dim, role in zip(cube.dims, roles, strict=True):
         coordinate = coordinate_of(raw, dim, role)
         if coordinate is None:
             continue
-        loaded = _loaded(coordinate, path)
-        coords[dim] = decode_times(loaded, path).decoded if role == "time" else loaded
+        loaded = _loaded(coordinate, cube.path)
+        coords[dim] = decode_times(loaded, cube.path).decoded if role == "time" else loaded
         # Codecs of Zarr v2 or NetCDF can't be written to Zarr v3.
         kept = {key: value for key, value in coords[dim].encoding.items() if key in _CF_ENCODING}
         coords[dim] = coords[dim].copy(deep=False)
         coords[dim].encoding = kept
+    if cube.grid_mapping is not None:
+        coords[cube.grid_mapping] = xr.Variable((), np.int64(0), dict(cube.grid_mapping_attrs))
     return coords
 
 
@@ -363,10 +363,7 @@ def open_cube(
     """
     cube = open_source(path, variables=variables, domain=domain, time=time, aoi=aoi)
     raw = open_raw(cube.path, cube.kind, lazy_chunks=True)
-    mapping = grid_mapping_name(raw, raw.variables[cube.stored[0].source])
-    coords: dict[str, xr.Variable] = dict(_coordinates(raw, cube.dims, cube.path))
-    if mapping is not None:
-        coords[mapping] = raw.variables[mapping]
+    coords, mapping = _coordinates(raw, cube), cube.grid_mapping
     arrays = {s.info.name: _decoded(raw, s, cube.dims, mapping) for s in cube.stored}
     if cube.stored_domain is not None:
         arrays[cube.stored_domain.info.name] = _decoded(raw, cube.stored_domain, cube.dims[1:], mapping)

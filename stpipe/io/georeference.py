@@ -66,6 +66,48 @@ def crs_wkt_of(dataset: xr.Dataset, variable: xr.Variable, y: xr.Variable | None
     return None
 
 
+def grid_mapping_of(
+    dataset: xr.Dataset, variable: xr.Variable, crs_wkt: str | None, transform: Affine6 | None
+) -> tuple[str, dict[str, Any]] | None:
+    """Return name and attributes of the grid mapping that an output has to carry; None without a CRS.
+
+    What the file says is kept, and completed where it says it in another way: as an EPSG code, or by units alone.
+    """
+    if crs_wkt is None:
+        return None
+    name = grid_mapping_name(dataset, variable)
+    attrs = dict(dataset.variables[name].attrs) if name is not None else {}
+    if name is None or not (attrs.keys() & {*_WKT_ATTRS, "grid_mapping_name"}):
+        name, attrs = "spatial_ref", {}
+    attrs.pop("GeoTransform", None)  # of the whole frame, which the cube may be a part of
+    return name, {**attrs, **grid_mapping_attrs(crs_wkt, transform, complete="grid_mapping_name" not in attrs)}
+
+
+def grid_mapping_attrs(crs_wkt: str, transform: Affine6 | None, *, complete: bool = True) -> dict[str, Any]:
+    """Return what rioxarray, GDAL and CF readers look for in a grid mapping.
+
+    Parameters
+    ----------
+    crs_wkt : str
+        The CRS.
+    transform : Affine6, optional
+        Of the frames.
+    complete : bool
+        Whether to add CF's own parameters, as far as it has any for this CRS.
+    """
+    from pyproj import CRS
+
+    attrs: dict[str, Any] = {}
+    if complete:
+        parameters = CRS.from_wkt(crs_wkt).to_cf()
+        attrs |= {key: value for key, value in parameters.items() if isinstance(value, str | int | float)}
+    attrs |= {"crs_wkt": crs_wkt, "spatial_ref": crs_wkt}
+    if transform is not None:
+        a, b, c, d, e, f = transform
+        attrs["GeoTransform"] = " ".join(repr(number) for number in (c, a, b, f, d, e))
+    return attrs
+
+
 def _modern(crs: Any) -> Any:
     """Return ``+init=epsg:32631`` as ``EPSG:32631``; PROJ warns of the old spelling."""
     text = str(crs).strip()

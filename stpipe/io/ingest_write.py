@@ -15,6 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stpipe.errors import OutputError
+from stpipe.io.georeference import grid_mapping_attrs
 from stpipe.io.ingest import IngestPlan, Progress, VariablePlan
 from stpipe.io.rasters import Grid, Layer, LayerReader, crs_name
 
@@ -23,6 +24,9 @@ SOURCE = "stpipe ingest"
 
 BUFFER_BYTES = 128 * 2**20
 """A row of chunks is written in pieces of at most this, but never less than a chunk."""
+
+GDAL_CACHE_BYTES = 128 * 2**20
+"""What GDAL may keep of blocks it has decoded."""
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
@@ -157,7 +161,7 @@ def _create(plan: IngestPlan, path: Path) -> None:
 
 def coordinates(times: tuple[datetime, ...], grid: Grid) -> dict[str, xr.Variable]:
     """Return CF coordinates of pixel centres and times, and the grid mapping if there is a CRS."""
-    a, b, c, d, e, f = grid.transform
+    a, _, c, _, e, f = grid.transform
     rows, columns = grid.shape
     geographic = _is_geographic(grid.crs_wkt)
     whole_days = all(time.time() == datetime.min.time() for time in times)
@@ -170,12 +174,7 @@ def coordinates(times: tuple[datetime, ...], grid: Grid) -> dict[str, xr.Variabl
         "x": xr.Variable("x", c + a * (np.arange(columns) + 0.5), _axis_attrs("x", geographic), {"_FillValue": None}),
     }
     if grid.crs_wkt is not None:
-        attrs = {
-            "crs_wkt": grid.crs_wkt,
-            "spatial_ref": grid.crs_wkt,
-            "GeoTransform": " ".join(repr(number) for number in (c, a, b, f, d, e)),
-        }
-        coords["spatial_ref"] = xr.Variable((), np.int64(0), {**_cf_grid_mapping(grid.crs_wkt), **attrs})
+        coords["spatial_ref"] = xr.Variable((), np.int64(0), grid_mapping_attrs(grid.crs_wkt, grid.transform))
     return coords
 
 
@@ -196,17 +195,18 @@ def _is_geographic(crs_wkt: str | None) -> bool | None:
     return bool(CRS.from_wkt(crs_wkt).is_geographic)
 
 
-def _cf_grid_mapping(crs_wkt: str) -> dict[str, Any]:
-    """Return CF's own parameters of a CRS, as far as it has any."""
-    from pyproj import CRS
-
-    return {key: value for key, value in CRS.from_wkt(crs_wkt).to_cf().items() if isinstance(value, str | int | float)}
-
-
 # --- samples -----------------------------------------------------------------------------------------------------
 
 
 def _fill(plan: IngestPlan, path: Path, progress: Progress | None) -> None:
+    import rasterio
+
+    # GDAL's own cache would grow to a twentieth of the machine's memory.
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES):
+        _copy(plan, path, progress)
+
+
+def _copy(plan: IngestPlan, path: Path, progress: Progress | None) -> None:
     import zarr
 
     total, done = prod(plan.extent) * len(plan.variables), 0

@@ -122,11 +122,7 @@ class StoredReader:
 
     def _open(self, source: str) -> Any:
         """Return the opened array, from this process's own handles."""
-        stamp: tuple[Any, ...] = ()
-        if self.kind == "netcdf" and not is_remote(self.path):
-            status = Path(self.path).stat()  # a file written anew under the same name is opened anew
-            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-        key = (os.getpid(), self.path, self.fingerprint, source, *stamp)
+        key = (os.getpid(), self.path, self.fingerprint, source, *_stamp(self.path, self.kind, source))
         with _lock:
             if key not in _handles:
                 _handles[key] = _open_array(self.path, self.kind, source)
@@ -158,6 +154,18 @@ class StoredReader:
             return f"{place} can't be read over {_spell(stored.dims, index)}: {reason}"
         more = " and more" if len(bad) > _SHOWN else ""
         return f"chunk{'s' * (len(bad) > 1)} {', '.join(bad[:_SHOWN])}{more} of {self.path} can't be read: {reason}"
+
+
+def _stamp(path: str, kind: Kind, source: str) -> tuple[int, ...]:
+    """Return what changes when a file is written anew: an old handle would read it as fill value, in silence."""
+    if is_remote(path):
+        return ()
+    place = Path(path)
+    if kind == "zarr":
+        place /= source
+        place /= "zarr.json" if (place / "zarr.json").exists() else ".zarray"
+    status = place.stat()
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _open_array(path: str, kind: Kind, source: str) -> Any:

@@ -68,6 +68,8 @@ def is_remote(path: str) -> bool:
 
 def absolute(path: str | Path) -> str:
     """Return a local path as absolute; a URL as it is."""
+    if not str(path):
+        raise MissingFileError("no cube is named: its path is empty")
     return str(path) if is_remote(str(path)) else str(Path(path).expanduser().resolve())
 
 

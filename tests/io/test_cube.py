@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,29 @@ def test_unsigned_bytes_of_netcdf_are_unsigned(tmp_path: Path) -> None:
     assert cube.reader().read("v", Window.of((1, 2, 2))).ravel().tolist() == [0, 255, 100, 200]
     with xr.open_dataset(tmp_path / "c.nc") as oracle:
         np.testing.assert_array_equal(open_cube(tmp_path / "c.nc")["v"].values, oracle["v"].values)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_cube_written_anew_under_its_name_is_read_anew(tmp_path: Path, zarr_format: Any) -> None:
+    path = tmp_path / "c.zarr"
+    window = Window.of(EXTENT)
+    make(seed=1).to_zarr(path, zarr_format=2, consolidated=False)
+    open_source(path).reader().read("v", window)
+    shutil.rmtree(path)
+    make(seed=2).to_zarr(path, zarr_format=zarr_format, consolidated=False)
+    np.testing.assert_array_equal(open_source(path).reader().read("v", window), make(seed=2)["v"].values)
+
+
+def test_a_crs_told_by_a_code_or_by_units_becomes_a_grid_mapping(tmp_path: Path) -> None:
+    dataset = make().assign_coords(epsg=32633)
+    dataset.to_zarr(tmp_path / "c.zarr", zarr_format=2, consolidated=False)
+    template = open_source(tmp_path / "c.zarr", time=("2020-02", None)).template()
+    assert "WGS 84 / UTM zone 33N" in template["spatial_ref"].attrs["crs_wkt"]
+    assert template["spatial_ref"].attrs["grid_mapping_name"] == "transverse_mercator"
+    assert template["spatial_ref"].attrs["GeoTransform"] == "499995.0 10.0 0.0 4000065.0 0.0 -10.0"
+    open_cube(tmp_path / "c.zarr").to_zarr(tmp_path / "d.zarr", consolidated=False)
+    copy = open_source(tmp_path / "d.zarr")
+    assert copy.crs_wkt == open_source(tmp_path / "c.zarr").crs_wkt
 
 
 def test_each_band_is_a_variable(tmp_path: Path) -> None:
