@@ -33,7 +33,18 @@ from stpipe.model.training import (
     train,
 )
 from stpipe.model.unet import build_unet
+from stpipe.model.weights import save_model
 
+TRAINED_ON = [
+    "stpconv_s5p_co",
+    "hls_T15SWD_2023",
+    "s2_monthly_california_512",
+    "sits_mod13q1_sinop",
+    "worldcereal_s1_s2_l8",
+    "fusets_s2_ndvi_s1_rvi",
+    "gapfill_modis_ndvi_alaska_demo",
+    "synthetic",
+]
 PATCH = (16, 64, 64)
 LARGEST_SCENE = 160
 """Side of the part of a large scene that one round of training looks at."""
@@ -316,6 +327,8 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--start", type=Path, help="go on from these weights")
     parser.add_argument("--score-only", type=Path, help="score this model instead of training one")
     args = parser.parse_args()
 
@@ -338,8 +351,11 @@ def main() -> None:
         if step % 100 == 0:
             model.save_weights(args.out / "latest.weights.h5")
 
+    if args.start is not None:
+        model.load_weights(args.start)
     if args.score_only is None:
-        train(model, visits(families, shapes, rng), rng, steps=args.steps, report=report)
+        fresh = visits(families, shapes, rng)
+        train(model, fresh, rng, steps=args.steps, learning_rate=args.learning_rate, report=report)
         model.save_weights(args.out / "latest.weights.h5")
     else:
         model.load_weights(args.score_only)
@@ -352,6 +368,14 @@ def main() -> None:
     for name, row in table.items():
         print(f"{name:24s}", *(f"{key} {value:.4f}" for key, value in row.items()))
     (args.out / "scores.json").write_text(json.dumps({"factor": factor, "table": table}, indent=1))
+    provenance = {
+        "data": TRAINED_ON,
+        "seed": args.seed,
+        "steps": args.steps,
+        "learning_rate": args.learning_rate,
+        "started_from": None if args.start is None else args.start.parent.name,
+    }
+    save_model(args.out / "default.keras", model, spec, calibration=factor, provenance=provenance)
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def _predictor(model: str, blocks: list[BlockFile]) -> Any:
         from stpipe.methods.pconv import pconv_filler
 
         filler = pconv_filler(model)
-        filler.prepare()
+        filler.load()
         return lambda block, samples: _fill_standardised(filler, block, samples)
     for block in blocks:
         if any(n % step for n, step in zip(block.shape, spec.stride, strict=True)):

@@ -106,6 +106,10 @@ class PConvFiller:
             "guide": self.guide.identity(),
         }
 
+    def load(self) -> None:
+        """Load the weights, if this process has not yet; `ModelFileError` if they are damaged."""
+        _runner(self.model, self.digest)
+
     def prepare(self) -> None:
         """Load TensorFlow and the weights, and claim the network's memory before the first block does."""
         _limit_threads()
@@ -208,10 +212,9 @@ def _read_info(model: str) -> ModelInfo:
     return _info(model)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _runner(model: str, digest: str | None) -> Runner:
     """Load a model once a process and return what runs it."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     loaded = load_model(model)
     if digest is not None and loaded.info.digest != digest:
         raise RunError(
@@ -237,6 +240,7 @@ def _runner(model: str, digest: str | None) -> Runner:
 
 def _limit_threads() -> None:
     """One thread a process: the workers share the cores, and sums have one order."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its start is no news
     import keras
 
     if keras.backend.backend() != "tensorflow":

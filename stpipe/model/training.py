@@ -176,7 +176,8 @@ def train(
     report : function, optional
         Called with the step and the loss every 20 steps.
     """
-    optimizer = keras.optimizers.Adam(learning_rate, clipnorm=1.0, use_ema=True, ema_momentum=0.995)
+    memory = max(0.5, min(0.995, 1 - 10 / max(1, steps)))  # of the running mean; a short training forgets sooner
+    optimizer = keras.optimizers.Adam(learning_rate, clipnorm=1.0, use_ema=True, ema_momentum=memory)
     model.compile(optimizer=optimizer, loss=loss, jit_compile=False)
     pools: dict[tuple[int, ...], list[tuple[F32, F32]]] = defaultdict(list)
     recent = 0.0

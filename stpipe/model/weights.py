@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -103,6 +105,7 @@ def read_info(name: str | Path) -> ModelInfo:
 def load_model(name: str | Path) -> Model:
     """Return a model with its weights; `ModelFileError` says what is wrong with a file that is none."""
     info = read_info(name)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start is no news
     if isinstance(info.spec, LegacySpec):
         network, _ = load_legacy(info.path)
         return Model(info=info, network=network)
@@ -114,8 +117,11 @@ def load_model(name: str | Path) -> Model:
         weights = Path(folder) / _WEIGHTS
         weights.write_bytes(content)
         try:
-            network.load_weights(weights)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            with warnings.catch_warnings():
+                # What Keras finds no weights for it warns of and leaves at random.
+                warnings.simplefilter("error", UserWarning)
+                network.load_weights(weights)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, UserWarning) as error:
             reason = str(error).strip().splitlines() or [repr(error)]
             raise ModelFileError(f"{info.path} holds weights that don't fit its own spec: {reason[0]}") from error
     return Model(info=info, network=network)

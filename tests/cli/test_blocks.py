@@ -1,0 +1,288 @@
+"""`stpipe blocks`: the published predictions, observed samples bit for bit, and one line for every bad folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import xarray as xr
+from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.transform import from_origin
+
+from stpipe.cli.main import run
+
+Array = NDArray[Any]
+
+
+def write(path: Path, bands: Array, **profile: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(
+            path, "w", driver="GTiff", count=len(bands), height=bands.shape[1], width=bands.shape[2],
+            dtype=bands.dtype.name, **profile,
+        ) as sink:  # fmt: skip
+            sink.write(bands)
+
+
+def read(path: Path) -> Array:
+    with rasterio.open(path) as source:
+        return np.asarray(source.read())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two small blocks that the published network can take."""
+    made = tmp_path / "blocks"
+    made.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("0_0_0", "0_0_1"):
+        values = rng.uniform(0.01, 0.05, (4, 16, 16)).astype(np.float32)
+        valid = rng.random(values.shape) < 0.6
+        profile = {"crs": "EPSG:32633", "transform": from_origin(500000, 5100000, 10, 10)}
+        write(made / f"X_{name}.tif", np.where(valid, values, np.float32(-3.4e38)), nodata=-3.4e38, **profile)
+        write(made / f"MASK_{name}.tif", valid.astype(np.uint8), **profile)
+    return made
+
+
+@pytest.fixture
+def published(data_folder: Path) -> str:
+    return str(data_folder / "stpconv_s5p_co/S5P_CO_model.h5")
+
+
+def fill(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[str, Any], str]:
+    capsys.readouterr()
+    code = run(["blocks", "fill", *map(str, words), "--json"])
+    out, err = capsys.readouterr()
+    return code, json.loads(out) if code == 0 else {}, err
+
+
+def test_raw_answers_are_the_published_ones(
+    data_folder: Path, published: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = data_folder / "stpconv_s5p_co"
+    some = tmp_path / "some"
+    some.mkdir()
+    with np.load(source / "reference_predictions.npz") as reference:
+        for name in reference:
+            for kind in ("X", "Y", "MASK", "VALMASK"):
+                shutil.copy(source / f"training/{kind}_{name}.tif", some)
+        code, result, _ = fill(capsys, some, "-o", tmp_path / "raw", "--model", published, "--raw")
+        assert (code, result["blocks"]) == (0, 3)
+        for name in reference:
+            assert np.abs(read(tmp_path / f"raw/PRED_{name}.tif") - reference[name]).max() < 1e-6
+    assert 0 < result["mae"] < result["rmse"] < 0.01
+
+
+@pytest.mark.parametrize("model", ["default", "published"])
+def test_observed_samples_come_back_bit_for_bit(
+    model: str, folder: Path, published: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = published if model == "published" else model
+    code, result, _ = fill(capsys, folder, "-o", tmp_path / "out", "--model", weights)
+    assert code == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["PRED_0_0_0.tif", "PRED_0_0_1.tif"]
+    assert "mae" not in result  # there is no truth beside these
+    for name in ("0_0_0", "0_0_1"):
+        valid = read(folder / f"MASK_{name}.tif") == 1
+        filled = read(tmp_path / f"out/PRED_{name}.tif")
+        assert filled.dtype == np.float32
+        np.testing.assert_array_equal(
+            filled[valid].view(np.uint32), read(folder / f"X_{name}.tif")[valid].view(np.uint32)
+        )
+        assert np.isfinite(filled).all()
+        assert np.abs(filled).max() < 1
+        with (
+            rasterio.open(tmp_path / f"out/PRED_{name}.tif") as made,
+            rasterio.open(folder / f"X_{name}.tif") as source,
+        ):
+            assert (made.crs, made.transform) == (source.crs, source.transform)
+
+
+def test_what_lies_in_gaps_does_not_matter(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(capsys, folder, "-o", tmp_path / "one")
+    for path in folder.glob("X_*.tif"):
+        values, valid = read(path), read(path.with_name(path.name.replace("X_", "MASK_"))) == 1
+        write(path, np.where(valid, values, np.float32(0.7)))
+    fill(capsys, folder, "-o", tmp_path / "other")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        for path in sorted((tmp_path / "one").iterdir()):
+            np.testing.assert_array_equal(read(path), read(tmp_path / "other" / path.name))
+
+
+def test_the_default_model_takes_any_shape_and_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    counts = rng.integers(10**8, 10**8 + 900, (3, 13, 21)).astype(np.int32)
+    profile = {"crs": "EPSG:32633", "transform": from_origin(0, 0, 1, 1)}
+    write(folder / "X_a.tif", counts, **profile)
+    valid = rng.random(counts.shape) < 0.5
+    write(folder / "MASK_a.tif", valid.astype(np.uint8), **profile)
+    assert fill(capsys, folder, "-o", tmp_path / "out")[0] == 0
+    filled = read(tmp_path / "out/PRED_a.tif")
+    assert filled.dtype == np.float64  # float32 can't hold these
+    np.testing.assert_array_equal(filled[valid], counts[valid])
+    assert np.abs(filled - 10**8).max() < 5000
+
+
+def test_a_block_without_any_observation_stays_empty(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = folder / "MASK_0_0_1.tif"
+    write(mask, np.zeros_like(read(mask)), crs="EPSG:32633", transform=from_origin(0, 0, 1, 1))
+    assert fill(capsys, folder, "-o", tmp_path / "out")[0] == 0
+    assert np.isnan(read(tmp_path / "out/PRED_0_0_1.tif")).all()
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def odd_shape(folder: Path) -> None:
+    for kind in ("X", "MASK"):
+        path = folder / f"{kind}_0_0_1.tif"
+        write(path, read(path)[:, :15], crs="EPSG:32633", transform=from_origin(0, 0, 1, 1))
+
+
+def other_shape(folder: Path) -> None:
+    path = folder / "MASK_0_0_1.tif"
+    write(path, read(path)[:3], crs="EPSG:32633", transform=from_origin(0, 0, 1, 1))
+
+
+BAD_FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no blocks": (lambda f: [p.unlink() for p in f.iterdir()], "holds no X_*.tif"),
+    "no folder": (shutil.rmtree, "no folder"),
+    "a mask is missing": (lambda f: (f / "MASK_0_0_1.tif").unlink(), "has no MASK_0_0_1.tif beside it"),
+    "another shape": (other_shape, "MASK_0_0_1.tif has (bands, rows, columns) (3, 16, 16) but X_0_0_1.tif has"),
+    "no multiple of the strides": (odd_shape, "but PATH takes multiples of (4, 4, 4)"),
+    "a header is cut short": (lambda f: cut_short(f / "X_0_0_1.tif"), "X_0_0_1.tif can't be opened as GeoTIFF"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FOLDERS)
+def test_a_bad_folder_is_refused_in_one_line(
+    case: str, folder: Path, published: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil, message = BAD_FOLDERS[case]
+    spoil(folder)
+    code, _, err = fill(capsys, folder, "-o", tmp_path / "out", "--model", published)
+    assert code == 2
+    assert err.startswith("stpipe: error: ")
+    assert err.count("\n") == 1
+    assert message.replace("PATH", published) in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_model_is_refused_before_the_output_is_made(
+    folder: Path, published: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = Path(shutil.copy(published, tmp_path / "alone.h5"))
+    short = tmp_path / "short.keras"
+    short.write_bytes(b"PK" + bytes(100))
+    for model, message in ((alone, "alone.json beside it"), (short, "is damaged"), ("nosuch", "no model 'nosuch'")):
+        code, _, err = fill(capsys, folder, "-o", tmp_path / "out", "--model", model)
+        assert (code, err.count("\n")) == (2, 1)
+        assert message in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_that_holds_things_is_kept(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("dear to someone")
+    code, _, err = fill(capsys, folder, "-o", out)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "holds thesis.txt; choose an empty one, or --overwrite" in err
+    assert fill(capsys, folder, "-o", out, "--overwrite")[0] == 0
+    assert (out / "thesis.txt").read_text() == "dear to someone"
+    assert (out / "PRED_0_0_0.tif").is_file()
+
+
+def test_a_block_that_turns_out_damaged_stops_the_run_and_keeps_what_is_done(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "X_0_0_1.tif"
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) - 1500])
+    code, _, err = fill(capsys, folder, "-o", tmp_path / "out")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "block 0_0_1 can't be read" in err
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["PRED_0_0_0.tif"]
+
+
+@pytest.fixture
+def cube(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(2)
+    values = rng.uniform(-1, 1, (6, 20, 26)).astype(np.float32)
+    values[2, :, :13] = np.nan
+    values[4, 10:] = np.nan
+    data = xr.Dataset(
+        {"ndvi": (("time", "y", "x"), values)},
+        coords={
+            "time": np.datetime64("2020-01-01", "ns") + np.arange(6) * np.timedelta64(5, "D"),
+            "y": 5000.0 - 10 * np.arange(20),
+            "x": 300.0 + 10 * np.arange(26),
+        },
+    )
+    path = tmp_path / "cube.nc"
+    data.to_netcdf(path, engine="h5netcdf")
+    return path
+
+
+def test_a_cube_goes_out_as_blocks_and_comes_back_filled(
+    cube: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "blocks"
+    assert run(["blocks", "export", str(cube), "-o", str(out), "--block", "6,16,16", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["blocks"] == 4
+    with xr.open_dataset(cube) as source:
+        values = source["ndvi"].values[:, 4:, 10:]
+    truth, shown, valid, hidden = (read(out / f"{kind}_0_1_1.tif") for kind in ("Y", "X", "MASK", "VALMASK"))
+    np.testing.assert_array_equal(truth[np.isfinite(values)], values[np.isfinite(values)])
+    np.testing.assert_array_equal((valid == 1) | (hidden == 1), np.isfinite(values))
+    assert not ((valid == 1) & (hidden == 1)).any()
+    assert (hidden == 1).any()
+    np.testing.assert_array_equal(shown[valid == 1], values[valid == 1])
+    assert (shown[valid == 0] < -3e38).all()
+    with rasterio.open(out / "X_0_1_1.tif") as made:
+        assert made.descriptions[1] == "2020-01-06T00:00:00"
+        assert made.xy(0, 0) == (400.0, 4960.0)
+    again = tmp_path / "again"
+    run(["blocks", "export", str(cube), "-o", str(again), "--block", "6,16,16", "--json"])
+    for path in sorted(out.iterdir()):
+        assert path.read_bytes() == (again / path.name).read_bytes()  # seeded
+    code, scored, _ = fill(capsys, out, "-o", tmp_path / "filled")
+    assert code == 0
+    assert scored["scored"] == result["hidden"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param(["--block", "6,16"], "three lengths T,Y,X such as 16,128,128, got '6,16'", id="two lengths"),
+        pytest.param(["--block", "a,b,c"], "three lengths", id="no numbers"),
+        pytest.param(["--block", "0,8,8"], "at least 1", id="nothing"),
+        pytest.param(["--seed", "-1"], "--seed must be at least 0", id="a seed below zero"),
+        pytest.param(["--var", "evi"], "evi", id="no such variable"),
+    ],
+)
+def test_export_refuses_what_it_cannot_do(
+    cube: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert run(["blocks", "export", str(cube), "-o", str(tmp_path / "out"), *words]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
