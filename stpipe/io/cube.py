@@ -293,8 +293,14 @@ def _time_axis(raw: xr.Dataset, dim: str, path: str) -> TimeAxis:
 def _values(coordinate: xr.Variable | None, path: str) -> NDArray[Any] | None:
     if coordinate is None or coordinate.dtype.kind not in "iuf":
         return None
-    values = np.asarray(_loaded(coordinate, path).values)
+    values = np.asarray(_unpacked(coordinate, path).values)
     return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def _unpacked(coordinate: xr.Variable, path: str) -> xr.Variable:
+    """Return a coordinate along y or x in physical units: CF lets it be packed as data are."""
+    loaded = _loaded(coordinate, path)
+    return xr.conventions.decode_cf_variable("coordinate", loaded, decode_times=False, decode_timedelta=False).load()
 
 
 def _loaded(coordinate: xr.Variable, path: str) -> xr.Variable:
@@ -312,8 +318,10 @@ def _coordinates(raw: xr.Dataset, cube: Cube) -> dict[str, xr.Variable]:
         coordinate = coordinate_of(raw, dim, role)
         if coordinate is None:
             continue
-        loaded = _loaded(coordinate, cube.path)
-        coords[dim] = decode_times(loaded, cube.path).decoded if role == "time" else loaded
+        if role == "time":
+            coords[dim] = decode_times(_loaded(coordinate, cube.path), cube.path).decoded
+        else:
+            coords[dim] = _unpacked(coordinate, cube.path)
         # Codecs of Zarr v2 or NetCDF can't be written to Zarr v3.
         kept = {key: value for key, value in coords[dim].encoding.items() if key in _CF_ENCODING}
         coords[dim] = coords[dim].copy(deep=False)

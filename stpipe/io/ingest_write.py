@@ -14,10 +14,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stpipe.errors import OutputError
+from stpipe.errors import OutputError, RunError, StpipeError
 from stpipe.io.georeference import grid_mapping_attrs
 from stpipe.io.ingest import IngestPlan, Progress, VariablePlan
 from stpipe.io.rasters import Grid, Layer, LayerReader, crs_name
+from stpipe.io.stored import one_line
 
 SOURCE = "stpipe ingest"
 """Attribute `source` of a cube made here, by which --overwrite knows what it may delete."""
@@ -59,14 +60,16 @@ def write_cube(plan: IngestPlan, output: Path, *, overwrite: bool = False, progr
     """
     check_output(output, overwrite=overwrite)
     partial = output.with_name(f".{output.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)  # what a killed run left
     try:
+        if partial.exists():
+            shutil.rmtree(partial)  # what a killed run left
         _create(plan, partial)
         _fill(plan, partial, progress)
         _put_in_place(partial, output)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and not isinstance(error, StpipeError):
+            raise RunError(f"{output} can't be written, and nothing of it was kept: {one_line(error)}") from error
         raise
 
 

@@ -89,7 +89,9 @@ def kind_of(path: str) -> Kind:
             return "zarr"
         if any(p.suffix.lower() in {".tif", ".tiff", ".jp2"} for p in place.iterdir()):
             raise CubeError(f"{path} is a folder of images, not a Zarr group; make a cube of them with: stpipe ingest")
-        raise CubeError(f"{path} is not a Zarr group: it has no zarr.json, .zgroup or .zmetadata")
+        inside = ", ".join(sorted(p.name for p in place.glob("*.zarr"))[:4])
+        hint = f"; inside it: {inside}" if inside else ""
+        raise CubeError(f"{path} is not a Zarr group: it has no zarr.json, .zgroup or .zmetadata{hint}")
     with place.open("rb") as file:
         magic = file.read(4)
     if magic in _NETCDF_MAGIC:

@@ -327,6 +327,33 @@ def test_uneven_coordinates_have_no_transform(tmp_path: Path, bad: float) -> Non
     assert cube.extent == EXTENT
 
 
+def test_packed_coordinates_are_unpacked(tmp_path: Path) -> None:
+    dataset = make(("time", "lat", "lon"))
+    dataset = dataset.assign_coords(lat=45 - 0.25 * np.arange(7), lon=("lon", 5 + 0.25 * np.arange(6)))
+    for name in ("lat", "lon"):
+        dataset[name].encoding = {"dtype": "int16", "scale_factor": 0.25, "add_offset": 20.0, "_FillValue": -999}
+    dataset.to_netcdf(tmp_path / "c.nc")
+    cube = open_source(tmp_path / "c.nc")
+    assert cube.transform == (0.25, 0.0, 4.875, 0.0, -0.25, 45.125)
+    np.testing.assert_array_equal(open_cube(tmp_path / "c.nc")["lon"].values, dataset["lon"].values)
+
+
+@pytest.mark.parametrize("file", ["dineof_alboran_sst/alboranSST_small.nc", "cftime", "text"])
+def test_a_template_can_be_written(request: pytest.FixtureRequest, tmp_path: Path, file: str) -> None:
+    if file.endswith(".nc"):
+        path = request.getfixturevalue("data_folder") / file
+    else:
+        cftime = pytest.importorskip("cftime")
+        noleap = [cftime.datetime(2020, 1, day, calendar="noleap") for day in (1, 2)]
+        times = noleap if file == "cftime" else ["2020-01-01", "2020-01-02"]
+        path = tmp_path / "c.nc"
+        xr.Dataset({"v": (("t", "y", "x"), np.zeros((2, 2, 2)))}, {"t": times, "y": [1.0, 2.0]}).to_netcdf(path)
+    cube = open_source(path)
+    cube.template().to_zarr(tmp_path / "t.zarr", zarr_format=3, consolidated=False)
+    with xr.open_dataset(tmp_path / "t.zarr", engine="zarr", consolidated=False, decode_coords="all") as again:
+        xr.testing.assert_identical(again.load().drop_attrs(), cube.template().drop_attrs())
+
+
 def test_geotransform_stands_in_for_absent_coordinates(tmp_path: Path) -> None:
     pytest.importorskip("rioxarray")
     from affine import Affine

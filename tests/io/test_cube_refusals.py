@@ -41,6 +41,7 @@ def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
     ("make", "message"),
     [
         (lambda p: p.mkdir(), "not a Zarr group: it has no zarr.json"),
+        (lambda p: (p / "filled.zarr").mkdir(parents=True), r"not a Zarr group: .*; inside it: filled\.zarr"),
         (lambda p: (p.mkdir(), (p / "a.tif").touch()), "folder of images.*stpipe ingest"),
         (lambda p: p.write_bytes(b"II*\x00rest"), "is a GeoTIFF.*stpipe ingest"),
         (lambda p: p.write_bytes(b""), "neither a Zarr group nor a NetCDF file"),
@@ -48,7 +49,16 @@ def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
         (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n cut short"), "can't be opened as netcdf"),
         (lambda p: (p.mkdir(), (p / "zarr.json").write_text("{")), "can't be opened as zarr"),
     ],
-    ids=["empty folder", "images", "GeoTIFF", "empty file", "text", "cut NetCDF", "broken zarr.json"],
+    ids=[
+        "empty folder",
+        "folder of a run",
+        "images",
+        "GeoTIFF",
+        "empty file",
+        "text",
+        "cut NetCDF",
+        "broken zarr.json",
+    ],
 )
 def test_other_things_are_not_cubes(tmp_path: Path, make: Callable[[Path], object], message: str) -> None:
     make(tmp_path / "thing")
@@ -56,6 +66,11 @@ def test_other_things_are_not_cubes(tmp_path: Path, make: Callable[[Path], objec
         open_source(tmp_path / "thing")
     assert "\n" not in str(refusal.value)
     assert "thing" in str(refusal.value)
+
+
+def test_an_empty_path_is_no_cube() -> None:
+    with pytest.raises(MissingFileError, match="its path is empty"):
+        open_source("")
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])

@@ -16,7 +16,7 @@ from rasterio.transform import from_origin
 from rasterio.vrt import WarpedVRT
 
 from stpipe.core.windows import Window
-from stpipe.errors import CubeError, MissingFileError, OptionError, OutputError, ReadError
+from stpipe.errors import CubeError, MissingFileError, OptionError, OutputError, ReadError, RunError
 from stpipe.io import ingest_write
 from stpipe.io.cube import open_source
 from stpipe.io.filenames import read_names
@@ -411,6 +411,20 @@ def test_a_file_that_breaks_off_is_named_and_leaves_nothing(tmp_path: Path) -> N
     path.write_bytes(whole[:300] + b"\0" * (len(whole) - 300))
     with pytest.raises((ReadError, CubeError), match=r"20200102_red\.tif can't be"):
         write_cube(plan, tmp_path / "c.zarr")
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_disk_that_is_full_is_a_failure_that_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raster(tmp_path / "in" / "20200101_red.tif")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ingest_write, "_put_in_place", full)
+    with pytest.raises(
+        RunError, match=r"c\.zarr can't be written, and nothing of it was kept: OSError: .*No space left"
+    ):
+        write_cube(plan_ingest([str(tmp_path / "in")]), tmp_path / "c.zarr")
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
 
 
