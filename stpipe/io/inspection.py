@@ -229,7 +229,7 @@ def _hints(cube: Cube, report: dict[str, Any], gaps: dict[str, GapCount]) -> Ite
         yield f"{dates['longest_step_days']:g} days without a frame after {dates['longest_step_after']}"
     yield from _chunk_hints(cube)
     for info in cube.variables:
-        if gap_value(info) is None:
+        if gap_value(info) is None and "flag_values" not in info.attrs:
             yield f"{info.name}: {info.dtype} without nodata can't say gap; name what to trust, or set _FillValue"
     for name, counted in gaps.items():
         if len(counted.empty_frames) == len(cube.times):
