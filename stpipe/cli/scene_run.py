@@ -29,6 +29,7 @@ from stpipe.execution.run import RunOutcome, run_blocks
 from stpipe.execution.stages import ContextPlugin, Progress, run_stage
 from stpipe.io.cube import Cube, open_source
 from stpipe.io.filled import ZarrFilledStore, create_filled
+from stpipe.io.frames import RasterGrid, infos_of
 from stpipe.io.mosaic import Layout, mosaic_variables, plan_mosaic
 from stpipe.io.mosaic_stage import MosaicContext, mosaic_task, written_files
 from stpipe.io.run_folder import RunFolder, State, check_disk, check_writable, tree_digest
@@ -205,8 +206,7 @@ def prepare(options: FillOptions) -> Prepared:
 
 def _without_companions(options: FillOptions, cube: Cube) -> Cube:
     """Leave out VAR_source and VAR_ci90 of a cube that was filled before."""
-    names = mosaic_variables(cube.names)
-    names = tuple(n for n in names if not (n.endswith("_source") and n.removesuffix("_source") in cube.names))
+    names = mosaic_variables(infos_of(cube))
     if names == cube.names:
         return cube
     return open_source(
@@ -430,11 +430,8 @@ def _mosaic(
             f"{len(result.failures)} of {len(tasks)} mosaic tasks failed: {result.failures[0].message}; mend that and "
             "run the same command again to go on from here"
         )
-    notes = []
-    if filled.crs_wkt is None:
-        notes.append("the cube names no CRS, so the GeoTIFFs have none; set one with rioxarray's rio.write_crs")
-    if filled.transform is None:
-        notes.append("the cube's coordinates are missing or uneven, so the GeoTIFFs have no place on the map")
+    note = RasterGrid.of(filled).note
+    notes = [] if note is None else [note]
     return written_files(book, range(len(tasks))), result.peak_bytes, notes
 
 
