@@ -12,6 +12,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from stpipe import accessor_hook
+
 if TYPE_CHECKING:
     from stpipe.io.api import fill
     from stpipe.io.cube import open_cube
@@ -32,6 +34,9 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value  # the next use doesn't come here
     return value
+
+
+accessor_hook.register()
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""`cube.stpipe`: the Python interface as an accessor of xarray objects; `import stpipe.io.accessor` brings it."""
+"""``cube.stpipe``: the Python interface as an accessor of xarray objects; ``import stpipe`` brings it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,28 @@ from typing import Any
 
 import xarray as xr
 
-from stpipe.io.api import fill
 
+class CubeAccessor:
+    """What stpipe can do with a cube.
 
-class _Accessor:
-    """What stpipe can do with a cube."""
+    Examples
+    --------
+    >>> import numpy as np
+    >>> when = np.array(["2024-05-01"], dtype="M8[ns]")
+    >>> cube = xr.DataArray(np.array([[[1.0, np.nan]]]), dims=("time", "y", "x"), coords={"time": when}, name="ndvi")
+    >>> cube.stpipe.fill(method="pyramid").ndvi.values
+    array([[[1., 1.]]])
+    """
 
     def __init__(self, obj: Any) -> None:
         self._obj = obj
 
     def fill(self, **options: Any) -> xr.Dataset:
         """Fill the gaps; takes the options of `stpipe.fill`."""
+        from stpipe.io.api import fill  # it brings Dask's scheduler, and any xarray user may have imported us
+
         return fill(self._obj, **options)
 
 
-xr.register_dataset_accessor("stpipe")(type("DatasetAccessor", (_Accessor,), {"__doc__": _Accessor.__doc__}))
-xr.register_dataarray_accessor("stpipe")(type("DataArrayAccessor", (_Accessor,), {"__doc__": _Accessor.__doc__}))
+xr.register_dataset_accessor("stpipe")(CubeAccessor)
+xr.register_dataarray_accessor("stpipe")(CubeAccessor)
