@@ -12,8 +12,6 @@ JOBS ?= 2
 # What pytest should take besides, such as ARGS="tests/core -k blocks".
 ARGS ?=
 
-export TF_CPP_MIN_LOG_LEVEL ?= 3
-
 .PHONY: help demo test lint format wheel clean
 .DELETE_ON_ERROR:
 

@@ -79,9 +79,7 @@ def draw_panels(columns: list[Column], path: Path, *, method: str, title: str) -
     width = _colormap("magma_r", steps=24)
     height, across = columns[0].truth.shape
     side = 2.9
-    figure = Figure(
-        figsize=(side * len(columns) + 1.3, 5 * side * height / across + 1.3), dpi=84, layout="constrained"
-    )
+    figure = Figure(figsize=(side * len(columns) + 1.3, 5 * side * height / across + 1.3), dpi=84, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=13)
     axes = figure.subplots(5, len(columns), squeeze=False)
