@@ -211,16 +211,25 @@ def box(values: Sums, *, grown: bool = False) -> Sums:
 
 
 def upsample(estimate: Sums) -> Sums:
-    """Bilinear interpolation to cells of half the side, normalised where some neighbours have no estimate."""
+    """Interpolate to cells of half the side, normalised where some neighbours have no estimate.
+
+    Each new cell takes 10/16 of its own, 5/16 of the nearer and 1/16 of the farther neighbour. Bilinear weights, 3/4
+    and 1/4, kink in the middle of cells and leave the largest steps where cells meet: 8 % larger ones across multiples
+    of 8 pixels, where blocks meet too.
+    """
     result = estimate * estimate[COUNT]
     for axis in (-2, -1):
         values = np.swapaxes(result, axis, -1)
         fine = np.empty((*values.shape[:-1], 2 * values.shape[-1]), dtype=values.dtype)
-        near = 0.75 * values
-        fine[..., 0::2] = near
-        fine[..., 1::2] = near
-        fine[..., 2::2] += 0.25 * values[..., :-1]
-        fine[..., 1:-1:2] += 0.25 * values[..., 1:]
+        own = 0.625 * values
+        near, far = 0.3125 * values, 0.0625 * values
+        left, right = fine[..., 0::2], fine[..., 1::2]
+        left[...] = own
+        right[...] = own
+        left[..., 1:] += near[..., :-1]
+        left[..., :-1] += far[..., 1:]
+        right[..., :-1] += near[..., 1:]
+        right[..., 1:] += far[..., :-1]
         result = np.swapaxes(fine, axis, -1)
     return result
 
@@ -256,7 +265,7 @@ def _cells_of(window: Window, level: int) -> Window:
 
 
 def _parents(cells: Window) -> Window:
-    """Cells of the next coarser level that the bilinear step from it to these needs."""
+    """Cells of the next coarser level that the step from it to these needs."""
     (t0, y0, x0), (t1, y1, x1) = cells.start, cells.stop
     return Window((t0, y0 // 2 - 1, x0 // 2 - 1), (t1, -(-y1 // 2) + 1, -(-x1 // 2) + 1))
 

@@ -114,3 +114,18 @@ def test_nothing_comes_from_nothing() -> None:
     prediction = PyramidFiller().fill(block_input(empty, empty > 0, np.arange(3.0), padded(empty, (1, 8, 8))))
     assert np.isnan(prediction.values).all()
     assert np.isnan(prediction.half_width).all()
+
+
+def test_steps_are_no_larger_where_cells_meet() -> None:
+    """Blocks meet at multiples of 8 pixels, and so do cells: what shows at cells looks like a seam."""
+    rng = np.random.default_rng(4)
+    truth = rng.normal(size=(4, 256, 256)).cumsum(axis=1).cumsum(axis=2).astype(np.float32)
+    truth /= truth.std()
+    valid = np.kron(rng.random((4, 32, 32)) < 0.5, np.ones((8, 8), dtype=bool))
+    filled = PyramidFiller().fill(block_input(truth, valid, np.arange(4.0))).values
+    both = ~valid[:, :, 1:] & ~valid[:, :, :-1]
+    jumps = np.abs(np.diff(filled, axis=2))
+    meets = np.zeros(255, dtype=bool)
+    meets[15::16] = True
+    across, elsewhere = jumps[both & meets].mean(), jumps[both & ~meets].mean()
+    assert 0.9 < across / elsewhere < 1.1
