@@ -7,7 +7,6 @@ in its reach the network has nothing to add, and the guides' answer is marked as
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -24,6 +23,7 @@ from stpipe.core.ports import JSON, BlockInput, Filler, Prediction
 from stpipe.core.windows import Triple, round_up, triple
 from stpipe.errors import ModelFileError, RunError, ShapeError
 from stpipe.methods.pyramid import PyramidFiller
+from stpipe.model import backend
 from stpipe.model.features import F32, INPUTS, median_step, neighbours, network_input
 from stpipe.model.spec import UNetSpec
 from stpipe.model.weights import DEFAULT, ModelInfo, load_model, read_info
@@ -112,7 +112,7 @@ class PConvFiller:
 
     def prepare(self) -> None:
         """Load TensorFlow and the weights, and claim the network's memory before the first block does."""
-        _limit_threads()
+        backend.start(one_thread=True)
         side = 256
         _runner(self.model, self.digest)(np.ones((MOST_SAMPLES // side**2, side, side, INPUTS), dtype=np.float32))
 
@@ -236,19 +236,3 @@ def _runner(model: str, digest: str | None) -> Runner:
         return out
 
     return run
-
-
-def _limit_threads() -> None:
-    """One thread a process: the workers share the cores, and sums have one order."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its start is no news
-    import keras
-
-    if keras.backend.backend() != "tensorflow":
-        return
-    import tensorflow as tf
-
-    try:
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-    except RuntimeError:
-        return  # TensorFlow has run in this process already and keeps the threads it has

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import tempfile
 import warnings
 import zipfile
@@ -23,6 +22,7 @@ from typing import Any, Literal
 
 from stpipe.core.ports import JSON
 from stpipe.errors import MissingFileError, ModelFileError, ShapeError
+from stpipe.model import backend
 from stpipe.model.legacy import LegacySpec, description_of, load_legacy, read_legacy_spec
 from stpipe.model.spec import UNetSpec
 
@@ -105,7 +105,7 @@ def read_info(name: str | Path) -> ModelInfo:
 def load_model(name: str | Path) -> Model:
     """Return a model with its weights; `ModelFileError` says what is wrong with a file that is none."""
     info = read_info(name)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start is no news
+    backend.start()
     if isinstance(info.spec, LegacySpec):
         network, _ = load_legacy(info.path)
         return Model(info=info, network=network)
