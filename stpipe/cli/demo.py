@@ -155,8 +155,11 @@ def _claim(output: Path) -> None:
         shutil.rmtree(output / "filled", ignore_errors=True)
     elif output.is_dir() and any(output.iterdir()):
         raise OutputError(f"{output} holds files that are not the demo's; name a new or empty folder with -o")
-    output.mkdir(parents=True, exist_ok=True)
-    (output / MARK).write_text("{}\n", encoding="utf-8")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / MARK).write_text("{}\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"can't write into {output} ({error.strerror}); name another folder with -o") from error
 
 
 def _say(message: str) -> None:

@@ -147,6 +147,13 @@ def run(arguments: Sequence[str]) -> int:
             traceback.print_exc()
         _complain(str(error))
         return error.exit_code
+    except OSError as error:
+        # A full disk or a folder without permission is nobody's bug.
+        if debug:
+            traceback.print_exc()
+        where = f": {error.filename}" if error.filename else ""
+        _complain(f"{error.strerror or error}{where}")
+        return EXIT_FAILED
     except Exception as error:  # noqa: BLE001 - whatever it is, the user gets one line and not a page
         if debug:
             traceback.print_exc()

@@ -120,6 +120,8 @@ def test_a_folder_with_other_files_is_left_alone(
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     assert run(["demo", "-o", str(tmp_path / "mine" / "thesis.txt")]) == 2
     assert "is a file; name a folder" in capsys.readouterr().err
+    assert run(["demo", "-o", str(tmp_path / "mine" / "thesis.txt" / "deeper")]) == 2
+    assert "(Not a directory); name another folder with -o" in capsys.readouterr().err
 
 
 def test_the_chosen_frames_show_each_kind_of_gap_once() -> None:

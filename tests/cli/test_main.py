@@ -49,6 +49,7 @@ def raiser(error: BaseException) -> object:
         pytest.param(MissingFileError("a.zarr does not exist"), 2, "a.zarr does not exist", id="missing file"),
         pytest.param(RunError("block 3 failed"), 1, "block 3 failed", id="failed while running"),
         pytest.param(RunError("two\n lines"), 1, "two lines", id="a message of two lines becomes one"),
+        pytest.param(OSError(28, "No space left", "a.tif"), 1, "No space left: a.tif", id="a full disk"),
         pytest.param(KeyError("x"), 1, "internal error KeyError: 'x'; run again with --debug", id="a bug"),
         pytest.param(ValueError(), 1, "internal error ValueError: no message; run again with --debug", id="a mute bug"),
         pytest.param(KeyboardInterrupt(), 130, "interrupted", id="interrupted"),
