@@ -124,43 +124,43 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except click.exceptions.Exit as leave:
         return leave.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return EXIT_REFUSED
-    except click.exceptions.Abort:
-        return _interrupted()
     except click.ClickException as error:
-        at = getattr(error, "ctx", None)
-        asked = f"; see '{at.command_path} --help'" if at is not None else ""
-        _complain(error.format_message().rstrip(".") + asked)
-        return EXIT_REFUSED
-    except KeyboardInterrupt:
+        return _refuse(error)
+    except (KeyboardInterrupt, click.exceptions.Abort):
         return _interrupted()
-    except BrokenPipeError:
-        # The reader went away, as in `stpipe info | head -1`; Python would complain once more when it flushes at exit.
-        if debug:
-            traceback.print_exc()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_PIPE
-    except StpipeError as error:
-        if debug:
-            traceback.print_exc()
-        _complain(str(error))
-        return error.exit_code
-    except OSError as error:
-        # A full disk or a folder without permission is nobody's bug.
-        if debug:
-            traceback.print_exc()
-        where = f": {error.filename}" if error.filename else ""
-        _complain(f"{error.strerror or error}{where}")
-        return EXIT_FAILED
     except Exception as error:  # noqa: BLE001 - whatever it is, the user gets one line and not a page
         if debug:
             traceback.print_exc()
-        hint = "" if debug else "; run again with --debug"
-        _complain(f"internal error {type(error).__name__}: {str(error) or 'no message'}{hint}")
-        return EXIT_FAILED
+        return _explain(error, debug=debug)
     return 0
+
+
+def _refuse(error: click.ClickException) -> int:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return EXIT_REFUSED
+    at = getattr(error, "ctx", None)
+    asked = f"; see '{at.command_path} --help'" if at is not None else ""
+    _complain(error.format_message().rstrip(".") + asked)
+    return EXIT_REFUSED
+
+
+def _explain(error: Exception, *, debug: bool) -> int:
+    if isinstance(error, StpipeError):
+        _complain(str(error))
+        return error.exit_code
+    if isinstance(error, BrokenPipeError):
+        # The reader went away, as in `stpipe info | head -1`; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
+    if isinstance(error, OSError):
+        # A full disk or a folder without permission is nobody's bug.
+        where = f": {error.filename}" if error.filename else ""
+        _complain(f"{error.strerror or error}{where}")
+        return EXIT_FAILED
+    hint = "" if debug else "; run again with --debug"
+    _complain(f"internal error {type(error).__name__}: {str(error) or 'no message'}{hint}")
+    return EXIT_FAILED
 
 
 def _interrupted() -> int:
