@@ -373,7 +373,7 @@ def main() -> None:
         "seed": args.seed,
         "steps": args.steps,
         "learning_rate": args.learning_rate,
-        "started_from": None if args.start is None else args.start.parent.name,
+        "started_from": None if args.start is None else str(args.start.name),
     }
     save_model(args.out / "default.keras", model, spec, calibration=factor, provenance=provenance)
 

@@ -141,9 +141,13 @@ def save_model(
         "calibration": calibration,
         "provenance": dict(provenance),
     }
+    from stpipe.model.unet import build_unet
+
+    bare = build_unet(spec)  # without the optimizer's state, which is twice the weights
+    bare.set_weights(network.get_weights())
     draft = path.with_name(f".{path.stem}.draft.keras")
     try:
-        network.save(draft)
+        bare.save(draft)
         with zipfile.ZipFile(draft, "a") as archive:
             archive.writestr(_MEMBER, json.dumps(fields, indent=1, sort_keys=True))
         draft.replace(path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +212,37 @@ def test_the_packaged_weights_beat_both_guides_on_moving_weather_over_fields() -
     own = mean_error(pconv_filler().fill(block), truth, hidden)
     for guide in (PyramidFiller(), LinearFiller()):
         assert own < 0.9 * mean_error(guide.fill(block), truth, hidden)
+
+
+MEASURE = """
+import sys
+import numpy as np
+from stpipe.core.ports import BlockInput
+from stpipe.core.survey import ArrayOverviews
+from stpipe.core.windows import Window
+from stpipe.methods.pconv import pconv_filler
+
+shape = tuple(map(int, sys.argv[1:]))
+filler = pconv_filler()
+filler.prepare()
+rng = np.random.default_rng(0)
+values = rng.standard_normal(shape, dtype=np.float32)
+valid = rng.random(shape, dtype=np.float32) < 0.5
+days = np.arange(float(shape[0]))
+frame = ArrayOverviews.of(values[:1].astype(float), valid[:1])
+overviews = ArrayOverviews({level: array.repeat(shape[0], axis=1) for level, array in frame.arrays.items()})
+window = Window.of(shape)
+block = BlockInput(values=values, valid=valid, days=days, window=window, overviews=overviews, all_days=days)
+filler.fill(block)
+peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(1024 * peak / (filler.process_bytes + filler.sample_bytes * values.size))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+@pytest.mark.parametrize("shape", [(8, 256, 256), (64, 256, 256), (16, 704, 704)], ids=["0.5 M", "4 M", "8 M"])
+def test_a_fill_takes_the_memory_that_is_planned(shape: tuple[int, int, int]) -> None:
+    words = [sys.executable, "-c", MEASURE, *map(str, shape)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert 0.85 < float(done.stdout) < 1.1
