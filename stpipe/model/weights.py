@@ -14,6 +14,7 @@ import math
 import tempfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -165,8 +166,11 @@ def _member(path: Path, name: str) -> bytes:
                     f"{path} is {_guess(archive)}, not a model that stpipe wrote: it has no {_MEMBER}; "
                     f"train one, or use {DEFAULT!r}"
                 )
+            spoilt = archive.testzip()
+            if spoilt is not None:
+                raise ModelFileError(f"{path} is damaged: {spoilt} in it fails its checksum; get it again")
             return archive.read(name)
-    except (zipfile.BadZipFile, KeyError, EOFError, OSError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError, NotImplementedError) as error:
         raise ModelFileError(
             f"{path} is damaged, or no model file: {error}; get it again, or use {DEFAULT!r}"
         ) from error

@@ -89,16 +89,18 @@ def drop_member(path: Path, name: str) -> None:
 
 
 def flip_bytes(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        member = archive.getinfo("model.weights.h5")
     content = bytearray(path.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 64] = bytes(64)
+    middle = member.header_offset + member.compress_size // 2
+    content[middle : middle + 64] = bytes(255 - byte for byte in content[middle : middle + 64])
     path.write_bytes(bytes(content))
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut short": (lambda p: p.write_bytes(p.read_bytes()[:2000]), "damaged, or no model file"),
     "empty": (lambda p: p.write_bytes(b""), "damaged, or no model file"),
-    "flipped bytes": (flip_bytes, "damaged|fit its own spec"),
+    "flipped bytes": (flip_bytes, "damaged: model.weights.h5 in it fails its checksum"),
     "another Keras model": (lambda p: drop_member(p, "stpipe.json"), "another Keras model, not a model that stpipe wr"),
     "without weights": (lambda p: drop_member(p, "model.weights.h5"), "damaged, or no model file"),
     "of a later format": (lambda p: rewrite(p, lambda f: f.update(format_version=9)), "has format 9 of kind 'unet'"),
