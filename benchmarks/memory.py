@@ -100,7 +100,9 @@ def main() -> None:
         mib = {key: round(value / 2**20) for key, value in figures.items() if key[0] in "mp"}
         seconds = {key.removeprefix("s_"): round(value, 1) for key, value in figures.items() if key[0] in "sw"}
         ratio = figures["measured"] / figures["planned"]
-        print(f"{options.method} {side}x{side}x{options.frames}: measured / planned = {ratio:.3f}; MiB {mib}; s {seconds}")
+        print(
+            f"{options.method} {side}x{side}x{options.frames}: measured / planned = {ratio:.3f}; MiB {mib}; s {seconds}"
+        )
     if len(peaks) > 1:
         print(f"largest / smallest scene: {peaks[-1] / peaks[0]:.3f}")
     if options.folder is None:

@@ -76,7 +76,9 @@ def main() -> None:
     gap = np.isnan(cube.values)
     spread = float(np.nanstd(cube.values))
     marks = borders(options.side, options.block, options.overlap)
-    print(f"scene {options.frames}x{options.side}x{options.side}, {100 * gap.mean():.0f} % gap, blocks of {options.block}")
+    print(
+        f"scene {options.frames}x{options.side}x{options.side}, {100 * gap.mean():.0f} % gap, blocks of {options.block}"
+    )
     for method in options.method:
         began = time.perf_counter()
         small = stpipe.fill(
@@ -94,9 +96,9 @@ def main() -> None:
         inner = marks[box[0].start : box[0].stop - 1]
         steps = np.abs(np.diff(cloud, axis=1))
         print(
-            f"{method}: border / elsewhere {jump_ratio(filled, gap, marks):.4f}; blocked - whole {difference:.2e} of the "
-            f"spread; wide cloud: deviation {cloud.std() / spread:.2f} of the spread, steps at borders / elsewhere "
-            f"{steps[:, inner].mean() / steps[:, ~inner].mean():.3f}, equal neighbours {(steps == 0).mean():.4f}; "
+            f"{method}: border / elsewhere {jump_ratio(filled, gap, marks):.4f}; blocked - whole {difference:.2e} of "
+            f"the spread; wide cloud: deviation {cloud.std() / spread:.2f} of the spread, steps at borders / elsewhere "
+            f"{steps[:, inner].mean() / steps[:, ~inner].mean():.3f}, equal ones {(steps == 0).mean():.4f}; "
             f"{middle - began:.0f} s in blocks, {ended - middle:.0f} s whole"
         )
 

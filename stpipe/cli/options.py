@@ -15,8 +15,9 @@ from stpipe.errors import OptionError
 if TYPE_CHECKING:
     from stpipe.cli.scene_run import FillOptions
 
-UNITS = {"": 1, "B": 1, "K": 10**3, "KB": 10**3, "M": 10**6, "MB": 10**6, "G": 10**9, "GB": 10**9, "T": 10**12, "TB": 10**12}
-UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+UNITS = {"": 1, "B": 1}
+for power, letter in enumerate("KMGT", start=1):
+    UNITS |= {letter: 1000**power, f"{letter}B": 1000**power, f"{letter}IB": 1024**power}
 
 
 def parse_triple(option: str, text: str | None) -> Triple | None:
@@ -83,8 +84,12 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for decorate in reversed(
         [
             click.argument("cube", type=click.Path(path_type=Path)),
-            click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the products [CUBE.filled]."),
-            click.option("--var", "variables", multiple=True, metavar="V", help="Variable to fill [all]; may be repeated."),
+            click.option(
+                "-o", "--output", type=click.Path(path_type=Path), help="Folder for the products [CUBE.filled]."
+            ),
+            click.option(
+                "--var", "variables", multiple=True, metavar="V", help="Variable to fill [all]; may be repeated."
+            ),
             click.option("--method", default="pconv", show_default=True, help="pconv, pyramid or linear."),
             click.option("--model", metavar="NAME|PATH", help="Weights for pconv [the packaged ones]."),
             click.option("--domain", metavar="V", help="Static variable that is non-zero where values can exist."),

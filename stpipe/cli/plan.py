@@ -70,13 +70,17 @@ def show(plan: dict[str, Any]) -> None:
     blocks = f"{plan['blocks']}"
     if "blocks_with_gaps" in plan:
         blocks += f", {plan['blocks_with_gaps']} with gaps ({100 * plan['gap_share']:.1f} % of the samples are gap)"
+    block = f"writes {lengths(plan['block'])}, overlaps {lengths(plan['overlap'])}, "
+    block += f"reads {lengths(plan['read_window'])} (halo {lengths(plan['halo'])})"
     rows = [
         ("cube", f"{plan['cube']}: {', '.join(plan['variables'])}, {lengths(plan['extent'])} (time, y, x)"),
         ("method", plan["method"]),
         ("blocks", blocks),
-        ("block", f"writes {lengths(plan['block'])}, overlaps {lengths(plan['overlap'])}, reads "
-                  f"{lengths(plan['read_window'])} (halo {lengths(plan['halo'])})"),
-        ("workers", f"{plan['workers']}, at most {gib(plan['peak_worker_bytes'])} each of {gib(plan['memory_limit_bytes'])}"),
+        ("block", block),
+        (
+            "workers",
+            f"{plan['workers']}, at most {gib(plan['peak_worker_bytes'])} each of {gib(plan['memory_limit_bytes'])}",
+        ),
         ("disk", f"up to {gib(plan['scratch_bytes'])} of scratch and {gib(plan['output_bytes'])} of products"),
         ("cost", f"about {plan['core_seconds']:.0f} core-seconds to fill"),
         ("output", f"{plan['output']} ({plan['state']})"),

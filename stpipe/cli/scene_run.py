@@ -10,7 +10,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -21,8 +21,8 @@ from stpipe.core.plan import MIB, Plan, make_plan
 from stpipe.core.ports import JSON, Filler
 from stpipe.core.samples import check_fillable
 from stpipe.core.windows import Triple
-from stpipe.errors import OptionError, RunError
-from stpipe.execution.cluster import check_workers, connect, cores, default_memory_limit
+from stpipe.errors import OptionError, PlanError, RunError
+from stpipe.execution.cluster import check_workers, connect, cores, share_of_memory
 from stpipe.execution.context import RunContext
 from stpipe.execution.records import RecordBook
 from stpipe.execution.run import RunOutcome, run_blocks
@@ -179,16 +179,7 @@ def prepare(options: FillOptions) -> Prepared:
     for info in cube.variables:
         check_fillable(info)
     filler = make_filler(options.method, model=options.model)
-    limit = default_memory_limit(workers) if options.memory_limit is None else options.memory_limit
-    plan = make_plan(
-        extent=cube.extent,
-        variables=cube.variables,
-        filler=filler,
-        identity=_identity(options, cube),
-        memory_limit=limit,
-        block=options.block,
-        overlap=options.overlap,
-    )
+    plan, workers, limit = _fitting_plan(options, cube, filler, workers)
     output = options.output or default_output(options.cube)
     source = Path(cube.path).resolve()
     if output.resolve() == source or source in output.resolve().parents:
@@ -204,14 +195,41 @@ def prepare(options: FillOptions) -> Prepared:
     )
 
 
+def _fitting_plan(options: FillOptions, cube: Cube, filler: Filler, workers: int) -> tuple[Plan, int, int]:
+    """Plan for an equal share of the memory for each core; where that is too little, for fewer workers."""
+
+    def plan_for(limit: int) -> Plan:
+        return make_plan(
+            extent=cube.extent,
+            variables=cube.variables,
+            filler=filler,
+            identity=_identity(options, cube),
+            memory_limit=limit,
+            block=options.block,
+            overlap=options.overlap,
+        )
+
+    if options.memory_limit is not None:
+        return plan_for(options.memory_limit), workers, options.memory_limit
+    limit = share_of_memory(max(workers, cores()))
+    try:
+        return plan_for(limit), workers, limit
+    except PlanError:
+        # Fewer workers have more each; how many are too few is for the user to say if they were asked for.
+        for fewer in range(workers, 0, -1):
+            limit = share_of_memory(fewer)
+            if options.workers in (None, fewer):
+                with suppress(PlanError):
+                    return plan_for(limit), fewer, limit
+        raise
+
+
 def _without_companions(options: FillOptions, cube: Cube) -> Cube:
     """Leave out VAR_source and VAR_ci90 of a cube that was filled before."""
     names = mosaic_variables(infos_of(cube))
     if names == cube.names:
         return cube
-    return open_source(
-        options.cube, variables=names, domain=options.domain, time=options.time, aoi=options.aoi
-    )
+    return open_source(options.cube, variables=names, domain=options.domain, time=options.time, aoi=options.aoi)
 
 
 def _identity(options: FillOptions, cube: Cube) -> JSON:
@@ -253,7 +271,7 @@ def execute(
         If it stopped on the way; what is done is kept.
     """
     state = begin(prepared)
-    folder, plan = prepared.folder, prepared.plan
+    folder = prepared.folder
     if state is State.FINISHED:
         import json
 
@@ -266,7 +284,7 @@ def execute(
         with folder.locked():
             if state is State.NEW:
                 _make_stores(prepared)
-            report = _run(prepared, progress, on_stage or (lambda stage: None), notes)
+            report = _run(prepared, progress, on_stage or _ignore, notes)
             folder.finish(report, keep_work=prepared.options.keep_work)
     except OSError as error:
         if error.errno is None or isinstance(error, RunError):
@@ -276,6 +294,10 @@ def execute(
             "to go on from here"
         ) from error
     return RunResult(folder.path, report, notes=notes)
+
+
+def _ignore(_: str) -> None:
+    """Take no notice of a stage."""
 
 
 def _make_stores(prepared: Prepared) -> None:
@@ -292,12 +314,22 @@ def _make_stores(prepared: Prepared) -> None:
             shutil.rmtree(folder.path / name)
     forget_stores()
     names = [info.name for info in plan.variables]
-    context = run_context(prepared)
-    for store in (context.overviews, context.scratch):
-        store.create(names)  # type: ignore[attr-defined]
+    for store in (overview_store(prepared), block_store(prepared)):
+        store.create(names)
     attrs = {"title": "gaps filled by stpipe", "stpipe_method": prepared.filler.name, "stpipe_version": __version__}
     create_filled(folder.work / "filled.zarr", cube, plan.output_chunks, attrs)
     folder.begin(plan.run_id, plan.identity)
+
+
+def overview_store(prepared: Prepared) -> ZarrOverviewStore:
+    """Return where the survey's overviews lie."""
+    place = prepared.folder.work.absolute() / "overviews.zarr"
+    return ZarrOverviewStore(str(place), prepared.plan.extent, prepared.plan.survey_tile)
+
+
+def block_store(prepared: Prepared) -> ZarrBlockStore:
+    """Return where the filled blocks lie."""
+    return ZarrBlockStore(str(prepared.folder.work.absolute() / "blocks.zarr"), prepared.plan.blocks)
 
 
 def run_context(prepared: Prepared) -> RunContext:
@@ -308,8 +340,8 @@ def run_context(prepared: Prepared) -> RunContext:
         days=cube.days,
         reader=cube.reader(),
         filler=prepared.filler,
-        overviews=ZarrOverviewStore(str(work / "overviews.zarr"), plan.extent, plan.survey_tile),
-        scratch=ZarrBlockStore(str(work / "blocks.zarr"), plan.blocks),
+        overviews=overview_store(prepared),
+        scratch=block_store(prepared),
         product=ZarrFilledStore(str(work / "filled.zarr")),
         records=str(work / "records"),
         valid_range=prepared.options.valid_range,
@@ -320,10 +352,11 @@ def start_fill_worker(context: Any) -> None:
     """Ready a worker process for blocks: one decoding thread, the method loaded, nothing cached of older stores."""
     use_one_thread()
     forget_stores()
-    context.filler.prepare()
+    if context.scales:  # the survey is done; it had no use for the method
+        context.filler.prepare()
 
 
-def start_mosaic_worker(context: Any) -> None:
+def start_mosaic_worker(_: Any) -> None:
     """Ready a worker process for the mosaic."""
     use_one_thread()
     forget_stores()
@@ -331,9 +364,7 @@ def start_mosaic_worker(context: Any) -> None:
 
 def cluster(prepared: Prepared) -> AbstractContextManager[Any]:
     """Give the client that the run uses."""
-    return connect(
-        scheduler=prepared.options.scheduler, workers=prepared.workers, memory_limit=prepared.memory_limit
-    )
+    return connect(scheduler=prepared.options.scheduler, workers=prepared.workers, memory_limit=prepared.memory_limit)
 
 
 def _run(
@@ -409,9 +440,7 @@ def _load_outcome(folder: RunFolder, plan: Plan) -> dict[str, JSON]:
     return saved
 
 
-def _mosaic(
-    prepared: Prepared, client: Any, progress: Progress | None
-) -> tuple[list[dict[str, Any]], int, list[str]]:
+def _mosaic(prepared: Prepared, client: Any, progress: Progress | None) -> tuple[list[dict[str, Any]], int, list[str]]:
     """Write the GeoTIFFs of what was filled."""
     folder, plan = prepared.folder, prepared.plan
     filled = open_source(folder.product("filled.zarr"))
@@ -506,4 +535,3 @@ def describe_plan(prepared: Prepared) -> dict[str, JSON]:
         "output": str(prepared.folder.path),
         "identity": plan.identity,
     }
-

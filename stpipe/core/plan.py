@@ -29,13 +29,19 @@ PLAN_VERSION = 1
 """Raised whenever the same plan would give other bytes."""
 
 DEFAULT_BLOCK_BYTES = 1 * GIB
-"""What a fill may take above the idle process unless asked otherwise: small enough for laptops, and the same there as on a big node, so that the products' bytes are too."""
+"""What a fill may take above the idle process unless asked otherwise.
 
-USABLE_SHARE = 0.6
-"""Share of a worker's memory limit that a plan may use; at 0.7 Dask begins to spill, at 0.8 it pauses the worker."""
+Small enough for laptops, and the same there as on a big node, so that the products' bytes are too.
+"""
+
+USABLE_SHARE = 0.75
+"""Share of a worker's limit that a plan may use: its figure holds within 20 %, and at 0.95 Dask ends a worker."""
 
 SIZES = (512, 448, 384, 320, 256, 192, 128, 96, 64, 48, 32, 16, 8)
 """Side lengths of write windows to choose from, in pixels."""
+
+STRETCH = 1.15
+"""How much longer than asked for a block may get to save another one."""
 
 DEFAULT_OVERLAP = 8
 """Overlap in y and x: the halo already makes neighbours agree, blending only hides the last float."""
@@ -190,8 +196,9 @@ def make_plan(
     if block is None:
         grid = _best_grid(extent, filler, min(usable - fixed, DEFAULT_BLOCK_BYTES), overlap)
         if grid is None:
+            least = fixed + _fill_bytes(_grid(extent, filler, min(SIZES), overlap), filler, item)
             raise PlanError(
-                f"method {filler.name} needs {gib(fixed + _fill_bytes(_grid(extent, filler, 8, overlap), filler, item))} "
+                f"method {filler.name} needs {gib(least)} "
                 f"for its smallest block, but a worker of {gib(memory_limit)} can plan with {gib(usable)}; "
                 "give workers more with --memory-limit, or start fewer with --workers"
             )
@@ -215,13 +222,19 @@ def make_plan(
     survey_tile = _survey_tile(extent, variables)
     fill_bytes = _fill_bytes(grid, filler, item)
     payload = 4 * PAYLOAD_PARTS * math.prod(grid.size)
+    blend_fixed = 2 * payload  # one block as it is decoded, and the copy that is used
     blend_item = BLEND_SAMPLE_BYTES + 2 * item
-    blend_tile = _blend_tile(extent, grid, output_chunks, min(max(fill_bytes - payload, BLEND_BYTES), usable - fixed - payload) // blend_item)
+    blend_tile = _blend_tile(
+        extent,
+        grid,
+        output_chunks,
+        min(max(fill_bytes - payload, BLEND_BYTES), usable - fixed - blend_fixed) // blend_item,
+    )
     samples = math.prod(extent)
     memory = Memory(
         survey=fixed + int(math.prod(survey_tile) * (item + 1) + 40 * MIB),
         fill=fixed + fill_bytes,
-        blend=fixed + payload + math.prod(blend_tile) * blend_item,
+        blend=fixed + blend_fixed + math.prod(blend_tile) * blend_item,
     )
     if memory.peak > usable:
         worst = "blending" if memory.blend == memory.peak else "surveying"
@@ -254,7 +267,7 @@ def make_plan(
     )
 
 
-BLEND_SAMPLE_BYTES = 38
+BLEND_SAMPLE_BYTES = 36
 """Memory of the blend for each sample of its tile, besides the stored samples; measured."""
 
 
@@ -272,13 +285,15 @@ def _default_overlap() -> Triple:
 
 
 def _grid(extent: Triple, filler: Filler, side: int, overlap: Triple | None) -> BlockGrid:
-    """Blocks of about a side length, evened out so that the last one is not mostly overlap."""
+    """Return blocks of about a side length."""
     chosen = overlap or _default_overlap()
     size = [extent[0]]
     for n, o, step in zip(extent[1:], chosen[1:], filler.stride[1:], strict=True):
-        o = min(o, side - 1)
-        pieces = max(1, -(-(n - o) // max(1, side - o)))
-        even = round_up(-(-(n - o) // pieces) + o, step)
+        shared = min(o, side - 1)
+        pieces = -(-max(1, n - shared) // max(1, round(STRETCH * side) - shared))
+        # One or two are evened out. Of more, the last is pulled back: all scenes then have the same blocks, and
+        # workers the same memory.
+        even = round_up(-(-(n - shared) // pieces) + shared, step) if pieces <= 2 else side
         size.append(max(1, min(n, even)))
     fitting = triple(min(o, s - 1) for o, s in zip(chosen, size, strict=True))
     return BlockGrid(extent, BlockSpec(size=triple(size), overlap=fitting, halo=filler.halo, stride=filler.stride))
@@ -293,9 +308,7 @@ FILL_SAMPLE_BYTES = 5
 """Memory of a fill for each sample of its read window besides the filler's own: standardised value and valid."""
 
 
-def _best_grid(
-    extent: Triple, filler: Filler, budget: int, overlap: Triple | None
-) -> BlockGrid | None:
+def _best_grid(extent: Triple, filler: Filler, budget: int, overlap: Triple | None) -> BlockGrid | None:
     """Return the largest blocks whose fill fits the budget, or None."""
     for side in SIZES:
         grid = _grid(extent, filler, side, overlap)
@@ -306,7 +319,7 @@ def _best_grid(
 
 
 def _output_chunk(info: VariableInfo, extent: Triple) -> Triple:
-    """The input's chunks, cut where one would be too much for a single task."""
+    """Return the input's chunks, cut where one would be too much for a single task."""
     t, y, x = (min(c, n) for c, n in zip(info.chunks, extent, strict=True))
     while t * y * x > MOST_CHUNK_SAMPLES:
         if max(y, x) > 256:

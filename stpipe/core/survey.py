@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stpipe.core.windows import Triple, Window, round_up
+from stpipe.core.windows import Triple, Window, round_up, triple
 
 BASE_LEVEL = 3
 """Finest overview level: cells of 8 x 8 pixels, 1/64 of the cube."""
@@ -63,7 +63,10 @@ def pool(values: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
         padded = np.zeros((*lead, tall, wide), dtype=values.dtype)
         padded[..., :height, :width] = values
         values = padded
-    return values.reshape(*lead, tall // factor, factor, wide // factor, factor).sum(axis=(-3, -1))
+    pooled: NDArray[np.float64] = values.reshape(*lead, tall // factor, factor, wide // factor, factor).sum(
+        axis=(-3, -1)
+    )
+    return pooled
 
 
 def base_level(values: NDArray[np.float64], valid: NDArray[np.bool_]) -> Level:
@@ -130,7 +133,7 @@ class ArrayOverviews:
         """
         level = base_level(values, valid)
         arrays = {}
-        for k in levels_of(Window.of(values.shape).shape):  # type: ignore[arg-type]
+        for k in levels_of(triple(values.shape)):
             arrays[k] = standardise(level, location, spread)
             level = coarser(level)
         return cls(arrays)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -14,6 +15,7 @@ from distributed import Client, LocalCluster
 
 from stpipe.errors import OptionError, RunError
 from stpipe.resources import shipped
+
 
 def cores() -> int:
     """Return the number of cores that this process may use."""
@@ -25,19 +27,15 @@ def machine_memory() -> int:
     total = int(psutil.virtual_memory().total)
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
-            with open(limit) as file:
-                total = min(total, int(file.read()))
+            total = min(total, int(Path(limit).read_text()))
         except (OSError, ValueError):
             continue
     return total
 
 
-def default_memory_limit(workers: int) -> int:
-    """Return what a worker may take: an equal share for each core, however few workers are started.
-
-    So the plan, and with it the products' bytes, does not depend on the number of workers.
-    """
-    return int(0.9 * machine_memory()) // max(workers, cores())
+def share_of_memory(workers: int) -> int:
+    """Return what each of some workers may take of this machine's memory."""
+    return int(0.9 * machine_memory()) // workers
 
 
 def check_workers(workers: int) -> int:
@@ -63,7 +61,9 @@ def _dotted(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 @contextmanager
-def connect(*, scheduler: str | None, workers: int, memory_limit: int, dashboard: str = "127.0.0.1:0") -> Iterator[Client]:
+def connect(
+    *, scheduler: str | None, workers: int, memory_limit: int, dashboard: str = "127.0.0.1:0"
+) -> Iterator[Client]:
     """Give a client of the scheduler at an address, or of a new LocalCluster that ends with the block."""
     with dask.config.set(local_settings()):
         if scheduler is not None:

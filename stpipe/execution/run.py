@@ -71,7 +71,7 @@ def run_blocks(
         If tasks failed; all others of the stage have finished by then.
     """
     outcome = RunOutcome(context)
-    tell = on_stage or (lambda stage: None)
+    tell = on_stage or _ignore
 
     tell("survey")
     _share(client, context, start_worker)
@@ -91,6 +91,7 @@ def run_blocks(
     _refuse_failures(filled, "fill", "block", context)
 
     tell("blend")
+    _share(client, context, start_worker)
     numbers = list(range(len(context.plan.blend_tiles()) * len(context.plan.variables)))
     blended = run_stage(client, context.plan.run_id, "blend", blend_task, numbers, progress)
     outcome.stages["blend"] = blended
@@ -111,6 +112,10 @@ def run_blocks(
     _refuse_failures(blended, "blend", "tile", context)
     outcome.counts = source_counts(context.book("blend"))
     return outcome
+
+
+def _ignore(_: str) -> None:
+    """Take no notice of a stage."""
 
 
 def _share(client: Client, context: RunContext, start_worker: Callable[[Any], None]) -> None:

@@ -14,7 +14,8 @@ import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -71,11 +72,8 @@ class StageResult:
     """Process ids that worked."""
 
 
-class Progress(Protocol):
-    """Told about each finished task."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show it."""
+Progress = Callable[[str, int, int], None]
+"""Told the stage, the tasks that have ended and how many there are, after each one."""
 
 
 _contexts: dict[str, Any] = {}
@@ -91,17 +89,20 @@ class ContextPlugin(WorkerPlugin):
         self.context = context
         self.start = start
 
-    def setup(self, worker: Worker) -> None:
+    def setup(self, worker: Worker) -> None:  # noqa: ARG002 - the plugin's signature
         """Keep the context for the tasks of this process."""
         self.start(self.context)
+        forget_peak()
         _contexts[self.name] = self.context
 
-    def teardown(self, worker: Worker) -> None:
+    def teardown(self, worker: Worker) -> None:  # noqa: ARG002
         """Forget it."""
         _contexts.pop(self.name, None)
 
 
-ROW = np.dtype([("number", "i8"), ("state", "u1"), ("peak", "i8"), ("process", "i8"), ("block", "i8"), ("message", "O")])
+ROW = np.dtype(
+    [("number", "i8"), ("state", "u1"), ("peak", "i8"), ("process", "i8"), ("block", "i8"), ("message", "O")]
+)
 """What a task sends home."""
 
 DONE, HAD, FAILED, BAD_BLOCK, UNREADABLE = range(5)
@@ -119,7 +120,7 @@ def _row(numbers: NDArray[np.int64], *, task: Task, context: str) -> NDArray[np.
         state, message = UNREADABLE, str(error)
     except StpipeError as error:
         state, message = FAILED, str(error)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a method may raise anything; the driver names the block
         where = traceback.extract_tb(error.__traceback__)[-1]
         state = FAILED
         message = f"{type(error).__name__}: {error} (in {where.name}, line {where.lineno} of {where.filename})"
@@ -128,11 +129,19 @@ def _row(numbers: NDArray[np.int64], *, task: Task, context: str) -> NDArray[np.
     return row
 
 
+def forget_peak() -> None:
+    """Let the system count this process's peak memory anew, where it can, so that a stage's figure is its own."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
 def process_memory() -> tuple[int, int]:
     """Return this process's peak resident memory in bytes, and its id."""
     try:
-        with open("/proc/self/status") as status:
-            peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+        lines = Path("/proc/self/status").read_text().splitlines()
+        peak = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
     except (OSError, StopIteration):
         import resource
 

@@ -118,9 +118,7 @@ def fill_task(context: RunContext, number: int) -> str:
     return "done"
 
 
-def fill_block(
-    context: FillJob, info: VariableInfo, block: Block, overviews: Overviews
-) -> NDArray[np.float32]:
+def fill_block(context: FillJob, info: VariableInfo, block: Block, overviews: Overviews) -> NDArray[np.float32]:
     """Read one block with its halo, predict it, trim it to its write window.
 
     Returns
@@ -175,7 +173,7 @@ def _payload(
 
 
 def _days(days: NDArray[np.float64], window: Window) -> NDArray[np.float64]:
-    """Times of a window's frames; past the end of the cube they go on at the last step."""
+    """Return the times of a window's frames; past the end of the cube they go on at the last step."""
     start, stop = window.start[0], window.stop[0]
     past = stop - days.size
     if past <= 0:
@@ -237,6 +235,7 @@ def blend_tile(
         except ScratchError:
             raise BadBlockError(number) from None
         blend.add(grid, block, payload)
+        del payload  # before the next one is read
     return finish_tile(samples, blend, context.scales[info.name].location, context.scales[info.name].spread)
 
 

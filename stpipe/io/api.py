@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.base import tokenize
+from dask.base import is_dask_collection, tokenize
+from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from stpipe.core.blend import PAYLOAD_PARTS, Blend
@@ -25,7 +25,7 @@ from stpipe.core.samples import SOURCE_CODES, check_fillable
 from stpipe.core.survey import ArrayOverviews, Level, coarser, lattice_step, levels_of, location_and_spread, standardise
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import CubeError
-from stpipe.execution.cluster import default_memory_limit
+from stpipe.execution.cluster import cores, share_of_memory
 from stpipe.execution.context import FillJob, Scale
 from stpipe.execution.tasks import fill_block, finish_tile, has_gaps, survey_samples
 from stpipe.io.dimensions import coordinate_of, roles_of
@@ -112,7 +112,7 @@ def fill(
             variables=[info],
             filler=filler,
             identity={"xarray": name},
-            memory_limit=default_memory_limit(1) if memory_limit is None else memory_limit,
+            memory_limit=share_of_memory(cores()) if memory_limit is None else memory_limit,
             block=block,
             overlap=overlap,
         )
@@ -123,7 +123,7 @@ def fill(
             filler=filler,
             valid_range=valid_range,
         )
-        products = _fill_lazily(job) if dask.is_dask_collection(array.variable.data) else _fill_now(job)
+        products = _fill_lazily(job) if is_dask_collection(array.variable.data) else _fill_now(job)
         result = result.assign(_named(array, name, products))
     return result
 
@@ -146,10 +146,10 @@ class ArrayReader:
         """Shape of the cube."""
         return triple(self.array.shape)
 
-    def read(self, variable: str, window: Window) -> NDArray[Any]:
+    def read(self, variable: str, window: Window) -> NDArray[Any]:  # noqa: ARG002 - there is one variable
         """Return the samples of a window inside the cube."""
         part = self.array[window.slices]
-        return np.asarray(part.compute(scheduler="synchronous") if dask.is_dask_collection(part) else part)
+        return np.asarray(part.compute(scheduler="synchronous") if is_dask_collection(part) else part)
 
     def read_domain(self, window: Window) -> NDArray[np.bool_] | None:
         """Return (y, x) True where values can exist, or None where that is everywhere."""
@@ -187,7 +187,9 @@ def _domain(
         return None
     if isinstance(domain, str):
         if domain not in dataset.variables:
-            raise CubeError(f"no variable {domain!r} for the domain; there are {', '.join(map(str, dataset.variables))}")
+            raise CubeError(
+                f"no variable {domain!r} for the domain; there are {', '.join(map(str, dataset.variables))}"
+            )
         domain = dataset[domain]
     if set(domain.dims) != set(dims[1:]):
         raise CubeError(f"the domain has to be over ({dims[1]}, {dims[2]}), got {domain.dims}")
@@ -200,7 +202,7 @@ def _domain(
 def _info(array: xr.DataArray, name: str, extent: Triple) -> VariableInfo:
     """Describe an array as it is: decoded values, with NaN or an undecoded _FillValue for nodata."""
     data = array.variable.data
-    chunks = triple(max(part) for part in data.chunks) if dask.is_dask_collection(data) else extent
+    chunks = triple(max(part) for part in data.chunks) if is_dask_collection(data) else extent
     nodata = array.attrs.get("_FillValue")
     return VariableInfo(
         name=name, dtype=array.dtype.name, chunks=chunks, nodata=None if nodata is None else float(nodata)
@@ -266,21 +268,25 @@ def _fill_lazily(job: FillJob) -> tuple[da.Array, da.Array, da.Array]:
     assert isinstance(reader, ArrayReader)
     token = tokenize(reader.array, reader.domain, plan.identity, job.valid_range, job.days)
     # Opaque to Dask: each task evaluates its own window of the input instead of waiting for all of its chunks.
-    shared = dask.delayed(_Opaque(job), name=f"fill-job-{token}", traverse=False)
+    shared = delayed(_Opaque(job), name=f"fill-job-{token}", traverse=False)
     tiles = plan.survey_tiles()
     parts = [_task(_survey_task, f"fill-survey-{token}-{i}", shared, tile) for i, tile in enumerate(tiles)]
     survey = _task(_survey_all, f"fill-surveyed-{token}", shared, parts)
     numbers = da.from_array(np.arange(len(grid)).reshape(grid.counts), chunks=(1, 1, 1), name=f"fill-numbers-{token}")
-    payloads = numbers.map_blocks(
-        _fill_task,
-        shared,
-        survey,
-        name=f"fill-block-{token}",
-        dtype=np.float32,
-        new_axis=0,
-        chunks=((PAYLOAD_PARTS,), *((size,) * n for size, n in zip(grid.size, grid.counts, strict=True))),
-        meta=np.empty((0, 0, 0, 0), dtype=np.float32),
-    ).to_delayed().ravel()
+    payloads = (
+        numbers.map_blocks(
+            _fill_task,
+            shared,
+            survey,
+            name=f"fill-block-{token}",
+            dtype=np.float32,
+            new_axis=0,
+            chunks=((PAYLOAD_PARTS,), *((size,) * n for size, n in zip(grid.size, grid.counts, strict=True))),
+            meta=np.empty((0, 0, 0, 0), dtype=np.float32),
+        )
+        .to_delayed()
+        .ravel()
+    )
     dtype = np.dtype(job.variable(0).dtype)
     products: list[list[da.Array]] = [[], [], []]
     for i, tile in enumerate(plan.blend_tiles()):
@@ -303,16 +309,14 @@ class _Opaque:
 
 
 def _task(function: Any, name: str, *arguments: Any) -> Any:
-    return dask.delayed(function, pure=True)(*arguments, dask_key_name=name)
+    return delayed(function, pure=True)(*arguments, dask_key_name=name)
 
 
 def _survey_task(shared: _Opaque, tile: Window) -> tuple[Level, NDArray[np.float64]]:
     return _survey_part(shared.job, tile)
 
 
-def _survey_all(
-    shared: _Opaque, parts: Sequence[tuple[Level, NDArray[np.float64]]]
-) -> tuple[Scale, ArrayOverviews]:
+def _survey_all(shared: _Opaque, parts: Sequence[tuple[Level, NDArray[np.float64]]]) -> tuple[Scale, ArrayOverviews]:
     return _survey(shared.job, parts)
 
 
@@ -337,7 +341,8 @@ def _assembled(pieces: Sequence[da.Array], counts: Triple) -> da.Array:
     """Put tiles, given with x fastest, together."""
     t, y, x = counts
     rows = [[[pieces[(i * y + j) * x + k] for k in range(x)] for j in range(y)] for i in range(t)]
-    return da.block(rows)
+    whole: da.Array = da.block(rows)
+    return whole
 
 
 def _named(array: xr.DataArray, name: str, products: Sequence[Any]) -> dict[str, xr.Variable]:

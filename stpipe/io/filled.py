@@ -94,7 +94,7 @@ def create_filled(path: Path, cube: Cube, chunks: Sequence[Triple], attrs: Mappi
         half: dict[str, JSON] = {"long_name": f"half-width of a 90 % interval of {label}", **common}
         if "units" in info.attrs:
             half["units"] = info.attrs["units"]
-        half["_FillValue"] = FillValueCoder.encode(np.float32("nan"), np.dtype("float32"))
+        half["_FillValue"] = FillValueCoder.encode(float("nan"), np.dtype("float32"))
         _create(group, info.name + HALF_WIDTH, "float32", cube, chunk, half)
 
 
@@ -130,7 +130,7 @@ def _storage(info: VariableInfo) -> dict[str, JSON]:
     words: dict[str, JSON] = {}
     nodata = gap_value(info)
     if nodata is not None:
-        value = dtype.type(int(nodata)) if dtype.kind in "iu" else dtype.type(nodata)
+        value = int(nodata) if dtype.kind in "iu" else float(dtype.type(nodata))
         words["_FillValue"] = FillValueCoder.encode(value, dtype)
     if (info.scale_factor, info.add_offset) != (1.0, 0.0):
         words |= {"scale_factor": info.scale_factor, "add_offset": info.add_offset}

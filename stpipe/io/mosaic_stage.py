@@ -42,6 +42,6 @@ def written_files(book: RecordBook, numbers: Sequence[int]) -> list[dict[str, st
     files = []
     for number in numbers:
         record = book.read(f"{number:07d}")
-        for file in () if record is None else record["files"]:
-            files.append({key: file[key] for key in ("path", "bytes", "sha256")})
+        if record is not None:
+            files += [{key: file[key] for key in ("path", "bytes", "sha256")} for file in record["files"]]
     return files

@@ -99,8 +99,9 @@ class RunFolder:
             return State.NEW  # killed before its plan was written: there is nothing in it yet
         if begun.get("run_id") == run_id:
             return State.RESUMABLE
+        changes = _differences(begun.get("identity"), identity)
         raise OutputError(
-            f"{self.path} holds an unfinished run of another kind (differs in {_differences(begun.get('identity'), identity)}); "
+            f"{self.path} holds an unfinished run of another kind (differs in {changes}); "
             "give the options of that run to go on with it, or start anew with --overwrite"
         )
 
@@ -155,7 +156,10 @@ def _differences(old: JSON, new: JSON) -> str:
     """Name the options in which two identities differ."""
     flat_old, flat_new = dict(_flatten(old)), dict(_flatten(json.loads(canonical(new))))
     names = [key for key in sorted({*flat_old, *flat_new}) if flat_old.get(key) != flat_new.get(key)]
-    return ", ".join(dict.fromkeys(name.split(".", 1)[-1] for name in names[:4])) or "its version"
+    short = list(dict.fromkeys(name.split(".", 1)[-1] for name in names))
+    if len(short) > 1 and "cube" in short:
+        short.remove("cube")  # the cube's fingerprint covers the domain and the period too
+    return ", ".join(short[:4]) or "its version"
 
 
 def _flatten(value: JSON, prefix: str = "") -> Iterator[tuple[str, JSON]]:

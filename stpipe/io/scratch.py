@@ -119,7 +119,8 @@ class ZarrOverviewStore:
     def _name(self, variable: str, part: str) -> str:
         return f"v{_names(self.path).index(variable)}_{part}"
 
-    def _array(self, variable: str, part: str) -> zarr.Array[Any]:
+    def array(self, variable: str, part: str) -> zarr.Array[Any]:
+        """Return one of a variable's arrays."""
         return open_array(self.path, self._name(variable, part), "r+")
 
     def _tile_levels(self) -> list[int]:
@@ -129,24 +130,22 @@ class ZarrOverviewStore:
         """Write a tile's cells of levels 3 to 6."""
         for level in self._tile_levels():
             cells = self._cells(tile, level)
-            self._array(variable, f"level{level}")[(slice(None), *cells.slices)] = levels[level]
+            self.array(variable, f"level{level}")[(slice(None), *cells.slices)] = levels[level]
 
     def read_tile(self, variable: str, tile: Window) -> dict[int, Level]:
         """Return what `write_tile` wrote."""
         return {
-            level: read_checked(
-                self._array(variable, f"level{level}"), (slice(None), *self._cells(tile, level).slices)
-            )
+            level: read_checked(self.array(variable, f"level{level}"), (slice(None), *self._cells(tile, level).slices))
             for level in self._tile_levels()
         }
 
     def write_gaps(self, variable: str, tile: Window, gaps: NDArray[np.uint8]) -> None:
         """Write the number of gaps in each cell of level 3."""
-        self._array(variable, "gaps")[self._cells(tile, BASE_LEVEL).slices] = gaps
+        self.array(variable, "gaps")[self._cells(tile, BASE_LEVEL).slices] = gaps
 
     def read_gaps(self, variable: str, tile: Window) -> NDArray[np.uint8]:
         """Return what `write_gaps` wrote."""
-        return read_checked(self._array(variable, "gaps"), self._cells(tile, BASE_LEVEL).slices)
+        return read_checked(self.array(variable, "gaps"), self._cells(tile, BASE_LEVEL).slices)
 
     def complete(self, variable: str) -> None:
         """Pool level 6 into the coarser ones, which hold less than 1/4096 of the cube."""
@@ -154,11 +153,11 @@ class ZarrOverviewStore:
         tiled = self._tile_levels()
         if levels[-1] == tiled[-1]:
             return
-        source = self._array(variable, f"level{tiled[-1]}")
+        source = self.array(variable, f"level{tiled[-1]}")
         level = read_checked(source, (slice(None),) * 4)
         for k in levels[len(tiled) :]:
             level = coarser(level)
-            self._array(variable, f"level{k}")[...] = level
+            self.array(variable, f"level{k}")[...] = level
 
     def overviews(self, variable: str, location: float, spread: float) -> Overviews:
         """Return the overviews of a variable, standardised."""
@@ -182,7 +181,7 @@ class _StoredOverviews:
         return level_shape(self.store.extent, level)
 
     def read(self, level: int, window: Window) -> Level:
-        array = self.store._array(self.variable, f"level{level}")
+        array = self.store.array(self.variable, f"level{level}")
         try:
             raw = read_padded(array, self.shape(level), window)
         except Exception as error:
@@ -227,7 +226,7 @@ class ZarrBlockStore:
         return (slice(None), *box)
 
     def _file(self, variable: str, block: Block) -> Path:
-        """The block's one chunk; sha256 is taken of it as it lies there, which is a fraction of the payload."""
+        """Return the block's one chunk; sha256 is taken of it as it lies there, a fraction of the payload."""
         array = self._array(variable)
         return Path(self.path) / array.basename / array.metadata.encode_chunk_key((0, *block.index))
 
@@ -256,5 +255,3 @@ def forget_stores() -> None:
 def folder_bytes(path: Path) -> int:
     """Return the size of all files below a folder."""
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-
-

@@ -55,7 +55,7 @@ class LinearFiller:
     @property
     def sample_bytes(self) -> float:
         """Memory of a fill for each sample of the read window, measured."""
-        return 40.0
+        return 13.0
 
     @property
     def seconds_per_million(self) -> float:

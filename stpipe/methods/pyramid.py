@@ -45,7 +45,7 @@ class PyramidFiller:
     """Weight of the coarser level's estimate against one fully valid cell."""
 
     reach_steps: float = 3.0
-    """Reach in time at `TIME_LEVEL`, in median time steps of the cube; doubles with each coarser level, up to 8 times."""
+    """Reach in time at `TIME_LEVEL`, in median steps of the cube; it doubles with each coarser level, up to 8 times."""
 
     @property
     def name(self) -> str:
@@ -65,12 +65,12 @@ class PyramidFiller:
     @property
     def process_bytes(self) -> int:
         """Memory of a worker before its first block, measured."""
-        return 190 * 2**20
+        return 160 * 2**20
 
     @property
     def sample_bytes(self) -> float:
         """Memory of a fill for each sample of the read window, measured."""
-        return 30.0
+        return 9.0
 
     @property
     def seconds_per_million(self) -> float:
@@ -127,7 +127,7 @@ class PyramidFiller:
         for level in range(first + 1, last + 1):
             needed[level] = _parents(needed[level - 1])
         step = float(np.median(np.diff(block.all_days))) if block.all_days.size > 1 else 1.0
-        estimate = self._frame_means(overviews, last, needed[last], block, step)
+        estimate = self._frame_means(overviews, last, needed[last], block)
         for level in range(last, first - 1, -1):
             around = _grown(needed[level])
             if level >= min(TIME_LEVEL, last):
@@ -139,9 +139,7 @@ class PyramidFiller:
             estimate = pull(sums, upper, self.share, grown=True)
         return estimate
 
-    def _over_time(
-        self, overviews: Overviews, level: int, cells: Window, block: BlockInput, reach: float
-    ) -> Sums:
+    def _over_time(self, overviews: Overviews, level: int, cells: Window, block: BlockInput, reach: float) -> Sums:
         """Add the neighbours in time, weighted by a tricube of their true distance, to the block's frames."""
         everything = _as_shares(_read(overviews, level, cells, slice(0, block.all_days.size)), level)
         kernel = time_kernel(block.days, block.all_days, reach)
@@ -149,9 +147,7 @@ class PyramidFiller:
         mixed: Sums = (kernel @ flat).reshape(block.days.size, 3, *everything.shape[2:]).transpose(1, 0, 2, 3)
         return mixed
 
-    def _frame_means(
-        self, overviews: Overviews, last: int, cells: Window, block: BlockInput, step: float
-    ) -> Sums:
+    def _frame_means(self, overviews: Overviews, last: int, cells: Window, block: BlockInput) -> Sums:
         """Give every frame a last resort: the frames' means, linear in true time, nearest at the ends."""
         whole = Window((0, 0, 0), (block.all_days.size, 1, 1))
         means = _as_shares(overviews.read(last, whole), last)[:, :, 0, 0]
@@ -200,7 +196,7 @@ def box(values: Sums, *, grown: bool = False) -> Sums:
     for axis in (-2, -1):
         values = np.swapaxes(values, axis, -1)
         if grown:
-            total = values[..., :-2] + 2 * values[..., 1:-1] + values[..., 2:]
+            total: Sums = values[..., :-2] + 2 * values[..., 1:-1] + values[..., 2:]
         else:
             total = 2 * values
             total[..., 1:] += values[..., :-1]
@@ -217,7 +213,7 @@ def upsample(estimate: Sums) -> Sums:
     and 1/4, kink in the middle of cells and leave the largest steps where cells meet: 8 % larger ones across multiples
     of 8 pixels, where blocks meet too.
     """
-    result = estimate * estimate[COUNT]
+    result: Sums = estimate * estimate[COUNT]
     for axis in (-2, -1):
         values = np.swapaxes(result, axis, -1)
         fine = np.empty((*values.shape[:-1], 2 * values.shape[-1]), dtype=values.dtype)

@@ -189,7 +189,9 @@ REFUSALS = [
     pytest.param(["nowhere.zarr"], "there is no file or folder", id="no-file"),
     pytest.param(["CUBE", "--var", "nvdi"], "ndvi", id="no-variable"),
     pytest.param(["CUBE", "--method", "magic"], "pconv, pyramid, linear", id="no-method"),
-    pytest.param(["CUBE", "--method", "linear", "--model", "x.keras"], "leave one of them out", id="model-without-pconv"),
+    pytest.param(
+        ["CUBE", "--method", "linear", "--model", "x.keras"], "leave one of them out", id="model-without-pconv"
+    ),
     pytest.param(["CUBE", "--block", "4,8"], "T,Y,X", id="short-block"),
     pytest.param(["CUBE", "--block", "0,8,8"], "at least 1 along time", id="empty-block"),
     pytest.param(["CUBE", "--block", "4,8,8", "--overlap", "0,8,8"], "overlap along y", id="overlap-too-long"),
@@ -267,7 +269,11 @@ def test_a_block_too_large_for_the_memory_names_one_that_fits(tmp_path: Path, ca
     ):
         dims = ("time",) if len(shape) == 1 else ("time", "y", "x")
         array = group.create_array(
-            name, shape=shape, chunks=tuple(min(n, 200) for n in shape), dtype="float32", dimension_names=dims,
+            name,
+            shape=shape,
+            chunks=tuple(min(n, 200) for n in shape),
+            dtype="float32",
+            dimension_names=dims,
             attributes=attrs,
         )
         if name == "time":

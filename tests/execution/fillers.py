@@ -50,6 +50,4 @@ def around(values: np.ndarray) -> np.ndarray:
     """Sum over each sample's neighbours, nothing beyond the array."""
     padded = np.pad(values.astype(np.float64), 1)
     t, y, x = values.shape
-    return sum(
-        padded[i : i + t, j : j + y, k : k + x] for i in range(3) for j in range(3) for k in range(3)
-    )  # type: ignore[return-value]
+    return sum(padded[i : i + t, j : j + y, k : k + x] for i in range(3) for j in range(3) for k in range(3))  # type: ignore[return-value]

@@ -78,7 +78,9 @@ def cube() -> tuple[np.ndarray, np.ndarray]:
     return values, domain
 
 
-def make_context(folder: Path, cube: tuple[np.ndarray, np.ndarray], filler: SumFiller, reader: Any = None) -> RunContext:
+def make_context(
+    folder: Path, cube: tuple[np.ndarray, np.ndarray], filler: SumFiller, reader: Any = None
+) -> RunContext:
     plan = make_plan(
         extent=SHAPE,
         variables=[INFO],
@@ -188,7 +190,9 @@ def test_a_failing_block_leaves_all_others_done(client: Client, tmp_path: Path, 
     poisoned = context.plan.blocks.block(5).read.start
     filler = SumFiller(calls=tmp_path / "calls", fails_at=(poisoned,))
     context = replace(context, filler=filler)
-    with pytest.raises(RunError, match=r"1 of \d+ blocks failed in the fill, all others are done: block .* made to fail"):
+    with pytest.raises(
+        RunError, match=r"1 of \d+ blocks failed in the fill, all others are done: block .* made to fail"
+    ):
         go(client, context)
     first = (tmp_path / "calls" / "calls").read_text().splitlines()
     (tmp_path / "calls" / "mended").touch()

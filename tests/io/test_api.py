@@ -22,7 +22,9 @@ def make(shape: tuple[int, int, int] = (6, 40, 50), dtype: str = "float32", **di
     values[:, 10:30, 10:40] = np.nan
     values[1, 12, 12] = 4.0
     when = np.datetime64("2024-01-01", "ns") + np.array([0, 3, 4, 9, 20, 21]).astype("timedelta64[D]")
-    cube = xr.DataArray(values, dims=("time", "y", "x"), coords={"time": when[: shape[0]]}, name="v", attrs={"units": "K"})
+    cube = xr.DataArray(
+        values, dims=("time", "y", "x"), coords={"time": when[: shape[0]]}, name="v", attrs={"units": "K"}
+    )
     return cube.rename(dims) if dims else cube
 
 

@@ -16,9 +16,7 @@ from stpipe.methods.linear import LinearFiller
 from stpipe.methods.pyramid import PyramidFiller
 
 
-def block_input(
-    values: np.ndarray, valid: np.ndarray, days: np.ndarray, window: Window | None = None
-) -> BlockInput:
+def block_input(values: np.ndarray, valid: np.ndarray, days: np.ndarray, window: Window | None = None) -> BlockInput:
     """One window of a cube as a filler gets it, with gap where it reaches past the cube."""
     cube = Window.of(values.shape)
     window = window or cube
@@ -41,7 +39,9 @@ def padded(values: np.ndarray, stride: tuple[int, int, int]) -> Window:
     return Window((0, 0, 0), BlockGrid(values.shape, BlockSpec(size=values.shape, stride=stride)).padded_extent)
 
 
-def random_cube(seed: int, shape: tuple[int, int, int], share_valid: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def random_cube(
+    seed: int, shape: tuple[int, int, int], share_valid: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     values = rng.normal(size=shape).astype(np.float32)
     valid = rng.random(shape) < share_valid
