@@ -199,7 +199,9 @@ def _check_crs(wkt: str | None) -> None:
 
 
 def _tile(task: MosaicTask) -> int:
-    return 256 if max(task.grid.height, task.grid.width) <= 512 else 512
+    """Return the side of a tile: small enough that even a small frame is worth an overview."""
+    longest = max(task.grid.height, task.grid.width)
+    return 128 if longest <= 256 else 256 if longest <= 512 else 512
 
 
 def _is_categorical(task: MosaicTask) -> bool:
