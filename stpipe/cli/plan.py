@@ -45,7 +45,7 @@ def scan(prepared: Any) -> tuple[int, float]:
     blocks = valid_total = domain_total = 0
     for info in plan.variables:
         parts = []
-        for tile in plan.survey_tiles():
+        for tile in plan.survey_tiles:
             _, gaps, _, valid, domain = survey_samples(context.read(info, tile), tile.start, step)
             parts.append((tile, gaps > 0))
             valid_total += valid

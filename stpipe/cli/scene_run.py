@@ -324,7 +324,7 @@ def _make_stores(prepared: Prepared) -> None:
 def overview_store(prepared: Prepared) -> ZarrOverviewStore:
     """Return where the survey's overviews lie."""
     place = prepared.folder.work.absolute() / "overviews.zarr"
-    return ZarrOverviewStore(str(place), prepared.plan.extent, prepared.plan.survey_tile)
+    return ZarrOverviewStore(str(place), prepared.plan.extent, prepared.plan.survey_tiles.shape)
 
 
 def block_store(prepared: Prepared) -> ZarrBlockStore:
@@ -523,8 +523,8 @@ def describe_plan(prepared: Prepared) -> dict[str, JSON]:
         "stride": grid.spec.stride,
         "read_window": grid.read_shape,
         "blocks": plan.n_blocks,
-        "survey_tile": plan.survey_tile,
-        "blend_tile": plan.blend_tile,
+        "survey_tile": plan.survey_tiles.shape,
+        "blend_tiles": [tiles.shape for tiles in plan.blend_tiles],
         "workers": prepared.workers,
         "memory_limit_bytes": prepared.memory_limit,
         "peak_worker_bytes": plan.memory.peak,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,8 +52,11 @@ BLEND_BYTES = 384 * MIB
 TILE_ALIGN = 64
 """Survey tiles start at multiples of this, so that each writes its own cells up to overview level 6."""
 
-TILE_BYTES = 96 * MIB
-"""Aim for a survey tile's samples as float64."""
+TILE_SAMPLES = 12 * MIB
+"""Aim for a survey tile."""
+
+MOST_STEP = 1024
+"""Sides of survey tiles need not be longer than this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,43 @@ class Memory:
         return max(self.survey, self.fill, self.blend)
 
 
+@dataclass(frozen=True, slots=True)
+class TileGrid:
+    """Tiles that cover a cube without overlap, x fastest; the last along an axis may be short.
+
+    Examples
+    --------
+    >>> grid = TileGrid((1, 4, 5), (1, 4, 3))
+    >>> len(grid), [tile.stop for tile in grid]
+    (2, [(1, 4, 3), (1, 4, 5)])
+    """
+
+    extent: Triple
+    """Shape of the cube."""
+
+    shape: Triple
+    """Shape of a tile."""
+
+    @property
+    def counts(self) -> Triple:
+        """Number of tiles along each axis."""
+        return triple(-(-n // step) for n, step in zip(self.extent, self.shape, strict=True))
+
+    def __len__(self) -> int:
+        return math.prod(self.counts)
+
+    def tile(self, number: int) -> Window:
+        """Return one tile by its number."""
+        _, ny, nx = self.counts
+        index = (number // (ny * nx), number // nx % ny, number % nx)
+        start = triple(i * step for i, step in zip(index, self.shape, strict=True))
+        stop = triple(min(a + s, n) for a, s, n in zip(start, self.shape, self.extent, strict=True))
+        return Window(start, stop)
+
+    def __iter__(self) -> Iterator[Window]:
+        return (self.tile(number) for number in range(len(self)))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """All decisions of a run."""
@@ -85,11 +125,11 @@ class Plan:
     blocks: BlockGrid
     """The blocks of each variable."""
 
-    survey_tile: Triple
-    """Shape of a survey tile."""
+    survey_tiles: TileGrid
+    """Tiles of the survey, the same for each variable."""
 
-    blend_tile: Triple
-    """Shape of an output tile: whole chunks of the product."""
+    blend_tiles: tuple[TileGrid, ...]
+    """Output tiles of each variable: whole chunks of its product."""
 
     output_chunks: tuple[Triple, ...]
     """Chunk shape of each variable's products."""
@@ -124,13 +164,18 @@ class Plan:
         """Number of blocks of all variables."""
         return len(self.blocks) * len(self.variables)
 
-    def survey_tiles(self) -> list[Window]:
-        """Return the survey's tiles, which cover the cube without overlap."""
-        return tiles(self.extent, self.survey_tile)
+    @property
+    def n_blend_tiles(self) -> int:
+        """Number of output tiles of all variables."""
+        return sum(map(len, self.blend_tiles))
 
-    def blend_tiles(self) -> list[Window]:
-        """Return the blend's tiles, which cover the cube without overlap."""
-        return tiles(self.extent, self.blend_tile)
+    def blend_tile(self, number: int) -> tuple[int, Window]:
+        """Return the variable and the window of an output tile, by its number over all variables."""
+        for index, grid in enumerate(self.blend_tiles):
+            if number < len(grid):
+                return index, grid.tile(number)
+            number -= len(grid)
+        raise PlanError(f"output tile {number} is beyond the last one")
 
 
 def canonical(value: JSON) -> bytes:
@@ -140,21 +185,6 @@ def canonical(value: JSON) -> bytes:
     b'{"a":null,"b":[1,2]}'
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=True).encode()
-
-
-def tiles(extent: Triple, shape: Triple) -> list[Window]:
-    """Cut a cube into tiles; the last along an axis may be short.
-
-    >>> [tile.stop for tile in tiles((1, 4, 5), (1, 4, 3))]
-    [(1, 4, 3), (1, 4, 5)]
-    """
-    ranges = [range(0, n, step) for n, step in zip(extent, shape, strict=True)]
-    return [
-        Window((t, y, x), triple(min(a + s, n) for a, s, n in zip((t, y, x), shape, extent, strict=True)))
-        for t in ranges[0]
-        for y in ranges[1]
-        for x in ranges[2]
-    ]
 
 
 def make_plan(
@@ -194,7 +224,7 @@ def make_plan(
     chunk = max(math.prod(info.chunks) for info in variables) * item
     fixed = filler.process_bytes + chunk
     if block is None:
-        grid = _best_grid(extent, filler, min(usable - fixed, DEFAULT_BLOCK_BYTES), overlap)
+        grid = _choose_grid(extent, filler, usable - fixed, overlap)
         if grid is None:
             least = fixed + _fill_bytes(_grid(extent, filler, min(SIZES), overlap), filler, item)
             raise PlanError(
@@ -212,29 +242,29 @@ def make_plan(
         grid = BlockGrid(extent, spec)
         needed = fixed + _fill_bytes(grid, filler, item)
         if needed > usable:
-            fits = _best_grid(extent, filler, usable - fixed, overlap)
+            fits = _choose_grid(extent, filler, usable - fixed, overlap)
             advice = "no block does" if fits is None else f"--block {','.join(map(str, fits.size))} does"
             raise PlanError(
                 f"a block of {','.join(map(str, grid.size))} (reading {','.join(map(str, grid.read_shape))}) needs "
                 f"{gib(needed)}, but a worker of {gib(memory_limit)} can plan with {gib(usable)}; {advice}"
             )
     output_chunks = tuple(_output_chunk(info, extent) for info in variables)
-    survey_tile = _survey_tile(extent, variables)
+    survey_tiles = TileGrid(extent, _survey_tile(extent, variables))
     fill_bytes = _fill_bytes(grid, filler, item)
     payload = 4 * PAYLOAD_PARTS * math.prod(grid.size)
     blend_fixed = 2 * payload  # one block as it is decoded, and the copy that is used
-    blend_item = BLEND_SAMPLE_BYTES + 2 * item
-    blend_tile = _blend_tile(
-        extent,
-        grid,
-        output_chunks,
-        min(max(fill_bytes - payload, BLEND_BYTES), usable - fixed - blend_fixed) // blend_item,
+    most = min(max(fill_bytes - payload, BLEND_BYTES), usable - fixed - blend_fixed)
+    blend_tiles = tuple(
+        TileGrid(extent, _blend_tile(extent, grid, step, info, most))
+        for info, step in zip(variables, output_chunks, strict=True)
     )
     samples = math.prod(extent)
     memory = Memory(
-        survey=fixed + int(math.prod(survey_tile) * (item + 1) + 40 * MIB),
+        survey=fixed + _survey_bytes(survey_tiles.shape, item),
         fill=fixed + fill_bytes,
-        blend=fixed + blend_fixed + math.prod(blend_tile) * blend_item,
+        blend=fixed
+        + blend_fixed
+        + max(_blend_bytes(tiles.shape, info) for tiles, info in zip(blend_tiles, variables, strict=True)),
     )
     if memory.peak > usable:
         worst = "blending" if memory.blend == memory.peak else "surveying"
@@ -248,7 +278,7 @@ def make_plan(
         "block": grid.size,
         "overlap": grid.spec.overlap,
         "read": grid.read_shape,
-        "survey_tile": survey_tile,
+        "survey_tile": survey_tiles.shape,
         "output_chunks": output_chunks,
         "filler": filler.identity(),
     }
@@ -256,8 +286,8 @@ def make_plan(
     return Plan(
         variables=tuple(variables),
         blocks=grid,
-        survey_tile=survey_tile,
-        blend_tile=blend_tile,
+        survey_tiles=survey_tiles,
+        blend_tiles=blend_tiles,
         output_chunks=output_chunks,
         memory=memory,
         scratch_bytes=n * (payload * len(grid) + samples * 36 // 64 + samples * (item + 5)),
@@ -269,6 +299,19 @@ def make_plan(
 
 BLEND_SAMPLE_BYTES = 36
 """Memory of the blend for each sample of its tile, besides the stored samples; measured."""
+
+FRAME_PIXEL_BYTES = 65
+"""Memory for each pixel of the one frame that is decoded, surveyed or blended at a time."""
+
+
+def _blend_bytes(tile: Triple, info: VariableInfo) -> int:
+    item = np.dtype(info.dtype).itemsize
+    return math.prod(tile) * (BLEND_SAMPLE_BYTES + 2 * item) + tile[1] * tile[2] * FRAME_PIXEL_BYTES
+
+
+def _survey_bytes(tile: Triple, item: int) -> int:
+    # The cells of all its levels come to a third of a byte for each sample more.
+    return math.prod(tile) * (item + 1) + tile[1] * tile[2] * FRAME_PIXEL_BYTES
 
 
 def gib(n_bytes: float) -> str:
@@ -308,14 +351,28 @@ FILL_SAMPLE_BYTES = 5
 """Memory of a fill for each sample of its read window besides the filler's own: standardised value and valid."""
 
 
-def _best_grid(extent: Triple, filler: Filler, budget: int, overlap: Triple | None) -> BlockGrid | None:
-    """Return the largest blocks whose fill fits the budget, or None."""
-    for side in SIZES:
-        grid = _grid(extent, filler, side, overlap)
-        # As if samples had 8 bytes, so that a cube and its decoded copy get the same blocks.
-        if _fill_bytes(grid, filler, 8) <= budget:
-            return grid
-    return None
+def _choose_grid(extent: Triple, filler: Filler, budget: int, overlap: Triple | None) -> BlockGrid | None:
+    """Return the largest blocks within the usual size, larger ones if those read mostly halo, or None."""
+    # As if samples had 8 bytes, so that a cube and its decoded copy get the same blocks.
+    grids = {side: _grid(extent, filler, side, overlap) for side in SIZES}
+    needs = {side: _fill_bytes(grid, filler, 8) for side, grid in grids.items()}
+    chosen = next((side for side in SIZES if needs[side] <= min(budget, DEFAULT_BLOCK_BYTES)), None)
+    if chosen is None or _waste(grids[chosen]) > MOST_WASTE:
+        for side in reversed(SIZES):
+            if needs[side] <= budget and side > (chosen or 0):
+                chosen = side
+                if _waste(grids[side]) <= MOST_WASTE:
+                    break
+    return None if chosen is None else grids[chosen]
+
+
+def _waste(grid: BlockGrid) -> float:
+    """Return how much is read for each sample that is written."""
+    return len(grid) * math.prod(grid.read_shape) / math.prod(grid.extent)
+
+
+MOST_WASTE = 4.0
+"""Long time axes make small blocks, which read mostly halo; beyond this a block may outgrow the usual size."""
 
 
 def _output_chunk(info: VariableInfo, extent: Triple) -> Triple:
@@ -335,27 +392,37 @@ MOST_CHUNK_SAMPLES = 8 * MIB
 
 def _survey_tile(extent: Triple, variables: Sequence[VariableInfo]) -> Triple:
     """Tiles of whole input chunks where that is possible, aligned to overview cells always."""
-    t, y, x = (max(info.chunks[axis] for info in variables) for axis in range(3))
-    tile = [min(t, extent[0]), 0, 0]
-    for axis, chunk in ((1, y), (2, x)):
-        step = math.lcm(chunk, TILE_ALIGN)
-        if step > 4 * max(chunk, TILE_ALIGN):
-            step = TILE_ALIGN  # chunks of odd length: read some twice rather than make huge tiles
-        whole = round_up(extent[axis], BASE_CELL)
-        tile[axis] = min(whole, max(step, 512 // step * step))
-    most = TILE_BYTES // 8
-    while tile[0] * tile[1] * tile[2] > most and tile[0] > 1:
-        tile[0] = -(-tile[0] // 2)
-    return triple(tile)
+    chunk = triple(max(info.chunks[axis] for info in variables) for axis in range(3))
+    steps, sides = [], []
+    for n, c in zip(extent[1:], chunk[1:], strict=True):
+        whole = round_up(n, BASE_CELL)
+        step = math.lcm(c, TILE_ALIGN)
+        if c >= n:
+            step = whole
+        elif step > max(4 * c, MOST_STEP):
+            step = TILE_ALIGN  # chunks of odd length are read more than once at the borders of any tile
+        steps.append(min(step, whole))
+        sides.append(min(whole, max(step, round_up(min(4 * c, MOST_STEP), step))))
+    frames = min(chunk[0], extent[0])
+    while frames * math.prod(sides) > TILE_SAMPLES:
+        long = max((0, 1), key=lambda axis: sides[axis] - steps[axis])
+        if sides[long] == steps[long]:
+            break
+        sides[long] -= steps[long]
+    plane = math.prod(sides)
+    if frames * plane > TILE_SAMPLES:
+        frames = max(1, TILE_SAMPLES // plane)  # one chunk is more than a tile: it is read again for each part
+    else:
+        frames = min(extent[0], max(1, TILE_SAMPLES // (plane * frames)) * frames)
+    return frames, sides[0], sides[1]
 
 
-def _blend_tile(extent: Triple, grid: BlockGrid, chunks: Sequence[Triple], most: int) -> Triple:
-    """Whole chunks of every product, as many as the memory of a fill holds.
+def _blend_tile(extent: Triple, grid: BlockGrid, step: Triple, info: VariableInfo, most: int) -> Triple:
+    """Whole chunks of a variable's products, as many as the memory of a fill holds.
 
     The larger the tile, the fewer times a block is read again for a neighbouring one.
     """
-    steps = triple(math.lcm(*(chunk[axis] for chunk in chunks)) for axis in range(3))
-    tile = [min(pair) for pair in zip(steps, extent, strict=True)]
+    tile = triple(min(pair) for pair in zip(step, extent, strict=True))
     # Frames first, since a block has them all; then the shorter side, while it is no longer than two blocks.
     for axes in ((0,), (1, 2)):
         while True:
@@ -364,8 +431,8 @@ def _blend_tile(extent: Triple, grid: BlockGrid, chunks: Sequence[Triple], most:
                 break
             axis = min(growing, key=lambda a: tile[a])
             wider = list(tile)
-            wider[axis] = min(extent[axis], tile[axis] + steps[axis])
-            if math.prod(wider) > most:
+            wider[axis] = min(extent[axis], tile[axis] + step[axis])
+            if _blend_bytes(triple(wider), info) > most:
                 break
-            tile = wider
-    return triple(tile)
+            tile = triple(wider)
+    return tile

@@ -93,8 +93,12 @@ def encode(
         values = np.clip(values, *valid_range)
     stored = (values - info.add_offset) / info.scale_factor
     if dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            return stored.astype(dtype)
+        largest = float(np.finfo(dtype).max)
+        narrowed = np.clip(stored, -largest, largest).astype(dtype)
+        if info.nodata is not None:
+            hit = is_nodata(narrowed, info)
+            narrowed[hit] = _beside(info, valid_range, dtype)
+        return narrowed
     limits = np.iinfo(dtype)
     with np.errstate(invalid="ignore"):
         # float64 can't hold the largest 64-bit integers; the cast below would wrap round.
@@ -102,9 +106,25 @@ def encode(
         rounded = np.clip(np.rint(stored), float(limits.min), top).astype(dtype)
     if info.nodata is not None and limits.min <= info.nodata <= limits.max:
         hit = rounded == info.nodata  # the nearest stored value that is not nodata
-        beside = info.nodata - 1 if info.nodata == limits.max else info.nodata + 1
-        rounded[hit] = dtype.type(beside)
+        rounded[hit] = _beside(info, valid_range, dtype)
     return rounded
+
+
+def _beside(info: VariableInfo, valid_range: tuple[float, float] | None, dtype: np.dtype[Any]) -> Any:
+    """Return the stored value next to nodata, on the side where values are."""
+    nodata = dtype.type(info.nodata)
+    if dtype.kind == "f":
+        up, down = np.nextafter(nodata, dtype.type(np.inf)), np.nextafter(nodata, dtype.type(-np.inf))
+        room = bool(np.isfinite(up))
+    else:
+        room = int(nodata) < np.iinfo(dtype).max
+        up = dtype.type(int(nodata) + 1) if room else nodata
+        down = dtype.type(int(nodata) - 1) if int(nodata) > np.iinfo(dtype).min else nodata
+    if valid_range is not None:
+        low, high = sorted((value - info.add_offset) / info.scale_factor for value in valid_range)
+        room = room and float(up) <= high
+        room = room or float(down) < low
+    return up if room else down
 
 
 def gap_value(info: VariableInfo) -> float | None:

@@ -81,6 +81,9 @@ class RunContext(FillJob):
     records: str
     """Folder of the records."""
 
+    input_state: str = ""
+    """Tells whether the input's files are those that were surveyed."""
+
     survey_key: str = ""
     """Digest of the survey's results; empty until it is done."""
 
@@ -91,8 +94,13 @@ class RunContext(FillJob):
 
     def book(self, stage: str) -> RecordBook:
         """Return the records of a stage."""
-        key = self.plan.run_id if stage == "survey" else self.key
-        return RecordBook(str(Path(self.records) / stage), key)
+        keys = {
+            "survey": f"{self.plan.run_id}-{self.input_state}",
+            "fill": self.key,
+            # How tiles are cut depends on the memory, which no run id knows.
+            "blend": f"{self.key}-{[tiles.shape for tiles in self.plan.blend_tiles]}",
+        }
+        return RecordBook(str(Path(self.records) / stage), keys[stage])
 
     def surveyed(self, scales: Mapping[str, Scale], digests: list[str]) -> RunContext:
         """Return this context with the survey's results."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,16 +46,11 @@ class RecordBook:
         """Forget one record."""
         (Path(self.folder) / f"{name}.json").unlink(missing_ok=True)
 
-    def names(self) -> Iterator[str]:
-        """Return the names of the records there are, of any run."""
-        folder = Path(self.folder)
-        return (path.stem for path in sorted(folder.glob("*.json"))) if folder.is_dir() else iter(())
-
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a small file so that its final name never shows half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")  # process ids repeat from host to host
     with partial.open("wb") as file:
         file.write(content)
         file.flush()

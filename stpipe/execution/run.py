@@ -6,7 +6,7 @@ The driver decides and counts; workers read, compute and write. Nothing but task
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,7 +75,7 @@ def run_blocks(
 
     tell("survey")
     _share(client, context, start_worker)
-    n_tiles = len(context.plan.survey_tiles()) * len(context.plan.variables)
+    n_tiles = len(context.plan.survey_tiles) * len(context.plan.variables)
     surveyed = run_stage(client, context.plan.run_id, "survey", survey_tile, range(n_tiles), progress)
     outcome.stages["survey"] = surveyed
     _refuse_failures(surveyed, "survey", "tile", context)
@@ -92,15 +92,15 @@ def run_blocks(
 
     tell("blend")
     _share(client, context, start_worker)
-    numbers = list(range(len(context.plan.blend_tiles()) * len(context.plan.variables)))
+    numbers = range(context.plan.n_blend_tiles)
     blended = run_stage(client, context.plan.run_id, "blend", blend_task, numbers, progress)
     outcome.stages["blend"] = blended
     for _ in range(REPAIRS):
-        bad = sorted({f.bad_block for f in blended.failures if f.bad_block is not None})
+        bad = sorted({number for failure in blended.failures for number in failure.bad_blocks})
         if not bad:
             break
-        again = [f.number for f in blended.failures if f.bad_block is not None]
-        blended.failures = [f for f in blended.failures if f.bad_block is None]
+        again = [failure.number for failure in blended.failures if failure.bad_blocks]
+        blended.failures = [failure for failure in blended.failures if not failure.bad_blocks]
         for number in bad:
             context.book("fill").drop(f"{number:07d}")
         redone = run_stage(client, context.plan.run_id, "fill", fill_task, bad, progress)
@@ -110,7 +110,7 @@ def run_blocks(
         blended.had += retried.had
         blended.failures += retried.failures
     _refuse_failures(blended, "blend", "tile", context)
-    outcome.counts = source_counts(context.book("blend"))
+    outcome.counts = source_counts(context.book("blend"), numbers)
     return outcome
 
 
@@ -125,7 +125,7 @@ def _share(client: Client, context: RunContext, start_worker: Callable[[Any], No
 
 def finish_survey(context: RunContext) -> RunContext:
     """Reduce the tiles' records to each variable's scale and complete the overviews."""
-    book, tiles = context.book("survey"), context.plan.survey_tiles()
+    book, tiles = context.book("survey"), context.plan.survey_tiles
     scales: dict[str, Scale] = {}
     digests: list[str] = []
     for i, info in enumerate(context.plan.variables):
@@ -147,7 +147,7 @@ def blocks_with_gaps(context: RunContext) -> list[int]:
     grid = context.plan.blocks
     numbers: list[int] = []
     for i, info in enumerate(context.plan.variables):
-        parts = ((tile, context.overviews.read_gaps(info.name, tile) > 0) for tile in context.plan.survey_tiles())
+        parts = ((tile, context.overviews.read_gaps(info.name, tile) > 0) for tile in context.plan.survey_tiles)
         cells = gap_cells(grid, parts)
         numbers += [i * len(grid) + n for n in blocks_over(grid, cells)]
     return numbers
@@ -177,11 +177,11 @@ def _cells(window: Window) -> tuple[slice, slice]:
     return slice(y0 // BASE_CELL, -(-y1 // BASE_CELL)), slice(x0 // BASE_CELL, -(-x1 // BASE_CELL))
 
 
-def source_counts(book: RecordBook) -> dict[str, dict[str, int]]:
-    """Add up the source codes of all blended tiles."""
+def source_counts(book: RecordBook, numbers: Iterable[int]) -> dict[str, dict[str, int]]:
+    """Add up the source codes of the blended tiles."""
     totals: dict[str, dict[str, int]] = {}
-    for name in book.names():
-        record = book.read(name)
+    for number in numbers:
+        record = book.read(f"{number:07d}")
         if record is not None:
             total = totals.setdefault(record["variable"], dict.fromkeys(record["counts"], 0))
             for code, count in record["counts"].items():

@@ -23,7 +23,7 @@ from distributed import Client, KilledWorker, Worker, WorkerPlugin, as_completed
 from numpy.typing import NDArray
 
 from stpipe.errors import ReadError, StpipeError
-from stpipe.execution.tasks import BadBlockError
+from stpipe.execution.tasks import BadBlocksError
 
 BATCH = 1024
 """Tasks that the scheduler holds at a time."""
@@ -45,8 +45,8 @@ class Failure:
     message: str
     """Why, in one line."""
 
-    bad_block: int | None = None
-    """The block of the scratch store that has to be filled again, if that was the reason."""
+    bad_blocks: tuple[int, ...] = ()
+    """The blocks of the scratch store that have to be filled again, if that was the reason."""
 
     unreadable: bool = False
     """Whether the input could not be read."""
@@ -101,21 +101,21 @@ class ContextPlugin(WorkerPlugin):
 
 
 ROW = np.dtype(
-    [("number", "i8"), ("state", "u1"), ("peak", "i8"), ("process", "i8"), ("block", "i8"), ("message", "O")]
+    [("number", "i8"), ("state", "u1"), ("peak", "i8"), ("process", "i8"), ("blocks", "O"), ("message", "O")]
 )
 """What a task sends home."""
 
-DONE, HAD, FAILED, BAD_BLOCK, UNREADABLE = range(5)
+DONE, HAD, FAILED, BAD_BLOCKS, UNREADABLE = range(5)
 
 
 def _row(numbers: NDArray[np.int64], *, task: Task, context: str) -> NDArray[np.void]:
     """Run one task in a worker and tell how it went."""
     number = int(numbers[0])
-    state, block, message = DONE, -1, ""
+    state, blocks, message = DONE, (), ""
     try:
         state = HAD if task(_contexts[context], number) == "had" else DONE
-    except BadBlockError as error:
-        state, block, message = BAD_BLOCK, int(error.args[0]), "a block in scratch is not what its record says"
+    except BadBlocksError as error:
+        state, blocks, message = BAD_BLOCKS, error.args, "blocks in scratch are not what their records say"
     except ReadError as error:
         state, message = UNREADABLE, str(error)
     except StpipeError as error:
@@ -125,7 +125,7 @@ def _row(numbers: NDArray[np.int64], *, task: Task, context: str) -> NDArray[np.
         state = FAILED
         message = f"{type(error).__name__}: {error} (in {where.name}, line {where.lineno} of {where.filename})"
     row = np.empty(1, dtype=ROW)
-    row[0] = (number, state, *process_memory(), block, " ".join(message.split())[:MESSAGE_BYTES])
+    row[0] = (number, state, *process_memory(), blocks, " ".join(message.split())[:MESSAGE_BYTES])
     return row
 
 
@@ -178,6 +178,9 @@ def _batch(client: Client, name: str, task: Task, numbers: Sequence[int]) -> Ite
     futures = client.compute(list(parts), optimize_graph=False, retries=0)
     which = {future.key: number for future, number in zip(futures, numbers, strict=True)}
     for future in as_completed(futures, loop=client.loop):
+        if future.status not in ("finished", "error"):
+            yield Failure(number=which[future.key], message=f"the cluster lost the task ({future.status})")
+            continue
         error = future.exception() if future.status == "error" else None
         if error is None:
             yield future.result()[0]
@@ -203,7 +206,7 @@ def _count(result: StageResult, row: Failure | np.void) -> None:
             Failure(
                 number=int(row["number"]),
                 message=str(row["message"]),
-                bad_block=int(row["block"]) if state == BAD_BLOCK else None,
+                bad_blocks=tuple(row["blocks"]),
                 unreadable=state == UNREADABLE,
             )
         )

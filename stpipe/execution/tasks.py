@@ -28,8 +28,8 @@ TILE_LEVELS = 4
 
 def survey_tile(context: RunContext, number: int) -> str:
     """Pool one tile, count its gaps and pick its subsample."""
-    tiles = context.plan.survey_tiles()
-    index, tile = number // len(tiles), tiles[number % len(tiles)]
+    tiles = context.plan.survey_tiles
+    index, tile = number // len(tiles), tiles.tile(number % len(tiles))
     info = context.variable(index)
     book, store = context.book("survey"), context.overviews
     name = f"{number:07d}"
@@ -124,7 +124,7 @@ def fill_block(context: FillJob, info: VariableInfo, block: Block, overviews: Ov
     Returns
     -------
     (3, t, y, x) ndarray of float32
-        Prediction, half-width and fallback; zeros where nothing is to be filled, so that they compress to nothing.
+        Prediction, half-width and fallback; all NaN where nothing is to be filled, which compresses to nothing.
     """
     scale = context.scales[info.name]
     inside = block.read.intersect(Window.of(context.plan.extent))
@@ -155,7 +155,7 @@ def _payload(
     prediction: Prediction, valid: NDArray[np.bool_], domain: NDArray[np.bool_] | None, block: Block
 ) -> NDArray[np.float32]:
     """Keep the gaps of the write window."""
-    payload = np.zeros((PAYLOAD_PARTS, *block.write.shape), dtype=np.float32)
+    payload = np.full((PAYLOAD_PARTS, *block.write.shape), np.nan, dtype=np.float32)
     frames, *box = block.trim
     inside = np.ones(block.write.shape[1:], dtype=bool)
     if domain is not None:
@@ -182,14 +182,13 @@ def _days(days: NDArray[np.float64], window: Window) -> NDArray[np.float64]:
     return np.concatenate([days[start:], days[-1] + step * np.arange(1, past + 1)])
 
 
-class BadBlockError(Exception):
-    """A block in scratch is not what its record says; the argument is its number over all variables."""
+class BadBlocksError(Exception):
+    """Blocks in scratch are not what their records say; the arguments are their numbers over all variables."""
 
 
 def blend_task(context: RunContext, number: int) -> str:
     """Blend one tile of whole output chunks, put the observations back, and write it."""
-    tiles = context.plan.blend_tiles()
-    index, tile = number // len(tiles), tiles[number % len(tiles)]
+    index, tile = context.plan.blend_tile(number)
     info = context.variable(index)
     book = context.book("blend")
     name = f"{number:07d}"
@@ -222,20 +221,26 @@ def blend_tile(
     samples = context.read(info, tile)
     blend = Blend(tile)
     fills = context.book("fill")
+    bad: list[int] = []
     for inner in grid.touching(tile):
         number = index * len(grid) + inner
         record = fills.read(f"{number:07d}")
         block = grid.block(inner)
         if record is None:
             if has_gaps(samples, tile, block.write):
-                raise BadBlockError(number)
+                bad.append(number)
             continue  # a block without gaps was never filled
         try:
             payload = context.scratch.read(info.name, block, record["digest"])
         except ScratchError:
-            raise BadBlockError(number) from None
+            bad.append(number)
+            continue
+        if bad:
+            continue
         blend.add(grid, block, payload)
         del payload  # before the next one is read
+    if bad:
+        raise BadBlocksError(*bad)
     return finish_tile(samples, blend, context.scales[info.name].location, context.scales[info.name].spread)
 
 

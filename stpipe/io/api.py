@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 from dask.base import is_dask_collection, tokenize
 from dask.delayed import delayed
+from distributed import Future
 from numpy.typing import NDArray
 
 from stpipe.core.blend import PAYLOAD_PARTS, Blend
@@ -222,7 +223,7 @@ def _survey(job: FillJob, parts: Sequence[tuple[Level, NDArray[np.float64]]]) ->
     first, *_ = levels = levels_of(extent)
     cell = 2**first
     base = np.zeros((3, extent[0], -(-extent[1] // cell), -(-extent[2] // cell)))
-    for tile, (level, _) in zip(job.plan.survey_tiles(), parts, strict=True):
+    for tile, (level, _) in zip(job.plan.survey_tiles, parts, strict=True):
         t, y, x = (start // step for start, step in zip(tile.start, (1, cell, cell), strict=True))
         base[:, t : t + level.shape[1], y : y + level.shape[2], x : x + level.shape[3]] = level
     location, spread = location_and_spread(np.concatenate([picked for _, picked in parts]))
@@ -254,11 +255,18 @@ def _finish_one(
 
 def _fill_now(job: FillJob) -> Products:
     """Fill an array in memory."""
-    survey = _survey(job, [_survey_part(job, tile) for tile in job.plan.survey_tiles()])
+    survey = _survey(job, [_survey_part(job, tile) for tile in job.plan.survey_tiles])
     job.filler.prepare()
     grid, whole = job.plan.blocks, Window.of(job.plan.extent)
     payloads = [_fill_one(job, number, survey) for number in range(len(grid))]
-    return _finish_one(job, whole, survey[0], range(len(grid)), payloads)
+    dtype = np.dtype(job.variable(0).dtype)
+    products = (np.empty(whole.shape, dtype), np.empty(whole.shape, np.uint8), np.empty(whole.shape, np.float32))
+    for tile in job.plan.blend_tiles[0]:
+        touching = grid.touching(tile)
+        parts = _finish_one(job, tile, survey[0], touching, [payloads[number] for number in touching])
+        for product, part in zip(products, parts, strict=True):
+            product[tile.slices] = part
+    return products
 
 
 def _fill_lazily(job: FillJob) -> tuple[da.Array, da.Array, da.Array]:
@@ -266,10 +274,17 @@ def _fill_lazily(job: FillJob) -> tuple[da.Array, da.Array, da.Array]:
     plan, grid = job.plan, job.plan.blocks
     reader = job.reader
     assert isinstance(reader, ArrayReader)
-    token = tokenize(reader.array, reader.domain, plan.identity, job.valid_range, job.days)
+    if any(isinstance(value, Future) for value in dict(reader.array.__dask_graph__()).values()):
+        raise CubeError(
+            "the array is persisted on a cluster, where its tasks can't be asked for windows; fill it before persist(), "
+            "or load it with compute()"
+        )
+    token = tokenize(
+        reader.array, reader.domain, plan.identity, plan.variables, plan.blend_tiles, job.valid_range, job.days
+    )
     # Opaque to Dask: each task evaluates its own window of the input instead of waiting for all of its chunks.
     shared = delayed(_Opaque(job), name=f"fill-job-{token}", traverse=False)
-    tiles = plan.survey_tiles()
+    tiles = plan.survey_tiles
     parts = [_task(_survey_task, f"fill-survey-{token}-{i}", shared, tile) for i, tile in enumerate(tiles)]
     survey = _task(_survey_all, f"fill-surveyed-{token}", shared, parts)
     numbers = da.from_array(np.arange(len(grid)).reshape(grid.counts), chunks=(1, 1, 1), name=f"fill-numbers-{token}")
@@ -289,14 +304,14 @@ def _fill_lazily(job: FillJob) -> tuple[da.Array, da.Array, da.Array]:
     )
     dtype = np.dtype(job.variable(0).dtype)
     products: list[list[da.Array]] = [[], [], []]
-    for i, tile in enumerate(plan.blend_tiles()):
+    for i, tile in enumerate(plan.blend_tiles[0]):
         touching = grid.touching(tile)
         done = _task(
             _finish_task, f"fill-finish-{token}-{i}", shared, survey, tile, touching, [payloads[n] for n in touching]
         )
         for j, kind in enumerate((dtype, np.dtype(np.uint8), np.dtype(np.float32))):
             products[j].append(da.from_delayed(done[j], tile.shape, dtype=kind))
-    counts = triple(-(-n // step) for n, step in zip(plan.extent, plan.blend_tile, strict=True))
+    counts = plan.blend_tiles[0].counts
     values, source, half_width = (_assembled(pieces, counts) for pieces in products)
     return values, source, half_width
 

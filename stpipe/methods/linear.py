@@ -113,12 +113,14 @@ def interpolate(
     walked = np.zeros(shape, dtype=np.float32)
     pairs = np.zeros(shape, dtype=np.float32)
     since = (days - days[0]).astype(np.float32)
+    # Two looks within minutes differ by noise: taken for a walk, it would be a wild one.
+    least = np.float32(0.5 * np.median(np.diff(days))) if days.size > 1 else np.float32(1)
     for t, day in enumerate(since):
         known, now = valid[t], values[t]
         with np.errstate(invalid="ignore"):
             again = known & np.isfinite(last_day)
             step = np.where(again, now - last_value, np.float32(0))
-            walked += np.where(again, step * step / np.maximum(day - last_day, np.float32(1e-6)), np.float32(0))
+            walked += np.where(again, step * step / np.maximum(day - last_day, least), np.float32(0))
         pairs += again
         last_value = np.where(known, now, last_value)
         last_day = np.where(known, day, last_day)

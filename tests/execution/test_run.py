@@ -95,7 +95,7 @@ def make_context(
         days=np.arange(5.0),
         reader=reader or ArrayReader(name="v", array=cube[0], domain=cube[1]),
         filler=filler,
-        overviews=ZarrOverviewStore(str(folder / "overviews.zarr"), SHAPE, plan.survey_tile),
+        overviews=ZarrOverviewStore(str(folder / "overviews.zarr"), SHAPE, plan.survey_tiles.shape),
         scratch=ZarrBlockStore(str(folder / "blocks.zarr"), plan.blocks),
         product=ArrayProduct(str(folder / "product.zarr")),  # type: ignore[arg-type]
         records=str(folder / "records"),
@@ -173,7 +173,7 @@ def test_damaged_scratch_is_noticed_and_made_again(client: Client, tmp_path: Pat
     outcome = go(client, context)
     for a, b in zip(context.product.read("v", Window.of(SHAPE)), expected, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert outcome.stages["blend"].done == len(context.plan.blend_tiles())
+    assert outcome.stages["blend"].done == context.plan.n_blend_tiles
 
 
 def test_damaged_overviews_are_made_again(client: Client, tmp_path: Path, cube: Any) -> None:
