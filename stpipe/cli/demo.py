@@ -191,7 +191,8 @@ def _run_method(scene: Scene, output: Path, method: str, workers: int | None, bl
 def fill(scene: Path, folder: Path, method: str, *, workers: int | None, block: Triple | None) -> None:
     """Fill the scene just as `stpipe fill-scene` does."""
     from stpipe.cli.fill_scene import shown_progress
-    from stpipe.cli.scene_run import FillOptions, execute, prepare
+    from stpipe.cli.scene_plan import FillOptions, prepare
+    from stpipe.cli.scene_run import execute
 
     options = FillOptions(cube=scene, output=folder, method=method, domain="land", workers=workers, block=block)
     prepared = prepare(options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,16 +13,18 @@ from typing import Any
 import click
 
 from stpipe.cli.options import fill_options, run_options
+from stpipe.errors import RunError
 
 
 @click.command(name="fill-scene")
 @run_options
 def command(as_json: bool, **typed: Any) -> None:
     """Fill the gaps of a cube and mosaic it to GeoTIFF."""
-    from stpipe.cli.scene_run import execute, prepare
+    from stpipe.cli.scene_plan import prepare
+    from stpipe.cli.scene_run import execute
 
     prepared = prepare(fill_options(**typed))
-    with shown_progress() as (progress, on_stage):
+    with interruptible(), shown_progress() as (progress, on_stage):
         result = execute(prepared, progress=progress, on_stage=on_stage)
     if as_json:
         click.echo(json.dumps({"folder": str(result.folder), "already": result.already, **result.report}))
@@ -61,6 +64,22 @@ def show(folder: Path, report: dict[str, Any]) -> None:
     if tiffs:
         console.print(f"{folder / 'geotiff'}: {tiffs} GeoTIFFs")
     console.print(f"{folder / 'quicklook.png'}: a few frames; {folder / 'run.json'}: all about the run")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Make Ctrl-C and SIGTERM, by which batch systems end jobs, leave with a line that says how to go on."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise RunError("interrupted; what is done is kept: run the same command again to go on from here") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

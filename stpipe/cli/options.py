@@ -13,7 +13,7 @@ from stpipe.core.windows import AXES, Triple, triple
 from stpipe.errors import OptionError
 
 if TYPE_CHECKING:
-    from stpipe.cli.scene_run import FillOptions
+    from stpipe.cli.scene_plan import FillOptions
 
 UNITS = {"": 1, "B": 1}
 for power, letter in enumerate("KMGT", start=1):
@@ -140,7 +140,7 @@ def fill_options(
     keep_work: bool,
 ) -> FillOptions:
     """Turn what was typed into options, or refuse."""
-    from stpipe.cli.scene_run import FillOptions
+    from stpipe.cli.scene_plan import FillOptions
 
     if no_geotiff and layout is not None:
         raise OptionError(f"--layout {layout} shapes the GeoTIFFs that --no-geotiff leaves out; give one of them")

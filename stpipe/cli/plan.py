@@ -15,7 +15,7 @@ from stpipe.cli.options import fill_options, run_options
 @click.option("--no-scan", is_flag=True, help="Don't read the cube to count the blocks with gaps.")
 def command(as_json: bool, no_scan: bool, **typed: Any) -> None:
     """Show what fill-scene would do."""
-    from stpipe.cli.scene_run import begin, describe_plan, prepare
+    from stpipe.cli.scene_plan import begin, describe_plan, prepare
 
     prepared = prepare(fill_options(**typed))
     state = begin(prepared)

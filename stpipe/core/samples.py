@@ -52,6 +52,15 @@ def is_nodata(stored: NDArray[Any], info: VariableInfo) -> NDArray[np.bool_]:
     return missing
 
 
+def credible(values: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return True where a valid value may speak for others; one beyond `HUGE` comes back as it is and is not believed.
+
+    >>> credible(np.array([1.0, -3.4e38]), np.array([True, True]))
+    array([ True, False])
+    """
+    return valid & (np.abs(np.where(valid, values, 0.0)) < HUGE)
+
+
 def valid_samples(
     values: NDArray[np.float64],
     *,

@@ -50,6 +50,10 @@ def levels_of(extent: Triple) -> tuple[int, ...]:
     return tuple(range(BASE_LEVEL, last + 1))
 
 
+FARTHEST = 1e9
+"""Values farther than this from the scene's location, in spreads, are no measurements and are taken to lie there."""
+
+
 def pool(values: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
     """Sum over squares of the last two axes; a ragged edge counts as zero.
 
@@ -94,10 +98,10 @@ def coarser(level: Level) -> Level:
 def standardise(level: Level, location: float, spread: float) -> Level:
     """Return a level's sums as if taken over ``(value - location) / spread``."""
     count, total, squares = level
-    centred = total - location * count
-    return np.stack(
-        [count, centred / spread, (squares - 2 * location * total + location**2 * count).clip(0) / spread**2]
-    )
+    centred = (total - location * count) / spread
+    squared = (squares - 2 * location * total + location**2 * count) / spread**2
+    most = FARTHEST * count
+    return np.stack([count, centred.clip(-most, most), squared.clip(0, FARTHEST * most)])
 
 
 @dataclass(frozen=True)

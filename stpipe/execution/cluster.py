@@ -13,6 +13,7 @@ import psutil
 import yaml
 from distributed import Client, LocalCluster
 
+from stpipe.core.plan import gib
 from stpipe.errors import OptionError, RunError
 from stpipe.resources import shipped
 
@@ -43,6 +44,29 @@ def check_workers(workers: int) -> int:
     if workers < 1:
         raise OptionError(f"need at least 1 worker, got --workers {workers}")
     return workers
+
+
+def check_cluster(client: Client, needed: int) -> None:
+    """Refuse a cluster whose workers can't hold a task, or would run several in one process.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        A client of the cluster.
+    needed : int
+        Projected peak of a worker in bytes.
+    """
+    for address, worker in client.scheduler_info(n_workers=-1)["workers"].items():
+        if worker["nthreads"] > 1:
+            raise OptionError(
+                f"the worker at {address} has {worker['nthreads']} threads; a task takes the memory of a whole worker: "
+                "start workers with --nthreads 1, and more of them"
+            )
+        if 0 < worker["memory_limit"] < needed:
+            raise OptionError(
+                f"the worker at {address} may take {gib(worker['memory_limit'])}, but the plan needs {gib(needed)}; "
+                "give its limit with --memory-limit, so that the plan keeps to it, or start workers with more memory"
+            )
 
 
 def local_settings() -> dict[str, Any]:

@@ -13,6 +13,7 @@ import itertools
 import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,17 @@ def _row(numbers: NDArray[np.int64], *, task: Task, context: str) -> NDArray[np.
     row = np.empty(1, dtype=ROW)
     row[0] = (number, state, *process_memory(), blocks, " ".join(message.split())[:MESSAGE_BYTES])
     return row
+
+
+@contextmanager
+def clean_workers(client: Client, *names: str) -> Iterator[None]:
+    """Take contexts away from the workers again, now or when the run fails; a cluster may outlive many runs."""
+    try:
+        yield
+    finally:
+        for name in names:
+            with suppress(Exception):  # the cluster may be gone, or the context never have been there
+                client.unregister_worker_plugin(name)
 
 
 def forget_peak() -> None:

@@ -15,8 +15,18 @@ from numpy.typing import NDArray
 from stpipe.core.blend import FALLBACK, HALF_WIDTH, PAYLOAD_PARTS, PREDICTION, Blend
 from stpipe.core.blocks import Block
 from stpipe.core.ports import BlockInput, Overviews, Prediction, VariableInfo
-from stpipe.core.samples import SOURCE_CODES, encode, gap_value
-from stpipe.core.survey import BASE_CELL, BASE_LEVEL, Level, base_level, coarser, lattice_step, on_lattice, pool
+from stpipe.core.samples import SOURCE_CODES, credible, encode, gap_value
+from stpipe.core.survey import (
+    BASE_CELL,
+    BASE_LEVEL,
+    FARTHEST,
+    Level,
+    base_level,
+    coarser,
+    lattice_step,
+    on_lattice,
+    pool,
+)
 from stpipe.core.windows import Triple, Window
 from stpipe.errors import ScratchError
 from stpipe.execution.context import FillJob, RunContext, Samples
@@ -80,9 +90,10 @@ def survey_samples(
     valid_count = 0
     for t in range(frames):
         values, valid = samples.frame(t)
-        base.append(base_level(values[None], valid[None]))
+        believed = credible(values, valid)
+        base.append(base_level(values[None], believed[None]))
         gaps.append(pool((inside & ~valid).astype(np.float64), BASE_CELL).astype(np.uint8))
-        picked.append(on_lattice(values, valid, (origin[0] + t, *origin[1:]), step))
+        picked.append(on_lattice(values, believed, (origin[0] + t, *origin[1:]), step))
         valid_count += int(valid.sum())
     level = np.concatenate(base, axis=1)
     levels = {}
@@ -134,8 +145,10 @@ def fill_block(context: FillJob, info: VariableInfo, block: Block, overviews: Ov
     _, height, width = inside.shape
     for t in range(inside.shape[0]):
         frame, known = samples.frame(t)
+        known = credible(frame, known)
         valid[t, :height, :width] = known
-        values[t, :height, :width] = np.where(known, (frame - scale.location) / scale.spread, 0.0)
+        standard = (np.where(known, frame, scale.location) - scale.location) / scale.spread
+        values[t, :height, :width] = standard.clip(-FARTHEST, FARTHEST)
     domain = samples.domain
     del samples
     prediction = context.filler.fill(

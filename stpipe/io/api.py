@@ -276,8 +276,8 @@ def _fill_lazily(job: FillJob) -> tuple[da.Array, da.Array, da.Array]:
     assert isinstance(reader, ArrayReader)
     if any(isinstance(value, Future) for value in dict(reader.array.__dask_graph__()).values()):
         raise CubeError(
-            "the array is persisted on a cluster, where its tasks can't be asked for windows; fill it before persist(), "
-            "or load it with compute()"
+            "the array is persisted on a cluster, where no task can be asked for a window of it; fill it before "
+            "persist(), or load it with compute()"
         )
     token = tokenize(
         reader.array, reader.domain, plan.identity, plan.variables, plan.blend_tiles, job.valid_range, job.days

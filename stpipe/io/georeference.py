@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from stpipe.core.windows import Window
 from stpipe.errors import CubeError, MissingFileError
 from stpipe.io.dimensions import degrees_role
 from stpipe.io.stored import one_line
@@ -290,6 +292,36 @@ def burn(area: str, transform: Affine6, shape: tuple[int, int]) -> NDArray[np.bo
         [(json.loads(area), 1)], out_shape=shape, transform=Affine(*transform), all_touched=True, dtype="uint8"
     )
     return np.asarray(burnt, dtype=bool)
+
+
+BURN_TILE = 512
+"""Side of the tiles in which `burn_window` burns."""
+
+
+def burn_window(area: str, transform: Affine6, window: Window) -> NDArray[np.bool_]:
+    """Return (y, x) True where a pixel of a window touches the area, the same in whatever windows it is asked for.
+
+    Burning with a shifted origin rounds differently where an edge runs through pixel corners. So it is always done in
+    the same tiles of the cube, of which the window is cut.
+    """
+    (_, top, left), (_, bottom, right) = window.start, window.stop
+    inside = np.zeros((bottom - top, right - left), dtype=bool)
+    for y in range(top // BURN_TILE * BURN_TILE, bottom, BURN_TILE):
+        for x in range(left // BURN_TILE * BURN_TILE, right, BURN_TILE):
+            tile = _burned_tile(area, transform, y, x)
+            rows, columns = (
+                slice(max(y, top), min(y + BURN_TILE, bottom)),
+                slice(max(x, left), min(x + BURN_TILE, right)),
+            )
+            inside[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = tile[
+                rows.start - y : rows.stop - y, columns.start - x : columns.stop - x
+            ]
+    return inside
+
+
+@lru_cache(maxsize=32)
+def _burned_tile(area: str, transform: Affine6, y: int, x: int) -> NDArray[np.bool_]:
+    return burn(area, shifted(transform, y, x), (BURN_TILE, BURN_TILE))
 
 
 def area_window(area: str, transform: Affine6, shape: tuple[int, int]) -> tuple[slice, slice] | None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from stpipe.core.samples import physical
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import CubeError, ReadError, ShapeError
-from stpipe.io.georeference import Affine6, burn, shifted
+from stpipe.io.georeference import Affine6, burn_window
 from stpipe.io.stored import Kind, StoredVariable, is_remote, one_line, open_raw
 
 Index = tuple[slice | int, ...]
@@ -96,7 +96,7 @@ class StoredReader:
             values = physical(samples, self.domain.info)
             inside &= np.isfinite(values) & (values != 0)
         if self.area is not None and self.transform is not None:
-            inside &= burn(self.area, shifted(self.transform, rows.start, columns.start), inside.shape)
+            inside &= burn_window(self.area, self.transform, window)
         return inside
 
     def _find(self, name: str) -> StoredVariable:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -27,6 +27,9 @@ from stpipe.execution.records import write_whole
 
 PRODUCTS = ("filled.zarr", "geotiff", "quicklook.png", "run.json")
 """Names that a run may leave in its folder."""
+
+WORK = ("plan.json", "records", "overviews.zarr", "blocks.zarr", "filled.zarr", "lock")
+"""Names that it may have in its work folder."""
 
 
 class State(Enum):
@@ -53,7 +56,7 @@ class RunFolder:
         """Return the final place of a product."""
         return self.path / name
 
-    def state(self, run_id: str, identity: JSON, *, resume: bool, overwrite: bool) -> State:
+    def state(self, run_id: str, identity: JSON, input_state: str, *, resume: bool, overwrite: bool) -> State:
         """Say how a run may begin here, or refuse.
 
         Raises
@@ -65,51 +68,76 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"the output {self.path} is a file; choose a folder with -o")
-        found = sorted(entry.name for entry in self.path.iterdir()) if self.path.is_dir() else []
-        foreign = [name for name in found if name not in (*PRODUCTS, "work")]
-        ours = (self.path / "run.json").is_file() or self.work.is_dir()
-        if found and (foreign or not ours):
+        foreign, ours = self._contents()
+        if foreign:
             raise OutputError(
-                f"the output folder {self.path} holds something else ({', '.join((foreign or found)[:3])}); "
+                f"the output folder {self.path} holds something else ({', '.join(foreign[:3])}); "
                 "choose an empty or new one with -o"
             )
-        state = self._own_state(run_id, identity, overwrite=overwrite) if found else State.NEW
+        state = self._own_state(run_id, identity, input_state) if ours and not overwrite else State.NEW
         if resume and state is State.NEW:
             raise OptionError(f"--resume: there is no run to go on with in {self.path}; leave --resume out")
         return state
 
-    def _own_state(self, run_id: str, identity: JSON, *, overwrite: bool) -> State:
-        if overwrite:
-            return State.NEW
+    def _contents(self) -> tuple[list[str], bool]:
+        """Return what in the folder is not a run's, and whether the rest is one's.
+
+        Only what is certainly a run's own may ever be replaced or removed.
+        """
+        names = sorted(entry.name for entry in self.path.iterdir()) if self.path.is_dir() else []
+        report = _load(self.path / "run.json")
+        finished = report is not None and {"run_id", "products"} <= set(report)
+        work = sorted(entry.name for entry in self.work.iterdir()) if self.work.is_dir() else []
+        foreign = [f"work/{name}" for name in work if name not in WORK]
+        if self.work.is_symlink() or (self.work.exists() and not self.work.is_dir()):
+            foreign.append("work")
+        ours = finished or (bool(work) and not foreign)
+        known = {"work", *(PRODUCTS if ours else ())} - (set() if finished else {"run.json"})
+        return foreign + [name for name in names if name not in known], ours
+
+    def _own_state(self, run_id: str, identity: JSON, input_state: str) -> State:
         finished, begun = _load(self.path / "run.json"), _load(self.work / "plan.json")
         if finished is not None:
-            if finished.get("run_id") == run_id:
-                missing = [p["path"] for p in finished["products"] if not (self.path / p["path"]).exists()]
-                if missing:
+            if finished.get("run_id") != run_id:
+                changes = _differences(finished.get("identity"), identity)
+                raise OutputError(
+                    f"{self.path} holds a finished run of another kind (differs in {changes}); choose another folder "
+                    "with -o, or replace it with --overwrite"
+                )
+            if finished.get("input_state") != input_state:
+                raise OutputError(
+                    f"{self.path} holds a finished run, but the cube's files have changed since; choose another folder "
+                    "with -o, or replace it with --overwrite"
+                )
+            for product in finished["products"]:
+                if not (self.path / product["path"]).exists():
                     raise OutputError(
-                        f"the run in {self.path} is finished but {missing[0]} is gone; make it again with --overwrite"
+                        f"the run in {self.path} is finished but {product['path']} is gone; make it again with "
+                        "--overwrite"
                     )
-                return State.FINISHED
-            changes = _differences(finished.get("identity"), identity)
-            raise OutputError(
-                f"{self.path} holds a finished run of another kind (differs in {changes}); choose another folder "
-                "with -o, or replace it with --overwrite"
-            )
+            return State.FINISHED
         if begun is None:
             return State.NEW  # killed before its plan was written: there is nothing in it yet
         if begun.get("run_id") == run_id:
-            return State.RESUMABLE
+            published = (self.path / "filled.zarr").exists()
+            stores = () if published else ("overviews.zarr", "blocks.zarr", "filled.zarr")
+            # A store that is gone can't be gone on with.
+            return State.RESUMABLE if all((self.work / name).exists() for name in stores) else State.NEW
         changes = _differences(begun.get("identity"), identity)
         raise OutputError(
             f"{self.path} holds an unfinished run of another kind (differs in {changes}); "
             "give the options of that run to go on with it, or start anew with --overwrite"
         )
 
+    def report(self) -> dict[str, JSON]:
+        """Return run.json of a finished run."""
+        return _load(self.path / "run.json") or {}
+
     def clear(self) -> None:
-        """Remove what earlier runs left here, and only that."""
-        (self.path / "run.json").unlink(missing_ok=True)
-        for name in (*PRODUCTS, "work"):
-            place = self.path / name
+        """Remove what an earlier run left here; its report and plan first, so that a kill leaves nothing to trust."""
+        for place in (self.path / "run.json", self.work / "plan.json"):
+            place.unlink(missing_ok=True)
+        for place in [self.path / name for name in PRODUCTS] + [self.work / name for name in WORK if name != "lock"]:
             if place.is_symlink() or place.is_file():
                 place.unlink()
             elif place.is_dir():
@@ -124,23 +152,33 @@ class RunFolder:
         """Keep a second driver out; the lock goes with the process, however it ends."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.work.mkdir(exist_ok=True)
-        with (self.work / "lock").open("w") as file:
+        place = self.work / "lock"
+        with place.open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 raise OutputError(f"another process is filling into {self.path}; wait for it or end it") from error
+            if not place.exists() or place.stat().st_ino != os.fstat(file.fileno()).st_ino:
+                raise OutputError(f"another process has just finished {self.path}; run the same command again")
             yield
 
     def publish(self, name: str) -> None:
-        """Give a complete product its final name."""
-        final = self.path / name
-        if (self.work / name).exists():
-            (self.work / name).replace(final)
+        """Give a complete product its final name, without what killed writers left in it."""
+        unfinished = self.work / name
+        if unfinished.exists():
+            for leftover in unfinished.rglob("*.partial"):
+                leftover.unlink()
+            unfinished.replace(self.path / name)
 
     def finish(self, report: JSON, *, keep_work: bool) -> None:
         """Write run.json, then remove the scratch."""
         write_whole(self.path / "run.json", json.dumps(report, indent=2).encode())
         if not keep_work:
+            self.remove_work()
+
+    def remove_work(self) -> None:
+        """Remove the scratch."""
+        if self.work.is_dir():
             shutil.rmtree(self.work)
 
 
@@ -156,7 +194,13 @@ def _differences(old: JSON, new: JSON) -> str:
     """Name the options in which two identities differ."""
     flat_old, flat_new = dict(_flatten(old)), dict(_flatten(json.loads(canonical(new))))
     names = [key for key in sorted({*flat_old, *flat_new}) if flat_old.get(key) != flat_new.get(key)]
-    short = list(dict.fromkeys(name.split(".", 1)[-1] for name in names))
+    # An identity is nested; users know its parts by the names of options.
+    spelled = {"geometry.filler": "method or model", "input": ""}
+    short = []
+    for name in names:
+        head = next((head for head in spelled if name.startswith(f"{head}.")), None)
+        short.append(spelled.get(head or "") or name.rsplit(".", 1)[-1])
+    short = list(dict.fromkeys(short))
     if len(short) > 1 and "cube" in short:
         short.remove("cube")  # the cube's fingerprint covers the domain and the period too
     return ", ".join(short[:4]) or "its version"
@@ -211,3 +255,17 @@ def tree_digest(path: Path) -> tuple[int, str]:
                 total.update(piece)
                 size += len(piece)
     return size, total.hexdigest()
+
+
+def file_state(path: Path, variables: Sequence[str]) -> str:
+    """Return a digest of the names, sizes and times of the files that hold some variables' samples.
+
+    It changes when a chunk is written again, whatever is in it; empty where there are no files to look at.
+    """
+    total = hashlib.sha256()
+    places = [path] if path.is_file() else [path / name for name in variables]
+    for place in places:
+        for file in [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file()):
+            about = file.stat()
+            total.update(f"{file.relative_to(path.parent)} {about.st_size} {about.st_mtime_ns}\n".encode())
+    return total.hexdigest()

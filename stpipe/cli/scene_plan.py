@@ -1,0 +1,302 @@
+"""A run before it begins: open the cube, check every option, plan, or refuse.
+
+Nothing here changes anything; whatever is refused leaves the disk as it was.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from stpipe import __version__
+from stpipe.core.plan import Plan, make_plan
+from stpipe.core.ports import JSON, Filler
+from stpipe.core.samples import check_fillable
+from stpipe.core.windows import Triple
+from stpipe.errors import CubeError, OptionError, PlanError
+from stpipe.execution.cluster import check_workers, cores, share_of_memory
+from stpipe.io.cube import Cube, open_source
+from stpipe.io.filled import HALF_WIDTH, SOURCE
+from stpipe.io.frames import holds_sources, infos_of
+from stpipe.io.mosaic import Layout, mosaic_variables
+from stpipe.io.run_folder import PRODUCTS, RunFolder, State, check_disk, check_writable, file_state
+from stpipe.methods import make_filler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FillOptions:
+    """What the user asked for."""
+
+    cube: Path
+    """The input."""
+
+    output: Path | None = None
+    """The output folder; beside the cube unless given."""
+
+    variables: tuple[str, ...] = ()
+    """What to fill; all unless given."""
+
+    method: str = "pconv"
+    """The method's name."""
+
+    model: str | None = None
+    """Name or path of the weights, for pconv."""
+
+    domain: str | None = None
+    """Static variable that is non-zero where values can exist."""
+
+    valid_range: tuple[float, float] | None = None
+    """Physical values outside of it are gaps."""
+
+    time: tuple[str | None, str | None] | None = None
+    """Period to fill."""
+
+    aoi: Path | None = None
+    """GeoJSON of the area to fill."""
+
+    block: Triple | None = None
+    """Write window of a block."""
+
+    overlap: Triple | None = None
+    """Overlap of write windows."""
+
+    workers: int | None = None
+    """Worker processes; one a core unless given."""
+
+    memory_limit: int | None = None
+    """Bytes a worker may take."""
+
+    scheduler: str | None = None
+    """Address of a scheduler to use instead of a LocalCluster."""
+
+    resume: bool = False
+    """Refuse to begin anew."""
+
+    overwrite: bool = False
+    """Replace what is there."""
+
+    geotiff: bool = True
+    """Whether to mosaic."""
+
+    layout: Layout = "frames"
+    """One file a frame, or one a variable."""
+
+    keep_work: bool = False
+    """Whether the scratch stays."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A run that may begin."""
+
+    options: FillOptions
+    """What was asked for."""
+
+    cube: Cube
+    """The input."""
+
+    filler: Filler
+    """The method."""
+
+    plan: Plan
+    """The plan."""
+
+    folder: RunFolder
+    """Where everything goes."""
+
+    workers: int
+    """Worker processes of a LocalCluster."""
+
+    memory_limit: int
+    """Bytes each may take."""
+
+    input_state: str
+    """Tells whether the input's files are the same as at another time."""
+
+    notes: tuple[str, ...] = ()
+    """What the user should know before it begins."""
+
+
+def default_output(cube: Path) -> Path:
+    """Return the output folder that goes with a cube.
+
+    >>> default_output(Path("data/cube.zarr")).name
+    'cube.filled'
+    """
+    name = cube.name or cube.resolve().name
+    return cube.with_name(f"{Path(name).stem}.filled")
+
+
+def prepare(options: FillOptions) -> Prepared:
+    """Check everything that can be checked without working, and plan.
+
+    Raises
+    ------
+    RefusedError
+        One line, with the rule, the values and the next step.
+    """
+    if options.resume and options.overwrite:
+        raise OptionError("--resume goes on with a run and --overwrite starts anew; give one of them")
+    if options.scheduler is not None and "://" not in options.scheduler:
+        raise OptionError(f"--scheduler needs an address such as tcp://host:8786, got {options.scheduler!r}")
+    if options.scheduler is not None and options.workers is not None:
+        raise OptionError("--workers starts workers here and --scheduler uses those of a cluster; give one of them")
+    if options.valid_range is not None and not options.valid_range[0] <= options.valid_range[1]:
+        raise OptionError(f"--valid-range needs LO,HI with LO <= HI, got {options.valid_range}")
+    workers = check_workers(cores() if options.workers is None else options.workers)
+    cube = open_source(
+        options.cube,
+        variables=options.variables or None,
+        domain=options.domain,
+        time=options.time,
+        aoi=options.aoi,
+    )
+    notes: list[str] = []
+    if not options.variables:
+        cube = _worth_filling(options, cube, notes)
+    _refuse_twins(cube)
+    for info in cube.variables:
+        check_fillable(info)
+    filler = make_filler(options.method, model=options.model)
+    plan, workers, limit = _fitting_plan(options, cube, filler, workers)
+    output = options.output or default_output(options.cube)
+    _refuse_overlap(options, cube, output)
+    return Prepared(
+        options=options,
+        cube=cube,
+        filler=filler,
+        plan=plan,
+        folder=RunFolder(output),
+        workers=workers,
+        memory_limit=limit,
+        input_state=file_state(Path(cube.path), [stored.source for stored in cube.stored]),
+        notes=tuple(notes),
+    )
+
+
+def _refuse_overlap(options: FillOptions, cube: Cube, output: Path) -> None:
+    """Refuse an output in the input, or an input among what the output folder may replace."""
+    source = Path(cube.path).resolve()
+    place = output.resolve()
+    if place == source or source in place.parents:
+        raise OptionError(f"the output {output} lies in the input {cube.path}; choose another folder with -o")
+    mine = [place / name for name in (*PRODUCTS, "work")]
+    for what, given in (("input", source), ("--aoi", options.aoi), ("--model", options.model)):
+        path = None if given is None else Path(given).resolve()
+        if path is not None and any(own == path or own in path.parents for own in mine):
+            raise OptionError(f"the {what} {given} lies in the output folder {output}; choose another one with -o")
+
+
+def _refuse_twins(cube: Cube) -> None:
+    """Refuse variables whose companions would take each other's names."""
+    for name in cube.names:
+        for suffix in (SOURCE, HALF_WIDTH):
+            if name + suffix in cube.names:
+                raise OptionError(f"--var {name + suffix} has the name of what comes with {name}; fill one at a time")
+
+
+def _fitting_plan(options: FillOptions, cube: Cube, filler: Filler, workers: int) -> tuple[Plan, int, int]:
+    """Plan for an equal share of the memory for each core; where that is too little, for fewer workers."""
+
+    def plan_for(limit: int) -> Plan:
+        return make_plan(
+            extent=cube.extent,
+            variables=cube.variables,
+            filler=filler,
+            identity=_identity(options, cube),
+            memory_limit=limit,
+            block=options.block,
+            overlap=options.overlap,
+        )
+
+    if options.memory_limit is not None:
+        return plan_for(options.memory_limit), workers, options.memory_limit
+    limit = share_of_memory(max(workers, cores()))
+    try:
+        return plan_for(limit), workers, limit
+    except PlanError:
+        # Fewer workers have more each; how many are too few is for the user to say if they were asked for.
+        for fewer in range(workers, 0, -1):
+            limit = share_of_memory(fewer)
+            if options.workers in (None, fewer):
+                with suppress(PlanError):
+                    return plan_for(limit), fewer, limit
+        raise
+
+
+CLASSES = frozenset({"scl", "clm", "fmask", "qa", "qa_pixel", "pixel_qa", "bqa", "qa60", "cloud_mask", "qa_radsat"})
+"""Well-known names of variables that hold codes, which no method can fill."""
+
+
+def _worth_filling(options: FillOptions, cube: Cube, notes: list[str]) -> Cube:
+    """Leave out codes, and VAR_source and VAR_ci90 of a cube that was filled before; say so."""
+    infos = infos_of(cube)
+    names = mosaic_variables(infos)
+    codes = [n for n in names if n.lower() in CLASSES or {"flag_values", "flag_masks"} & set(infos[n].attrs)]
+    names = tuple(name for name in names if name not in codes)
+    if codes:
+        notes.append(f"left out {', '.join(codes)}: codes can't be filled; name one with --var to fill it all the same")
+    filled = [name for name in names if name + SOURCE in infos and holds_sources(infos[name + SOURCE])]
+    if filled:
+        notes.append(f"{', '.join(filled)} was filled before: what was filled then counts as observed now")
+    if not names:
+        raise CubeError(f"{cube.path} holds nothing but codes ({', '.join(codes)}); name one with --var to fill it")
+    if names == cube.names:
+        return cube
+    return open_source(options.cube, variables=names, domain=options.domain, time=options.time, aoi=options.aoi)
+
+
+def _identity(options: FillOptions, cube: Cube) -> JSON:
+    """All that decides the products, besides geometry and method."""
+    return {
+        "stpipe": __version__,
+        "cube": cube.fingerprint,
+        "variables": cube.names,
+        "domain": options.domain,
+        "valid_range": options.valid_range,
+        "geotiff": options.geotiff,
+        "layout": options.layout if options.geotiff else None,
+    }
+
+
+def begin(prepared: Prepared) -> State:
+    """Say how the run may begin in its folder, or refuse; nothing is changed."""
+    folder, plan, options = prepared.folder, prepared.plan, prepared.options
+    state = folder.state(
+        plan.run_id, plan.identity, prepared.input_state, resume=options.resume, overwrite=options.overwrite
+    )
+    if state is State.NEW:
+        check_writable(folder.path)
+        check_disk(folder.path, plan.scratch_bytes + plan.output_bytes)
+    return state
+
+
+def describe_plan(prepared: Prepared) -> dict[str, JSON]:
+    """Return the plan as `stpipe plan --json` prints it."""
+    plan = prepared.plan
+    grid = plan.blocks
+    return {
+        "run_id": plan.run_id,
+        "cube": prepared.cube.path,
+        "extent": plan.extent,
+        "variables": [info.name for info in plan.variables],
+        "method": prepared.filler.name,
+        "block": grid.size,
+        "overlap": grid.spec.overlap,
+        "halo": grid.spec.halo,
+        "stride": grid.spec.stride,
+        "read_window": grid.read_shape,
+        "blocks": plan.n_blocks,
+        "survey_tile": plan.survey_tiles.shape,
+        "blend_tiles": [tiles.shape for tiles in plan.blend_tiles],
+        "workers": prepared.workers,
+        "memory_limit_bytes": prepared.memory_limit,
+        "peak_worker_bytes": plan.memory.peak,
+        "peak_bytes": {"survey": plan.memory.survey, "fill": plan.memory.fill, "blend": plan.memory.blend},
+        "scratch_bytes": plan.scratch_bytes,
+        "output_bytes": plan.output_bytes,
+        "core_seconds": round(plan.seconds, 1),
+        "output": str(prepared.folder.path),
+        "identity": plan.identity,
+    }
