@@ -184,18 +184,18 @@ def _run(
         on_stage(stage)
 
     peaks: dict[str, int] = {}
-    with clean_workers(client, plan.run_id, f"mosaic-{plan.run_id}"):
-        if not folder.product("filled.zarr").exists():
+    if not folder.product("filled.zarr").exists():
+        with clean_workers(client, plan.run_id):
             outcome = run_blocks(
                 client, run_context(prepared), start_worker=start_fill_worker, progress=progress, on_stage=tell
             )
-            _save_outcome(folder, plan, outcome)
-            folder.publish("filled.zarr")
-        files: list[dict[str, Any]] = []
-        if prepared.options.geotiff:
-            tell("mosaic")
-            files, peaks["mosaic"], warned = _mosaic(prepared, client, progress)
-            notes += warned
+        _save_outcome(folder, plan, outcome)
+        folder.publish("filled.zarr")
+    files: list[dict[str, Any]] = []
+    if prepared.options.geotiff:
+        tell("mosaic")
+        files, peaks["mosaic"], warned = _mosaic(prepared, client, progress)
+        notes += warned
     tell("quicklook")
     _quicklook(prepared)
     tell("digests")
@@ -262,7 +262,8 @@ def _mosaic(
     )
     name = f"mosaic-{plan.run_id}"
     client.register_plugin(ContextPlugin(name, context, start_mosaic_worker), name=name)
-    result = run_stage(client, name, "mosaic", mosaic_task, range(len(tasks)), progress)
+    with clean_workers(client, name):
+        result = run_stage(client, name, "mosaic", mosaic_task, range(len(tasks)), progress)
     if result.failures:
         raise RunError(
             f"{len(result.failures)} of {len(tasks)} mosaic tasks failed: {result.failures[0].message}; mend that and "

@@ -131,14 +131,13 @@ def _row(numbers: NDArray[np.int64], *, task: Task, context: str) -> NDArray[np.
 
 
 @contextmanager
-def clean_workers(client: Client, *names: str) -> Iterator[None]:
-    """Take contexts away from the workers again, now or when the run fails; a cluster may outlive many runs."""
+def clean_workers(client: Client, name: str) -> Iterator[None]:
+    """Take a context away from the workers at the end, however it comes; a cluster may outlive many runs."""
     try:
         yield
     finally:
-        for name in names:
-            with suppress(Exception):  # the cluster may be gone, or the context never have been there
-                client.unregister_worker_plugin(name)
+        with suppress(Exception):  # the cluster may be gone, which is told elsewhere
+            client.unregister_worker_plugin(name)
 
 
 def forget_peak() -> None:

@@ -304,6 +304,88 @@ def test_a_corrupt_chunk_is_named_and_the_run_goes_on_after_its_repair(cube: Pat
         np.testing.assert_array_equal(stored(out / "filled.zarr", name), stored(whole / "filled.zarr", name))
 
 
+def test_a_work_folder_of_somebody_else_is_left_alone(cube: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "out"
+    (out / "work").mkdir(parents=True)
+    (out / "work" / "thesis.txt").write_text("years of work")
+    for more in ([], ["--overwrite"]):
+        assert run(["fill-scene", str(cube), "-o", str(out), *SMALL, *more]) == 2
+        assert "work/thesis.txt" in said(capsys)
+    (out / "work" / "thesis.txt").rename(out / "run.json")
+    (out / "run.json").write_text('{"mine": true}')
+    assert run(["fill-scene", str(cube), "-o", str(out), *SMALL, "--overwrite"]) == 2
+    assert "run.json" in said(capsys)
+    assert snapshot(out) == {"run.json": b'{"mine": true}'}
+
+
+def test_an_input_in_the_output_folder_is_never_replaced(cube: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "out"
+    assert run(["fill-scene", str(cube), "-o", str(out), *SMALL]) == 0
+    before = snapshot(out)
+    capsys.readouterr()
+    assert run(["fill-scene", str(out / "filled.zarr"), "-o", str(out), *SMALL, "--overwrite"]) == 2
+    assert "lies in the output folder" in said(capsys)
+    assert snapshot(out) == before
+
+
+def test_a_finished_run_notices_that_its_input_changed(tmp_path: Path, capsys: Any) -> None:
+    path, out = tmp_path / "cube.zarr", tmp_path / "out"
+    make_cube(path)
+    assert run(["fill-scene", str(path), "-o", str(out), *SMALL]) == 0
+    group = zarr.open_group(str(path), mode="r+")
+    group["ndvi"][0, :8, :8] = 1234  # type: ignore[index]
+    capsys.readouterr()
+    assert run(["fill-scene", str(path), "-o", str(out), *SMALL]) == 2
+    assert "files have changed since" in said(capsys)
+    assert run(["fill-scene", str(path), "-o", str(out), *SMALL, "--overwrite"]) == 0
+    assert (stored(out / "filled.zarr", "ndvi")[0, :8, :8] == 1234).all()
+
+
+def test_codes_are_left_out_and_a_second_filling_says_so(tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "cube.zarr"
+    cube = make_cube(path)
+    cube["SCL"] = (("time", "y", "x"), np.where(np.isnan(cube.ndvi), np.nan, 4.0))
+    cube[["ndvi", "SCL"]].to_zarr(path, mode="w", zarr_format=2)
+    out = tmp_path / "out"
+    assert run(["fill-scene", str(path), "-o", str(out), *SMALL, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert list(report["counts"]) == ["ndvi"]
+    assert "left out SCL" in report["notes"][0]
+    assert run(["fill-scene", str(out / "filled.zarr"), "-o", str(tmp_path / "again"), *SMALL]) == 0
+    assert "was filled before" in capsys.readouterr().err
+
+
+def test_absurd_values_come_back_and_speak_for_nobody(tmp_path: Path) -> None:
+    path, out = tmp_path / "odd.zarr", tmp_path / "out"
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(4, 40, 40)).astype(np.float32)
+    values[rng.random(values.shape) < 0.3] = np.nan
+    values[1, 3, 3], values[2, 9, 9] = 1e30, -3.4e38
+    odd_cube(values).to_zarr(path, zarr_format=2)
+    assert run(["fill-scene", str(path), "-o", str(out), *SMALL]) == 0
+    after, half = stored(out / "filled.zarr", "v"), stored(out / "filled.zarr", "v_ci90")
+    seen = np.isfinite(values)
+    assert after[seen].tobytes() == values[seen].tobytes()
+    assert np.abs(after[~seen]).max() < 10
+    assert np.isfinite(half).all()
+
+
+def test_sigterm_leaves_a_line_and_a_run_to_go_on_with(tmp_path: Path) -> None:
+    path, out = tmp_path / "cube.zarr", tmp_path / "out"
+    make_cube(path, frames=8, side=160)
+    words = ["fill-scene", str(path), "-o", str(out), *SMALL, "--block", "8,16,16"]
+    driver = subprocess.Popen([sys.executable, "-m", "stpipe.cli.main", *words], stderr=subprocess.PIPE, text=True)
+    while driver.poll() is None and len(list((out / "work" / "records" / "fill").glob("*.json"))) < 5:
+        time.sleep(0.02)
+    driver.terminate()
+    _, said_last = driver.communicate(timeout=60)
+    assert driver.returncode == 1
+    assert said_last.startswith("stpipe: error: interrupted; what is done is kept")
+    assert said_last.count("\n") == 1
+    assert not (out / "run.json").exists()
+    assert run([*words, "--resume"]) == 0
+
+
 def digests(out: Path) -> dict[str, str]:
     return {p["path"]: p["sha256"] for p in json.loads((out / "run.json").read_text())["products"]}
 

@@ -75,3 +75,28 @@ def test_a_gap_is_written_as_nodata_or_nan_or_not_at_all() -> None:
     assert gap_value(info("int16", nodata=-9999)) == -9999
     assert np.isnan(gap_value(info("float32")) or 0)
     assert gap_value(info("uint8")) is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata", "valid_range"),
+    [
+        ("float32", 0.0, (0, 1)),
+        ("float32", 1.0, (0, 1)),
+        ("int16", 0, (-5, 0)),
+        ("uint8", 255, None),
+        ("uint8", 0, None),
+    ],
+)
+def test_a_fill_that_meets_nodata_steps_aside_within_the_range(
+    dtype: str, nodata: float, valid_range: tuple[float, float] | None
+) -> None:
+    about = info(dtype, nodata=nodata)
+    filled = encode(np.array([nodata, -0.2, 300.0]), about, valid_range=valid_range)
+    assert not is_nodata(filled, about).any()
+    if valid_range is not None:
+        assert ((filled >= valid_range[0]) & (filled <= valid_range[1])).all()
+
+
+def test_no_fill_is_infinite() -> None:
+    assert np.isfinite(encode(np.array([1e39, -1e300]), info("float32"))).all()
+    assert np.isfinite(encode(np.array([7e4]), info("float16"))).all()
