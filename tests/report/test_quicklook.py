@@ -13,7 +13,8 @@ from PIL import Image
 from stpipe.core.ports import VariableInfo
 from stpipe.errors import OptionError
 from stpipe.report import quicklook
-from stpipe.report.quicklook import View, choose_frames, gap_shares, plan_view, read_view, write_quicklook
+from stpipe.report.drawing import View
+from stpipe.report.quicklook import choose_frames, gap_shares, plan_view, read_view, write_quicklook
 from tests.io.mosaic_sources import NORTH_UP, ArraySource, array_source
 
 SOUTH_UP = (30.0, 0.0, 5e5, 0.0, 30.0, 4e6)
