@@ -101,6 +101,9 @@ class BlockInput:
     all_days: NDArray[np.float64]
     """(T,), true times of all frames of the cube; the overviews have them all."""
 
+    wanted: Window | None = None
+    """The part of `window` that will be used, in the cube; a costly method may leave the rest NaN. None: all of it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:

@@ -159,6 +159,7 @@ def fill_block(context: FillJob, info: VariableInfo, block: Block, overviews: Ov
             window=block.read,
             overviews=overviews,
             all_days=context.days,
+            wanted=block.write,
         )
     )
     return _payload(prediction, valid, domain, block)

@@ -260,11 +260,16 @@ def _fill_now(job: FillJob) -> Products:
     grid, whole = job.plan.blocks, Window.of(job.plan.extent)
     payloads = [_fill_one(job, number, survey) for number in range(len(grid))]
     dtype = np.dtype(job.variable(0).dtype)
-    products = (np.empty(whole.shape, dtype), np.empty(whole.shape, np.uint8), np.empty(whole.shape, np.float32))
+    products: Products = (
+        np.empty(whole.shape, dtype),
+        np.empty(whole.shape, np.uint8),
+        np.empty(whole.shape, np.float32),
+    )
+    taken: list[NDArray[Any]] = list(products)
     for tile in job.plan.blend_tiles[0]:
         touching = grid.touching(tile)
         parts = _finish_one(job, tile, survey[0], touching, [payloads[number] for number in touching])
-        for product, part in zip(products, parts, strict=True):
+        for product, part in zip(taken, parts, strict=True):
             product[tile.slices] = part
     return products
 

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from stpipe.core.blocks import BlockGrid, BlockSpec
+from stpipe.core.blocks import Block
 from stpipe.core.ports import JSON, BlockInput, Filler, Prediction
-from stpipe.core.windows import Triple, round_up, triple
+from stpipe.core.windows import Triple, Window, round_up, triple
 from stpipe.errors import ModelFileError, RunError, ShapeError
 from stpipe.methods.pyramid import PyramidFiller
 from stpipe.model import backend
@@ -124,8 +124,10 @@ class PConvFiller:
         run, spec = _runner(self.model, self.digest), self.spec
         guide = self.guide.fill(block)
         around = neighbours(block.values, block.valid, block.days, median_step(block.all_days))
-        values, half_width = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
-        for part in sub_windows(shape, spec):
+        values = np.full(shape, np.nan, dtype=np.float32)
+        half_width = np.full(shape, np.nan, dtype=np.float32)
+        wanted = None if block.wanted is None else block.wanted.within(block.window)
+        for part in sub_windows(shape, spec, wanted):
             read = part.read.slices
             inputs, base = network_input(
                 block.values[read], block.valid[read], guide.values[read], guide.half_width[read], around.part(read)
@@ -159,33 +161,75 @@ def pconv_filler(model: str = DEFAULT) -> PConvFiller:
     return filler
 
 
-def sub_windows(shape: Triple, spec: UNetSpec) -> BlockGrid:
-    """Cut a read window into equal parts that the network can see at a time, with the least work in all.
+def sub_windows(shape: Triple, spec: UNetSpec, wanted: Window | None = None) -> tuple[Block, ...]:
+    """Cut what is wanted of a read window into parts that the network can see at a time, with the least work in all.
+
+    Parameters
+    ----------
+    shape : (time, y, x)
+        Of the read window; a multiple of the network's strides.
+    spec : UNetSpec
+        Its halo and strides.
+    wanted : Window, optional
+        Counted from the read window's start; all of it unless given.
+
+    Returns
+    -------
+    tuple of Block
+        Parts that write all that is wanted once; all read the same shape.
 
     Examples
     --------
-    >>> sub_windows((16, 128, 128), UNetSpec()).counts
-    (1, 1, 1)
-    >>> grid = sub_windows((200, 256, 256), UNetSpec())
-    >>> grid.counts, grid.read_shape
-    ((8, 1, 1), (32, 256, 256))
+    >>> len(sub_windows((16, 128, 128), UNetSpec()))
+    1
+    >>> parts = sub_windows((200, 256, 256), UNetSpec())
+    >>> len(parts), parts[0].read.shape
+    (8, (31, 256, 256))
     """
-    frames, height, width = shape
-    best: tuple[float, BlockGrid] | None = None
-    for count in range(1, max(height, width) // spec.stride[1] + 1):
-        high, wide = (min(n, round_up(-(-n // count), spec.stride[1])) for n in (height, width))
-        one_frame = BlockGrid(shape, BlockSpec(size=(1, high, wide), halo=spec.halo, stride=spec.stride)).read_shape
-        visible = MOST_SAMPLES // prod(one_frame[1:])
-        long = frames if visible >= frames else max(1, visible - 2 * spec.halo[0])
-        grid = BlockGrid(shape, BlockSpec(size=(long, high, wide), halo=spec.halo, stride=spec.stride))
-        samples = prod(grid.read_shape)
-        work = float(len(grid) * samples) if samples <= MOST_SAMPLES else float(2**62) * samples
+    whole = wanted or Window.of(shape)
+    best: tuple[float, list[list[tuple[int, int, int, int]]]] | None = None
+    for count in range(1, max(whole.shape[1:]) // spec.stride[1] + 2):
+        plane = [_cut(shape[a], whole.start[a], whole.stop[a], spec.halo[a], spec.stride[a], count) for a in (1, 2)]
+        pixels = prod(parts[0][1] - parts[0][0] for parts in plane)
+        visible = max(1, MOST_SAMPLES // pixels)
+        frames = whole.shape[0]
+        pieces = 1 if visible >= shape[0] else -(-frames // max(1, visible - 2 * spec.halo[0]))
+        cuts = [_cut(shape[0], whole.start[0], whole.stop[0], spec.halo[0], spec.stride[0], pieces), *plane]
+        samples = prod(parts[0][1] - parts[0][0] for parts in cuts)
+        work = float(prod(map(len, cuts)) * samples)
+        if samples > MOST_SAMPLES:
+            work = float(2**62) * samples
         if best is None or work < best[0]:
-            best = (work, grid)
+            best = (work, cuts)
         if count > 1 and samples <= MOST_SAMPLES and work > 2 * best[0]:
             break
     assert best is not None
-    return best[1]
+    corners = [(t, y, x) for t in best[1][0] for y in best[1][1] for x in best[1][2]]
+    return tuple(
+        Block(
+            number=number,
+            index=(number, 0, 0),
+            read=Window(triple(axis[0] for axis in corner), triple(axis[1] for axis in corner)),
+            write=Window(triple(axis[2] for axis in corner), triple(axis[3] for axis in corner)),
+        )
+        for number, corner in enumerate(corners)
+    )
+
+
+def _cut(length: int, first: int, stop: int, halo: int, step: int, count: int) -> list[tuple[int, int, int, int]]:
+    """Cut one axis from `first` to `stop` into about `count` parts: where each reads and writes, start and stop.
+
+    >>> _cut(64, 10, 50, 5, 8, 2)
+    [(0, 40, 10, 32), (24, 64, 32, 50)]
+    """
+    low = first // step * step
+    size = round_up(-(-(stop - low) // count), step)
+    margin = round_up(halo, step)
+    seen = min(length, size + 2 * margin)
+    return [
+        (begin := max(0, min(start - margin, length - seen)), begin + seen, max(start, first), min(start + size, stop))
+        for start in range(low, stop, size)
+    ]
 
 
 def within_reach(valid: NDArray[np.bool_], halo: Triple) -> NDArray[np.bool_]:

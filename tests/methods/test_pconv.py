@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,10 +181,44 @@ def test_the_published_network_is_pointed_to_its_own_verb(data_folder: Path) -> 
 @given(st.integers(1, 400), st.integers(1, 80), st.integers(1, 80))
 def test_the_network_never_sees_more_than_it_may(frames: int, rows: int, columns: int) -> None:
     spec = UNetSpec()
-    grid = sub_windows((frames, 8 * rows, 8 * columns), spec)
-    assert np.prod(grid.read_shape) <= pconv.MOST_SAMPLES
+    parts = sub_windows((frames, 8 * rows, 8 * columns), spec)
+    assert parts[0].read.size <= pconv.MOST_SAMPLES
     if frames * rows * columns * 64 <= pconv.MOST_SAMPLES:
-        assert len(grid) == 1
+        assert len(parts) == 1
+
+
+@given(st.tuples(st.integers(1, 60), st.integers(1, 40), st.integers(1, 40)), st.data())
+def test_parts_write_what_is_wanted_once_and_see_the_network_s_reach(
+    cells: tuple[int, int, int], data: st.DataObject
+) -> None:
+    spec, shape = UNetSpec(), (cells[0], 8 * cells[1], 8 * cells[2])
+    start = tuple(data.draw(st.integers(0, n - 1)) for n in shape)
+    stop = tuple(data.draw(st.integers(a + 1, n)) for a, n in zip(start, shape, strict=True))
+    wanted = Window(start, stop)  # type: ignore[arg-type]
+    times = np.zeros(shape, dtype=np.uint8)
+    parts = sub_windows(shape, spec, wanted)
+    for part in parts:
+        times[part.write.slices] += 1
+        assert part.read.shape == parts[0].read.shape
+        assert Window.of(shape).contains(part.read)
+        for axis, (halo, step) in enumerate(zip(spec.halo, spec.stride, strict=True)):
+            assert part.read.start[axis] % step == 0
+            assert part.read.shape[axis] % step == 0
+            assert part.read.start[axis] <= max(0, part.write.start[axis] - halo)
+            assert part.read.stop[axis] >= min(shape[axis], part.write.stop[axis] + halo)
+    inside = np.zeros(shape, dtype=bool)
+    inside[wanted.slices] = True
+    np.testing.assert_array_equal(times, inside)
+
+
+def test_what_is_not_wanted_is_not_worked_out_and_changes_nothing(small: PConvFiller) -> None:
+    block = whole(*scene(4, (5, 112, 120)))
+    wanted = Window((0, 40, 44), (5, 70, 77))
+    some, everything = small.fill(replace(block, wanted=wanted)), small.fill(block)
+    for field in ("values", "half_width"):
+        got, expected = getattr(some, field), getattr(everything, field)
+        np.testing.assert_allclose(got[wanted.slices], expected[wanted.slices], rtol=2e-4, atol=2e-4)
+        assert np.isnan(got).sum() == got.size - wanted.size
 
 
 @given(st.integers(0, 2**32), st.tuples(*[st.integers(0, 3)] * 3))
