@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from stpipe.core.gaps import GAP_KINDS, artificial_gaps
 from stpipe.core.ports import BlockInput
 from stpipe.core.survey import ArrayOverviews
 from stpipe.core.windows import Window, triple
 from stpipe.methods.pyramid import PyramidFiller
 from stpipe.model.features import F32
-from stpipe.model.gaps import GAP_KINDS, artificial_gaps
 from stpipe.model.spec import UNetSpec
 from stpipe.model.training import (
     Example,

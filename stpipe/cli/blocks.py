@@ -236,11 +236,11 @@ def _export_block(source: Cube, window: Any, output: Path, name: str, seed: list
     """Write the four files of one block; return the number of hidden samples, None for a block without any."""
     import numpy as np
 
+    from stpipe.core.gaps import artificial_gaps
     from stpipe.core.samples import physical
     from stpipe.core.windows import Window
     from stpipe.io.block_folders import NODATA, georeference, write_bands
     from stpipe.io.georeference import shifted
-    from stpipe.model.gaps import artificial_gaps
 
     info = source.variables[0]
     reader = source.reader([info.name])

@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stpipe.core.blocks import Block
 from stpipe.core.windows import Triple, Window
+
+if TYPE_CHECKING:
+    from stpipe.core.crops import Crop
 
 JSON = Any
 """Whatever `json.dumps` takes."""
@@ -155,6 +158,21 @@ class Filler(Protocol):
 
     def fill(self, block: BlockInput) -> Prediction:
         """Predict every sample of a read window. Values under gaps can't influence the result."""
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A `Filler` that first learns something from the cube: which patterns it has, how smooth it is, what to trust.
+
+    Learning happens once a variable, between survey and fill, on crops of the cube. What was learned is a file's
+    worth of bytes, kept with the run, so that a run that is taken up again goes on with the very same.
+    """
+
+    def learn(self, crops: Sequence[Crop], *, seed: int) -> bytes:
+        """Learn from crops; the same crops and seed give the same bytes."""
+
+    def taught(self, learned: bytes) -> Filler:
+        """Return the method with what `learn` gave; its `identity` tells it from one that learned other things."""
 
 
 class OverviewStore(Protocol):

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from stpipe.core.gaps import GAP_KINDS, artificial_gaps
 from stpipe.errors import ShapeError
-from stpipe.model.gaps import GAP_KINDS, artificial_gaps
 from stpipe.model.spec import UNetSpec
 from stpipe.model.training import Scene, answer, calibration_factor, cut, example, patches, train
 from stpipe.model.unet import build_unet

@@ -1,0 +1,126 @@
+"""Crops: parts of a cube over its whole time axis, held in memory, to learn from and to score on.
+
+A crop is a small scene of its own. Some of its observed samples are hidden, a method fills it as it would any block,
+and what it says of the hidden samples is compared with what was observed. The overviews are made anew from what is
+left, so that nothing hidden shines through the coarse levels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpipe.core.ports import BlockInput, Filler, Prediction
+from stpipe.core.survey import BASE_CELL, ArrayOverviews
+from stpipe.core.windows import Triple, Window, round_up, triple
+
+CROP_SAMPLES = 2**20
+"""Most samples of a crop, about."""
+
+MOST_CROPS = 4
+"""Most crops of a cube."""
+
+SMALLEST_SIDE = 32
+"""A crop of a very long series is no narrower than this, and then holds more samples than `CROP_SAMPLES`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crop:
+    """A part of a cube, standardised by the scene's location and spread like every `BlockInput`."""
+
+    values: NDArray[np.float32]
+    """(time, y, x), zero in gaps."""
+
+    valid: NDArray[np.bool_]
+    """(time, y, x), True where observed and trusted."""
+
+    days: NDArray[np.float64]
+    """(time,), all times of the cube."""
+
+    window: Window
+    """Where it lies in the cube."""
+
+    domain: NDArray[np.bool_] | None = None
+    """(y, x), where values can exist; None: everywhere."""
+
+    def without(self, hidden: NDArray[np.bool_]) -> Crop:
+        """Return the crop with more gaps."""
+        visible = self.valid & ~hidden
+        return Crop(
+            values=np.where(visible, self.values, np.float32(0)),
+            valid=visible,
+            days=self.days,
+            window=self.window,
+            domain=self.domain,
+        )
+
+
+def choose_crops(extent: Triple, *, most: int = MOST_CROPS, samples: int = CROP_SAMPLES) -> tuple[Window, ...]:
+    """Spread crops over a cube; a cube that is small enough is one crop.
+
+    Parameters
+    ----------
+    extent : (time, y, x)
+        Shape of the cube.
+    most : int
+        Most crops.
+    samples : int
+        Most samples of one, about; all of them together are never more than `most` times this.
+
+    Returns
+    -------
+    tuple of Window
+        Over the whole time axis, on whole cells of the overviews, apart from each other.
+
+    Examples
+    --------
+    >>> choose_crops((16, 128, 128))
+    (Window(start=(0, 0, 0), stop=(16, 128, 128)),)
+    >>> [window.start for window in choose_crops((32, 1024, 1024))]
+    [(0, 168, 168), (0, 168, 680), (0, 680, 168), (0, 680, 680)]
+    """
+    frames, height, width = extent
+    if frames * height * width <= most * samples:
+        return (Window.of(extent),)
+    side = max(SMALLEST_SIDE, isqrt(samples // frames) // BASE_CELL * BASE_CELL)
+    rows = _starts(height, side, isqrt(most) if height >= 2 * side else 1)
+    columns = _starts(width, side, most // len(rows))
+    return tuple(
+        Window((0, y, x), (frames, min(y + side, height), min(x + side, width))) for y in rows for x in columns
+    )
+
+
+def _starts(length: int, side: int, count: int) -> list[int]:
+    """Place up to `count` sides evenly on an axis, each in the middle of its share."""
+    count = max(1, min(count, length // side))
+    share = length / count
+    return [int((i + 0.5) * share - side / 2) // BASE_CELL * BASE_CELL if length > side else 0 for i in range(count)]
+
+
+def fill_crop(filler: Filler, crop: Crop) -> Prediction:
+    """Fill a crop as if it were a whole scene.
+
+    The window is padded with gap to the method's stride, and the result is cut back.
+    """
+    shape = triple(crop.valid.shape)
+    padded = triple(round_up(n, step) for n, step in zip(shape, filler.stride, strict=True))
+    around = [(0, n - have) for n, have in zip(padded, shape, strict=True)]
+    values, valid = np.pad(crop.values, around), np.pad(crop.valid, around)
+    step = float(crop.days[-1] - crop.days[-2]) if crop.days.size > 1 else 1.0
+    days = np.concatenate([crop.days, crop.days[-1] + step * np.arange(1, around[0][1] + 1)])
+    result = filler.fill(
+        BlockInput(
+            values=values,
+            valid=valid,
+            days=days,
+            window=Window.of(padded),
+            overviews=ArrayOverviews.of(crop.values.astype(np.float64), crop.valid),
+            all_days=crop.days,
+            wanted=Window.of(shape),
+        )
+    )
+    cut = Window.of(shape).slices
+    return Prediction(values=result.values[cut], half_width=result.half_width[cut], fallback=result.fallback[cut])
