@@ -165,8 +165,17 @@ class Learner(Protocol):
     """A `Filler` that first learns something from the cube: which patterns it has, how smooth it is, what to trust.
 
     Learning happens once a variable, between survey and fill, on crops of the cube. What was learned is a file's
-    worth of bytes, kept with the run, so that a run that is taken up again goes on with the very same.
+    worth of bytes, kept with the run, so that a run that is taken up again goes on with the very same. Halo, stride
+    and memory of the taught method are those of the untaught one.
     """
+
+    @property
+    def learn_sample_bytes(self) -> float:
+        """Memory that learning takes at its peak, for each sample of a crop; the crops themselves not counted."""
+
+    @property
+    def learn_seconds_per_million(self) -> float:
+        """Rough cost on one core of learning from a million samples of crops."""
 
     def learn(self, crops: Sequence[Crop], *, seed: int) -> bytes:
         """Learn from crops; the same crops and seed give the same bytes."""
