@@ -24,7 +24,8 @@ def command(as_json: bool, no_scan: bool, **typed: Any) -> None:
     if not no_scan:
         plan["blocks_with_gaps"], plan["gap_share"] = scan(prepared)
         share = plan["blocks_with_gaps"] / plan["blocks"]
-        plan["core_seconds"] = round(plan["core_seconds"] * share, 1)
+        filling = plan["core_seconds"] - plan["learn_seconds"]
+        plan["core_seconds"] = round(filling * share + (plan["learn_seconds"] if share else 0), 1)
     if as_json:
         click.echo(json.dumps(plan))
     else:
@@ -72,17 +73,19 @@ def show(plan: dict[str, Any]) -> None:
         blocks += f", {plan['blocks_with_gaps']} with gaps ({100 * plan['gap_share']:.1f} % of the samples are gap)"
     block = f"writes {lengths(plan['block'])}, overlaps {lengths(plan['overlap'])}, "
     block += f"reads {lengths(plan['read_window'])} (halo {lengths(plan['halo'])})"
+    learned = f"{len(plan['crops'])} of {lengths(plan['crops'][0])}" if plan["crops"] else ""
     rows = [
         ("cube", f"{plan['cube']}: {', '.join(plan['variables'])}, {lengths(plan['extent'])} (time, y, x)"),
         ("method", plan["method"]),
         ("blocks", blocks),
         ("block", block),
+        *([("learns from", learned)] if plan["crops"] else []),
         (
             "workers",
             f"{plan['workers']}, at most {gib(plan['peak_worker_bytes'])} each of {gib(plan['memory_limit_bytes'])}",
         ),
         ("disk", f"up to {gib(plan['scratch_bytes'])} of scratch and {gib(plan['output_bytes'])} of products"),
-        ("cost", f"about {plan['core_seconds']:.0f} core-seconds to fill"),
+        ("cost", f"about {plan['core_seconds']:.0f} core-seconds to {'learn and ' if plan['crops'] else ''}fill"),
         ("output", f"{plan['output']} ({plan['state']})"),
         ("run id", plan["run_id"]),
     ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stpipe import __version__
-from stpipe.core.plan import Plan, make_plan
+from stpipe.core.plan import Plan, check_max_gap, make_plan
 from stpipe.core.ports import JSON, Filler
 from stpipe.core.samples import check_fillable
 from stpipe.core.windows import Triple
@@ -54,6 +54,9 @@ class FillOptions:
 
     aoi: Path | None = None
     """GeoJSON of the area to fill."""
+
+    max_gap: float | None = None
+    """Gaps farther than this many days from an observation of their pixel stay unfilled."""
 
     block: Triple | None = None
     """Write window of a block."""
@@ -142,6 +145,7 @@ def prepare(options: FillOptions) -> Prepared:
         raise OptionError(f"--scheduler needs an address such as tcp://host:8786, got {options.scheduler!r}")
     if options.scheduler is not None and options.workers is not None:
         raise OptionError("--workers starts workers here and --scheduler uses those of a cluster; give one of them")
+    check_max_gap(options.max_gap, "--max-gap")
     if options.valid_range is not None and not options.valid_range[0] <= options.valid_range[1]:
         raise OptionError(f"--valid-range needs LO,HI with LO <= HI, got {options.valid_range}")
     workers = check_workers(cores() if options.workers is None else options.workers)
@@ -208,6 +212,7 @@ def _fitting_plan(options: FillOptions, cube: Cube, filler: Filler, workers: int
             memory_limit=limit,
             block=options.block,
             overlap=options.overlap,
+            whole_axis=options.max_gap is not None,
         )
 
     if options.memory_limit is not None:
@@ -255,6 +260,7 @@ def _identity(options: FillOptions, cube: Cube) -> JSON:
         "variables": cube.names,
         "domain": options.domain,
         "valid_range": options.valid_range,
+        "max_gap": options.max_gap,
         "geotiff": options.geotiff,
         "layout": options.layout if options.geotiff else None,
     }
@@ -293,10 +299,17 @@ def describe_plan(prepared: Prepared) -> dict[str, JSON]:
         "workers": prepared.workers,
         "memory_limit_bytes": prepared.memory_limit,
         "peak_worker_bytes": plan.memory.peak,
-        "peak_bytes": {"survey": plan.memory.survey, "fill": plan.memory.fill, "blend": plan.memory.blend},
+        "peak_bytes": {
+            "survey": plan.memory.survey,
+            "learn": plan.memory.learn,
+            "fill": plan.memory.fill,
+            "blend": plan.memory.blend,
+        },
+        "crops": [crop.shape for crop in plan.crops],
         "scratch_bytes": plan.scratch_bytes,
         "output_bytes": plan.output_bytes,
-        "core_seconds": round(plan.seconds, 1),
+        "learn_seconds": round(plan.learn_seconds, 1),
+        "core_seconds": round(plan.seconds + plan.learn_seconds, 1),
         "output": str(prepared.folder.path),
         "identity": plan.identity,
     }

@@ -1,4 +1,4 @@
-"""A run from its first stage to its last product: survey, fill, blend, mosaic, publish."""
+"""A run from its first stage to its last product: survey, learn, fill, blend, mosaic, publish."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from distributed import Client
 from stpipe import __version__
 from stpipe.cli.scene_plan import Prepared, begin
 from stpipe.core.plan import MIB, Plan
-from stpipe.core.ports import JSON
+from stpipe.core.ports import JSON, Learner
 from stpipe.errors import OutputError, RunError
 from stpipe.execution.cluster import check_cluster, connect
 from stpipe.execution.context import RunContext
@@ -134,7 +134,9 @@ def run_context(prepared: Prepared) -> RunContext:
         scratch=block_store(prepared),
         product=ZarrFilledStore(str(work / "filled.zarr")),
         records=str(work / "records"),
+        learned_folder=str(work / "learned"),
         input_state=prepared.input_state,
+        max_gap=prepared.options.max_gap,
         valid_range=prepared.options.valid_range,
     )
 
@@ -143,8 +145,9 @@ def start_fill_worker(context: Any) -> None:
     """Ready a worker process for blocks: one decoding thread, the method loaded, nothing cached of older stores."""
     use_one_thread()
     forget_stores()
-    # The survey has no use for the method, and once in a process is enough.
-    if context.scales and context.plan.run_id not in _prepared:
+    # The survey has no use for the method, and once in a process is enough. A method that learns is readied by the
+    # tasks: by the one that learns, and by the blocks with what it learned.
+    if context.scales and context.plan.run_id not in _prepared and not isinstance(context.filler, Learner):
         context.filler.prepare()
         _prepared.add(context.plan.run_id)
 
@@ -204,6 +207,7 @@ def _run(
     clock.leave()
     saved = _load_outcome(folder, plan)
     peaks = {**saved["peak_bytes"], **peaks}
+    notes += learning_notes(saved["learned"])
     return {
         "run_id": plan.run_id,
         "identity": plan.identity,
@@ -211,6 +215,7 @@ def _run(
         "input_state": prepared.input_state,
         "kept_work": prepared.options.keep_work,
         "method": prepared.filler.identity(),
+        "learned": saved["learned"],
         "counts": saved["counts"],
         "blocks": {"total": plan.n_blocks, "with_gaps": saved["blocks_with_gaps"], "shape": plan.blocks.size},
         "scales": saved["scales"],
@@ -225,12 +230,23 @@ def _run(
     }
 
 
+def learning_notes(learned: dict[str, JSON]) -> list[str]:
+    """Return what the method noted while it learned, with the variable's name where there are several.
+
+    >>> learning_notes({"ndvi": {"notes": ["tuning gained 4 %"]}, "evi": {"notes": []}})
+    ['ndvi: tuning gained 4 %']
+    """
+    prefix = "{}: " if len(learned) > 1 else ""
+    return [prefix.format(name) + note for name, row in learned.items() for note in row["notes"]]
+
+
 def _save_outcome(folder: RunFolder, plan: Plan, outcome: RunOutcome) -> None:
     RecordBook(str(folder.work / "records"), plan.run_id).write(
         "outcome",
         {
             "counts": outcome.counts,
             "blocks_with_gaps": outcome.blocks_with_gaps,
+            "learned": outcome.learned,
             "peak_bytes": {name: stage.peak_bytes for name, stage in outcome.stages.items()},
             "scales": {
                 name: {"location": scale.location, "spread": scale.spread}

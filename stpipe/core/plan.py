@@ -17,10 +17,11 @@ import numpy as np
 
 from stpipe.core.blend import PAYLOAD_PARTS
 from stpipe.core.blocks import BlockGrid, BlockSpec
-from stpipe.core.ports import JSON, Filler, VariableInfo
+from stpipe.core.crops import CROP_SAMPLES, MOST_CROPS, SMALLEST_SIDE, choose_crops
+from stpipe.core.ports import JSON, Filler, Learner, VariableInfo
 from stpipe.core.survey import BASE_CELL
 from stpipe.core.windows import Triple, Window, round_up, triple
-from stpipe.errors import PlanError
+from stpipe.errors import OptionError, PlanError
 
 MIB = 2**20
 GIB = 2**30
@@ -66,6 +67,9 @@ class Memory:
     survey: int
     """While a tile is surveyed."""
 
+    learn: int
+    """While a method learns from the cube; 0 if it doesn't."""
+
     fill: int
     """While a block is filled."""
 
@@ -75,7 +79,7 @@ class Memory:
     @property
     def peak(self) -> int:
         """The largest of them."""
-        return max(self.survey, self.fill, self.blend)
+        return max(self.survey, self.learn, self.fill, self.blend)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,9 @@ class Plan:
     output_chunks: tuple[Triple, ...]
     """Chunk shape of each variable's products."""
 
+    crops: tuple[Window, ...]
+    """What the method learns from, in each variable; none if it doesn't learn."""
+
     memory: Memory
     """Projected peak of a worker."""
 
@@ -145,6 +152,9 @@ class Plan:
 
     seconds: float
     """Rough cost of the fill on one core if every block has gaps."""
+
+    learn_seconds: float
+    """Rough cost of learning on one core if every variable has gaps."""
 
     identity: JSON
     """All that decides the products' bytes."""
@@ -196,6 +206,7 @@ def make_plan(
     memory_limit: int,
     block: Triple | None = None,
     overlap: Triple | None = None,
+    whole_axis: bool = False,
 ) -> Plan:
     """Decide a run.
 
@@ -213,20 +224,23 @@ def make_plan(
         Bytes a worker may take.
     block, overlap : (time, y, x), optional
         Write window and overlap, if the user chose them.
+    whole_axis : bool
+        Whether blocks read all frames, even if the method has no need of them.
 
     Raises
     ------
     PlanError
         If a worker's memory does not hold a block; the message says what fits.
     """
+    halo = (None, *filler.halo[1:]) if whole_axis else filler.halo
     usable = int(USABLE_SHARE * memory_limit)
     item = max(np.dtype(info.dtype).itemsize for info in variables)
     chunk = max(math.prod(info.chunks) for info in variables) * item
     fixed = filler.process_bytes + chunk
     if block is None:
-        grid = _choose_grid(extent, filler, usable - fixed, overlap)
+        grid = _choose_grid(extent, filler, halo, usable - fixed, overlap)
         if grid is None:
-            least = fixed + _fill_bytes(_grid(extent, filler, min(SIZES), overlap), filler, item)
+            least = fixed + _fill_bytes(_grid(extent, filler, halo, min(SIZES), overlap), filler, item)
             raise PlanError(
                 f"method {filler.name} needs {gib(least)} "
                 f"for its smallest block, but a worker of {gib(memory_limit)} can plan with {gib(usable)}; "
@@ -236,18 +250,19 @@ def make_plan(
         spec = BlockSpec(
             size=block,
             overlap=overlap or triple(min(o, (n - 1) // 2) for o, n in zip(_default_overlap(), block, strict=True)),
-            halo=filler.halo,
+            halo=halo,
             stride=filler.stride,
         )
         grid = BlockGrid(extent, spec)
         needed = fixed + _fill_bytes(grid, filler, item)
         if needed > usable:
-            fits = _choose_grid(extent, filler, usable - fixed, overlap)
+            fits = _choose_grid(extent, filler, halo, usable - fixed, overlap)
             advice = "no block does" if fits is None else f"--block {','.join(map(str, fits.size))} does"
             raise PlanError(
                 f"a block of {','.join(map(str, grid.size))} (reading {','.join(map(str, grid.read_shape))}) needs "
                 f"{gib(needed)}, but a worker of {gib(memory_limit)} can plan with {gib(usable)}; {advice}"
             )
+    crops, learn_bytes, learn_seconds = _learning(extent, filler, usable - fixed, item)
     output_chunks = tuple(_output_chunk(info, extent) for info in variables)
     survey_tiles = TileGrid(extent, _survey_tile(extent, variables))
     fill_bytes = _fill_bytes(grid, filler, item)
@@ -261,6 +276,7 @@ def make_plan(
     samples = math.prod(extent)
     memory = Memory(
         survey=fixed + _survey_bytes(survey_tiles.shape, item),
+        learn=fixed + learn_bytes if crops else 0,
         fill=fixed + fill_bytes,
         blend=fixed
         + blend_fixed
@@ -282,6 +298,8 @@ def make_plan(
         "output_chunks": output_chunks,
         "filler": filler.identity(),
     }
+    if crops:
+        geometry["crops"] = [(crop.start, crop.stop) for crop in crops]
     n = len(variables)
     return Plan(
         variables=tuple(variables),
@@ -289,10 +307,12 @@ def make_plan(
         survey_tiles=survey_tiles,
         blend_tiles=blend_tiles,
         output_chunks=output_chunks,
+        crops=crops,
         memory=memory,
         scratch_bytes=n * (payload * len(grid) + samples * 36 // 64 + samples * (item + 5)),
         output_bytes=n * samples * 2 * (item + 5),
         seconds=n * len(grid) * math.prod(grid.read_shape) / 1e6 * filler.seconds_per_million,
+        learn_seconds=n * learn_seconds,
         identity={"input": identity, "geometry": geometry},
     )
 
@@ -327,7 +347,11 @@ def _default_overlap() -> Triple:
     return (0, DEFAULT_OVERLAP, DEFAULT_OVERLAP)
 
 
-def _grid(extent: Triple, filler: Filler, side: int, overlap: Triple | None) -> BlockGrid:
+Halo = tuple[int | None, int, int]
+"""Context along (time, y, x); None: the whole axis."""
+
+
+def _grid(extent: Triple, filler: Filler, halo: Halo, side: int, overlap: Triple | None) -> BlockGrid:
     """Return blocks of about a side length."""
     chosen = overlap or _default_overlap()
     size = [extent[0]]
@@ -339,7 +363,7 @@ def _grid(extent: Triple, filler: Filler, side: int, overlap: Triple | None) -> 
         even = round_up(-(-(n - shared) // pieces) + shared, step) if pieces <= 2 else side
         size.append(max(1, min(n, even)))
     fitting = triple(min(o, s - 1) for o, s in zip(chosen, size, strict=True))
-    return BlockGrid(extent, BlockSpec(size=triple(size), overlap=fitting, halo=filler.halo, stride=filler.stride))
+    return BlockGrid(extent, BlockSpec(size=triple(size), overlap=fitting, halo=halo, stride=filler.stride))
 
 
 def _fill_bytes(grid: BlockGrid, filler: Filler, item: int) -> int:
@@ -351,10 +375,51 @@ FILL_SAMPLE_BYTES = 5
 """Memory of a fill for each sample of its read window besides the filler's own: standardised value and valid."""
 
 
-def _choose_grid(extent: Triple, filler: Filler, budget: int, overlap: Triple | None) -> BlockGrid | None:
+def check_max_gap(days: object, option: str) -> None:
+    """Refuse a longest gap that is no length of time.
+
+    Parameters
+    ----------
+    days : float, optional
+        Days.
+    option : str
+        Its name where the user gave it.
+    """
+    number = isinstance(days, int | float | np.integer | np.floating) and not isinstance(days, bool)
+    if days is not None and not (number and 0 < days < math.inf):  # type: ignore[operator]
+        raise OptionError(f"{option} needs a number of days above 0, got {days!r}")
+
+
+def _learning(extent: Triple, filler: Filler, budget: int, item: int) -> tuple[tuple[Window, ...], int, float]:
+    """Return the crops to learn from, the memory above the idle process and the seconds that it takes.
+
+    The crops shrink, and in the end there is only one, until the memory holds them.
+    """
+    if not isinstance(filler, Learner):
+        return (), 0, 0.0
+    least = 0
+    for most in (MOST_CROPS, 1):
+        samples = CROP_SAMPLES
+        while True:
+            crops = choose_crops(extent, most=most, samples=samples)
+            sizes = [crop.size for crop in crops]
+            least = int(sum(sizes) * (FILL_SAMPLE_BYTES + filler.learn_sample_bytes)) + max(sizes) * item
+            if least <= budget:
+                return crops, least, sum(sizes) / 1e6 * filler.learn_seconds_per_million
+            if samples <= extent[0] * SMALLEST_SIDE**2:
+                break
+            samples //= 2
+    raise PlanError(
+        f"method {filler.name} needs {gib(least)} to learn from the smallest part of the cube, but "
+        f"{gib(max(budget, 0))} of a worker's memory is left for it; give workers more with --memory-limit, or start "
+        "fewer with --workers"
+    )
+
+
+def _choose_grid(extent: Triple, filler: Filler, halo: Halo, budget: int, overlap: Triple | None) -> BlockGrid | None:
     """Return the largest blocks within the usual size, larger ones if those read mostly halo, or None."""
     # As if samples had 8 bytes, so that a cube and its decoded copy get the same blocks.
-    grids = {side: _grid(extent, filler, side, overlap) for side in SIZES}
+    grids = {side: _grid(extent, filler, halo, side, overlap) for side in SIZES}
     needs = {side: _fill_bytes(grid, filler, 8) for side, grid in grids.items()}
     chosen = next((side for side in SIZES if needs[side] <= min(budget, DEFAULT_BLOCK_BYTES)), None)
     if chosen is None or _waste(grids[chosen]) > MOST_WASTE:

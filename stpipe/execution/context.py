@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from stpipe.core.plan import Plan
 from stpipe.core.ports import BlockStore, CubeReader, FilledStore, Filler, OverviewStore, VariableInfo
-from stpipe.core.samples import physical, valid_samples
+from stpipe.core.samples import credible, physical, valid_samples
+from stpipe.core.survey import FARTHEST
 from stpipe.core.windows import Window
 from stpipe.execution.records import RecordBook
 
@@ -48,6 +49,9 @@ class FillJob:
     valid_range: tuple[float, float] | None = None
     """What the user says is valid."""
 
+    max_gap: float | None = None
+    """Gaps farther than this many days from an observation of their pixel stay unfilled."""
+
     scales: Mapping[str, Scale] = field(default_factory=dict)
     """Location and spread of each variable; empty until the survey is done."""
 
@@ -63,6 +67,36 @@ class FillJob:
             info=info,
             valid_range=self.valid_range,
         )
+
+    def read_standardised(self, info: VariableInfo, window: Window) -> Standardised:
+        """Read a window, which may reach past the cube's end, by the scene's location and spread."""
+        scale = self.scales[info.name]
+        inside = window.intersect(Window.of(self.plan.extent))
+        samples = self.read(info, inside)
+        values = np.zeros(window.shape, dtype=np.float32)
+        valid = np.zeros(window.shape, dtype=bool)
+        _, height, width = inside.shape
+        for t in range(inside.shape[0]):
+            frame, known = samples.frame(t)
+            known = credible(frame, known)
+            valid[t, :height, :width] = known
+            standard = (np.where(known, frame, scale.location) - scale.location) / scale.spread
+            values[t, :height, :width] = standard.clip(-FARTHEST, FARTHEST)
+        return Standardised(values=values, valid=valid, domain=samples.domain)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standardised:
+    """One window as methods see it."""
+
+    values: NDArray[np.float32]
+    """(t, y, x), (physical - location) / spread; zero in gaps."""
+
+    valid: NDArray[np.bool_]
+    """(t, y, x), True where observed and trusted; False outside the cube."""
+
+    domain: NDArray[np.bool_] | None
+    """(y, x) of the part inside the cube, where values can exist; None: everywhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,26 +115,38 @@ class RunContext(FillJob):
     records: str
     """Folder of the records."""
 
+    learned_folder: str
+    """Folder of what the method learned, a file a variable."""
+
     input_state: str = ""
     """Tells whether the input's files are those that were surveyed."""
 
     survey_key: str = ""
     """Digest of the survey's results; empty until it is done."""
 
+    learned: Mapping[str, str] = field(default_factory=dict)
+    """sha256 of what the method learned from each variable; empty until it did, or if it learns nothing."""
+
     @property
     def key(self) -> str:
-        """Identifies the run and, once surveyed, the survey that the blocks were filled with."""
-        return self.plan.run_id + self.survey_key
+        """Identifies the run, the survey and, if the method learns, what it learned: all that blocks depend on."""
+        lesson = hashlib.sha256(repr(sorted(self.learned.items())).encode()).hexdigest()[:16]
+        return self.plan.run_id + self.survey_key + (f"-{lesson}" if self.learned else "")
 
     def book(self, stage: str) -> RecordBook:
         """Return the records of a stage."""
         keys = {
             "survey": f"{self.plan.run_id}-{self.input_state}",
+            "learn": self.plan.run_id + self.survey_key,
             "fill": self.key,
             # How tiles are cut depends on the memory, which no run id knows.
             "blend": f"{self.key}-{[tiles.shape for tiles in self.plan.blend_tiles]}",
         }
         return RecordBook(str(Path(self.records) / stage), keys[stage])
+
+    def learned_file(self, index: int) -> Path:
+        """Return where what was learned from a variable lies."""
+        return Path(self.learned_folder) / f"{index:07d}.bin"
 
     def surveyed(self, scales: Mapping[str, Scale], digests: list[str]) -> RunContext:
         """Return this context with the survey's results."""

@@ -1,4 +1,4 @@
-"""The run: survey, fill and blend on a cluster, so that it can stop anywhere and go on.
+"""The run: survey, learn, fill and blend on a cluster, so that it can stop anywhere and go on.
 
 The driver decides and counts; workers read, compute and write. Nothing but task numbers and short rows travels.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,12 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from stpipe.core.blocks import BlockGrid
+from stpipe.core.ports import JSON, Learner
 from stpipe.core.survey import BASE_CELL, location_and_spread
 from stpipe.core.windows import Window
 from stpipe.errors import RunError
 from stpipe.execution.context import RunContext, Scale
+from stpipe.execution.learning import learn_task
 from stpipe.execution.records import RecordBook
 from stpipe.execution.stages import ContextPlugin, Failure, Progress, StageResult, run_stage
 from stpipe.execution.tasks import blend_task, fill_task, survey_tile
@@ -37,6 +39,9 @@ class RunOutcome:
     blocks_with_gaps: int = 0
     """Blocks that had anything to fill."""
 
+    learned: dict[str, JSON] = field(default_factory=dict)
+    """What the method learned from each variable: sha256, bytes, seconds, identity, notes."""
+
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     """Samples by source, for each variable."""
 
@@ -52,7 +57,7 @@ def run_blocks(
     progress: Progress | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> RunOutcome:
-    """Survey the cube, fill its blocks and blend them into the product.
+    """Survey the cube, let the method learn from it if it can, fill its blocks and blend them into the product.
 
     Parameters
     ----------
@@ -82,10 +87,20 @@ def run_blocks(
     context = finish_survey(context)
     outcome.context = context
 
-    tell("fill")
-    _share(client, context, start_worker)
     todo = blocks_with_gaps(context)
     outcome.blocks_with_gaps = len(todo)
+    if isinstance(context.filler, Learner):
+        tell("learn")
+        _share(client, context, start_worker)
+        gappy = sorted({number // len(context.plan.blocks) for number in todo})
+        learned = run_stage(client, context.plan.run_id, "learn", learn_task, gappy, progress)
+        outcome.stages["learn"] = learned
+        _refuse_failures(learned, "learn", "variable", context)
+        context, outcome.learned = finish_learning(context, gappy)
+        outcome.context = context
+
+    tell("fill")
+    _share(client, context, start_worker)
     filled = run_stage(client, context.plan.run_id, "fill", fill_task, todo, progress)
     outcome.stages["fill"] = filled
     _refuse_failures(filled, "fill", "block", context)
@@ -140,6 +155,19 @@ def finish_survey(context: RunContext) -> RunContext:
         scales[info.name] = Scale(location=location, spread=spread)
         context.overviews.complete(info.name)
     return context.surveyed(scales, digests)
+
+
+def finish_learning(context: RunContext, numbers: Iterable[int]) -> tuple[RunContext, dict[str, JSON]]:
+    """Return the context with the digests of what was learned, and all that the records say of it."""
+    book = context.book("learn")
+    rows: dict[str, JSON] = {}
+    for number in numbers:
+        name = context.variable(number).name
+        record = book.read(f"{number:07d}")
+        if record is None:
+            raise RunError(f"the record of what was learned from {name!r} is gone; run the same command again")
+        rows[name] = {key: record[key] for key in ("sha256", "bytes", "seconds", "identity", "notes")}
+    return replace(context, learned={name: row["sha256"] for name, row in rows.items()}), rows
 
 
 def blocks_with_gaps(context: RunContext) -> list[int]:
@@ -210,6 +238,8 @@ def _reason(failure: Failure, stage: str, noun: str, context: RunContext) -> str
         grid = context.plan.blocks
         block = grid.block(failure.number % len(grid))
         where = f"block {block.index} at {block.write.start} of {context.variable(failure.number // len(grid)).name!r}"
+    elif stage == "learn":
+        where = f"variable {context.variable(failure.number).name!r}"
     else:
         where = f"{noun} {failure.number}"
     return f"{where}: {failure.message}"

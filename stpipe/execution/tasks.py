@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import base64
 import time
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stpipe.core.blend import FALLBACK, HALF_WIDTH, PAYLOAD_PARTS, PREDICTION, Blend
 from stpipe.core.blocks import Block
-from stpipe.core.ports import BlockInput, Overviews, Prediction, VariableInfo
+from stpipe.core.ports import BlockInput, Filler, Overviews, Prediction, VariableInfo
 from stpipe.core.samples import SOURCE_CODES, credible, encode, gap_value
 from stpipe.core.survey import (
     BASE_CELL,
     BASE_LEVEL,
-    FARTHEST,
     Level,
     base_level,
     coarser,
@@ -29,7 +29,8 @@ from stpipe.core.survey import (
 )
 from stpipe.core.windows import Triple, Window
 from stpipe.errors import ScratchError
-from stpipe.execution.context import FillJob, RunContext, Samples
+from stpipe.execution.context import FillJob, RunContext, Samples, Standardised
+from stpipe.execution.learning import filler_for
 from stpipe.execution.records import digest
 
 TILE_LEVELS = 4
@@ -106,7 +107,8 @@ def survey_samples(
 def fill_task(context: RunContext, number: int) -> str:
     """Fill one block and write its chunk of the scratch store."""
     grid = context.plan.blocks
-    info = context.variable(number // len(grid))
+    index = number // len(grid)
+    info = context.variable(index)
     block = grid.block(number % len(grid))
     book = context.book("fill")
     name = f"{number:07d}"
@@ -115,7 +117,7 @@ def fill_task(context: RunContext, number: int) -> str:
     started = time.perf_counter()
     scale = context.scales[info.name]
     overviews = context.overviews.overviews(info.name, scale.location, scale.spread)
-    payload = fill_block(context, info, block, overviews)
+    payload = fill_block(context, info, block, overviews, filler_for(context, index))
     written = context.scratch.write(info.name, block, payload)
     book.write(
         name,
@@ -129,7 +131,9 @@ def fill_task(context: RunContext, number: int) -> str:
     return "done"
 
 
-def fill_block(context: FillJob, info: VariableInfo, block: Block, overviews: Overviews) -> NDArray[np.float32]:
+def fill_block(
+    job: FillJob, info: VariableInfo, block: Block, overviews: Overviews, filler: Filler
+) -> NDArray[np.float32]:
     """Read one block with its halo, predict it, trim it to its write window.
 
     Returns
@@ -137,46 +141,37 @@ def fill_block(context: FillJob, info: VariableInfo, block: Block, overviews: Ov
     (3, t, y, x) ndarray of float32
         Prediction, half-width and fallback; all NaN where nothing is to be filled, which compresses to nothing.
     """
-    scale = context.scales[info.name]
-    inside = block.read.intersect(Window.of(context.plan.extent))
-    samples = context.read(info, inside)
-    values = np.zeros(block.read.shape, dtype=np.float32)
-    valid = np.zeros(block.read.shape, dtype=bool)
-    _, height, width = inside.shape
-    for t in range(inside.shape[0]):
-        frame, known = samples.frame(t)
-        known = credible(frame, known)
-        valid[t, :height, :width] = known
-        standard = (np.where(known, frame, scale.location) - scale.location) / scale.spread
-        values[t, :height, :width] = standard.clip(-FARTHEST, FARTHEST)
-    domain = samples.domain
-    del samples
-    prediction = context.filler.fill(
+    read = job.read_standardised(info, block.read)
+    days = _days(job.days, block.read)
+    prediction = filler.fill(
         BlockInput(
-            values=values,
-            valid=valid,
-            days=_days(context.days, block.read),
+            values=read.values,
+            valid=read.valid,
+            days=days,
             window=block.read,
             overviews=overviews,
-            all_days=context.days,
+            all_days=job.days,
             wanted=block.write,
         )
     )
-    return _payload(prediction, valid, domain, block)
+    return _payload(prediction, read, block, days, job.max_gap)
 
 
 def _payload(
-    prediction: Prediction, valid: NDArray[np.bool_], domain: NDArray[np.bool_] | None, block: Block
+    prediction: Prediction, read: Standardised, block: Block, days: NDArray[np.float64], max_gap: float | None
 ) -> NDArray[np.float32]:
-    """Keep the gaps of the write window."""
+    """Keep the gaps of the write window that are near enough to an observation."""
     payload = np.full((PAYLOAD_PARTS, *block.write.shape), np.nan, dtype=np.float32)
     frames, *box = block.trim
     inside = np.ones(block.write.shape[1:], dtype=bool)
-    if domain is not None:
+    if read.domain is not None:
         # The domain ends with the cube; the write window is always inside it.
-        inside = domain[tuple(box)]
+        inside = read.domain[tuple(box)]
+    near = None if max_gap is None else near_observation(read.valid[:, *box], days, max_gap, frames)
     for i, t in enumerate(range(frames.start, frames.stop)):
-        wanted = inside & ~valid[t][tuple(box)]
+        wanted = inside & ~read.valid[t][tuple(box)]
+        if near is not None:
+            wanted &= next(near)
         for part, values in (
             (PREDICTION, prediction.values),
             (HALF_WIDTH, prediction.half_width),
@@ -184,6 +179,45 @@ def _payload(
         ):
             np.copyto(payload[part, i], values[t][tuple(box)], where=wanted)
     return payload
+
+
+TIME_SLACK = 1e-6
+"""A tenth of a second, in days: how times were rounded decides nothing."""
+
+
+def near_observation(
+    valid: NDArray[np.bool_], days: NDArray[np.float64], most: float, frames: slice
+) -> Iterator[NDArray[np.bool_]]:
+    """Give, frame by frame, where a pixel was observed at most some days before or after.
+
+    Parameters
+    ----------
+    valid : (time, y, x) ndarray of bool
+        Where observed, over the cube's whole time axis.
+    days : (time,) ndarray of float64
+        Ascending times in days.
+    most : float
+        Days.
+    frames : slice
+        The frames that are asked for, ascending.
+
+    Examples
+    --------
+    >>> valid = np.array([True, False, False]).reshape(3, 1, 1)
+    >>> [bool(near.item()) for near in near_observation(valid, np.array([0.0, 5.0, 9.0]), 5, slice(0, 3))]
+    [True, True, False]
+    """
+    most += TIME_SLACK
+    around = np.zeros(valid.shape[1:], dtype=np.int32)  # observations within reach of the frame
+    first = last = 0
+    for day in days[frames]:
+        while last < days.size and days[last] - day <= most:
+            around += valid[last]
+            last += 1
+        while day - days[first] > most:
+            around -= valid[first]
+            first += 1
+        yield around > 0
 
 
 def _days(days: NDArray[np.float64], window: Window) -> NDArray[np.float64]:

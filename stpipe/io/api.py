@@ -1,15 +1,15 @@
 """Filling xarray objects, in memory or lazily, by the same blocks and the same arithmetic as the command line.
 
-In memory the blocks are filled one after the other. Lazily, a graph is made: a task a survey tile, one `map_blocks`
-task a block, which evaluates its own read window of the input, and a task an output tile. Nothing is computed until
-the result is.
+In memory the blocks are filled one after the other. Lazily, a graph is made: a task a survey tile, one in which the
+method learns if it does, one `map_blocks` task a block, which evaluates its own read window of the input, and a task an
+output tile. Nothing is computed until the result is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
@@ -20,14 +20,15 @@ from distributed import Future
 from numpy.typing import NDArray
 
 from stpipe.core.blend import PAYLOAD_PARTS, Blend
-from stpipe.core.plan import make_plan
-from stpipe.core.ports import VariableInfo
+from stpipe.core.plan import check_max_gap, make_plan
+from stpipe.core.ports import Learner, VariableInfo
 from stpipe.core.samples import SOURCE_CODES, check_fillable
 from stpipe.core.survey import ArrayOverviews, Level, coarser, lattice_step, levels_of, location_and_spread, standardise
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import CubeError
 from stpipe.execution.cluster import cores, share_of_memory
 from stpipe.execution.context import FillJob, Scale
+from stpipe.execution.learning import learn, taught_by
 from stpipe.execution.tasks import fill_block, finish_tile, has_gaps, survey_samples
 from stpipe.io.dimensions import coordinate_of, roles_of
 from stpipe.io.filled import HALF_WIDTH, SOURCE
@@ -36,6 +37,23 @@ from stpipe.methods import make_filler
 
 NAMELESS = "values"
 """What a DataArray without a name is called."""
+
+
+class Survey(NamedTuple):
+    """What one pass over an array gives."""
+
+    scale: Scale
+    """Location and spread."""
+
+    overviews: ArrayOverviews
+    """The coarse levels, standardised."""
+
+    gaps: bool
+    """Whether there is anything to fill."""
+
+
+SurveyPart = tuple[Level, NDArray[np.float64], bool]
+"""A tile's finest overview level, its picked samples, and whether it has gaps."""
 
 Products = tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32]]
 """Samples, source codes and half-widths of a window."""
@@ -49,6 +67,7 @@ def fill(
     model: str | None = None,
     domain: str | xr.DataArray | None = None,
     valid_range: tuple[float, float] | None = None,
+    max_gap: float | None = None,
     block: Triple | None = None,
     overlap: Triple | None = None,
     memory_limit: int | None = None,
@@ -68,6 +87,8 @@ def fill(
         Non-zero where values can exist at all.
     valid_range : (low, high), optional
         Values outside of it are gaps.
+    max_gap : float, optional
+        Gaps farther than this many days from an observation of their pixel stay unfilled.
     block, overlap : (time, y, x), optional
         As for ``stpipe fill-scene``; chosen from the memory unless given.
     memory_limit : int, optional
@@ -93,6 +114,7 @@ def fill(
     (1.0, ['ndvi', 'ndvi_ci90', 'ndvi_source'])
     """
     dataset = obj.to_dataset(name=obj.name or NAMELESS) if isinstance(obj, xr.DataArray) else obj
+    check_max_gap(max_gap, "max_gap")
     names = _choose(dataset, variables)
     dims = _dims(dataset, names[0])
     time = coordinate_of(dataset, dims[0], "time")
@@ -116,6 +138,7 @@ def fill(
             memory_limit=share_of_memory(cores()) if memory_limit is None else memory_limit,
             block=block,
             overlap=overlap,
+            whole_axis=max_gap is not None,
         )
         job = FillJob(
             plan=plan,
@@ -123,6 +146,7 @@ def fill(
             reader=ArrayReader(name=name, array=array.variable.data, domain=static),
             filler=filler,
             valid_range=valid_range,
+            max_gap=max_gap,
         )
         products = _fill_lazily(job) if is_dask_collection(array.variable.data) else _fill_now(job)
         result = result.assign(_named(array, name, products))
@@ -210,36 +234,52 @@ def _info(array: xr.DataArray, name: str, extent: Triple) -> VariableInfo:
     )
 
 
-def _survey_part(job: FillJob, tile: Window) -> tuple[Level, NDArray[np.float64]]:
-    """Return one tile's finest overview level and its picked samples."""
+def _survey_part(job: FillJob, tile: Window) -> SurveyPart:
+    """Survey one tile."""
     info = job.variable(0)
-    levels, _, picked, _, _ = survey_samples(job.read(info, tile), tile.start, lattice_step(job.plan.extent))
-    return levels[min(levels)], picked
+    levels, gaps, picked, _, _ = survey_samples(job.read(info, tile), tile.start, lattice_step(job.plan.extent))
+    return levels[min(levels)], picked, bool(gaps.any())
 
 
-def _survey(job: FillJob, parts: Sequence[tuple[Level, NDArray[np.float64]]]) -> tuple[Scale, ArrayOverviews]:
+def _survey(job: FillJob, parts: Sequence[SurveyPart]) -> Survey:
     """Put the tiles together."""
     extent = job.plan.extent
     first, *_ = levels = levels_of(extent)
     cell = 2**first
     base = np.zeros((3, extent[0], -(-extent[1] // cell), -(-extent[2] // cell)))
-    for tile, (level, _) in zip(job.plan.survey_tiles, parts, strict=True):
+    for tile, (level, _, _) in zip(job.plan.survey_tiles, parts, strict=True):
         t, y, x = (start // step for start, step in zip(tile.start, (1, cell, cell), strict=True))
         base[:, t : t + level.shape[1], y : y + level.shape[2], x : x + level.shape[3]] = level
-    location, spread = location_and_spread(np.concatenate([picked for _, picked in parts]))
+    location, spread = location_and_spread(np.concatenate([picked for _, picked, _ in parts]))
     arrays = {}
     for k in levels:
         arrays[k] = standardise(base, location, spread)
         base = coarser(base)
-    return Scale(location=location, spread=spread), ArrayOverviews(arrays)
+    return Survey(
+        scale=Scale(location=location, spread=spread),
+        overviews=ArrayOverviews(arrays),
+        gaps=any(gaps for _, _, gaps in parts),
+    )
 
 
-def _fill_one(job: FillJob, number: int, survey: tuple[Scale, ArrayOverviews]) -> NDArray[np.float32]:
+def _scaled(job: FillJob, survey: Survey) -> FillJob:
+    """Return the job with what the survey says of its variable."""
+    return replace(job, scales={job.variable(0).name: survey.scale})
+
+
+def _learn(job: FillJob, survey: Survey) -> bytes:
+    """Let the method learn from the plan's crops, if it does and there are gaps to fill."""
+    if not (survey.gaps and isinstance(job.filler, Learner)):
+        return b""
+    return learn(_scaled(job, survey), job.variable(0))
+
+
+def _fill_one(job: FillJob, number: int, survey: Survey, learned: bytes) -> NDArray[np.float32]:
     """Return the payload of one block; zeros if it has no gap."""
     info, block = job.variable(0), job.plan.blocks.block(number)
     if not has_gaps(job.read(info, block.write), block.write, block.write):
         return np.zeros((PAYLOAD_PARTS, *block.write.shape), dtype=np.float32)
-    return fill_block(replace(job, scales={info.name: survey[0]}), info, block, survey[1])
+    return fill_block(_scaled(job, survey), info, block, survey.overviews, taught_by(job.filler, learned))
 
 
 def _finish_one(
@@ -256,9 +296,11 @@ def _finish_one(
 def _fill_now(job: FillJob) -> Products:
     """Fill an array in memory."""
     survey = _survey(job, [_survey_part(job, tile) for tile in job.plan.survey_tiles])
-    job.filler.prepare()
+    if not isinstance(job.filler, Learner):
+        job.filler.prepare()
+    learned = _learn(job, survey)
     grid, whole = job.plan.blocks, Window.of(job.plan.extent)
-    payloads = [_fill_one(job, number, survey) for number in range(len(grid))]
+    payloads = [_fill_one(job, number, survey, learned) for number in range(len(grid))]
     dtype = np.dtype(job.variable(0).dtype)
     products: Products = (
         np.empty(whole.shape, dtype),
@@ -268,7 +310,7 @@ def _fill_now(job: FillJob) -> Products:
     taken: list[NDArray[Any]] = list(products)
     for tile in job.plan.blend_tiles[0]:
         touching = grid.touching(tile)
-        parts = _finish_one(job, tile, survey[0], touching, [payloads[number] for number in touching])
+        parts = _finish_one(job, tile, survey.scale, touching, [payloads[number] for number in touching])
         for product, part in zip(taken, parts, strict=True):
             product[tile.slices] = part
     return products
@@ -285,19 +327,28 @@ def _fill_lazily(job: FillJob) -> tuple[da.Array, da.Array, da.Array]:
             "persist(), or load it with compute()"
         )
     token = tokenize(
-        reader.array, reader.domain, plan.identity, plan.variables, plan.blend_tiles, job.valid_range, job.days
+        reader.array,
+        reader.domain,
+        plan.identity,
+        plan.variables,
+        plan.blend_tiles,
+        job.valid_range,
+        job.max_gap,
+        job.days,
     )
     # Opaque to Dask: each task evaluates its own window of the input instead of waiting for all of its chunks.
     shared = delayed(_Opaque(job), name=f"fill-job-{token}", traverse=False)
     tiles = plan.survey_tiles
     parts = [_task(_survey_task, f"fill-survey-{token}-{i}", shared, tile) for i, tile in enumerate(tiles)]
     survey = _task(_survey_all, f"fill-surveyed-{token}", shared, parts)
+    learned = _task(_learn_task, f"fill-learned-{token}", shared, survey)
     numbers = da.from_array(np.arange(len(grid)).reshape(grid.counts), chunks=(1, 1, 1), name=f"fill-numbers-{token}")
     payloads = (
         numbers.map_blocks(
             _fill_task,
             shared,
             survey,
+            learned,
             name=f"fill-block-{token}",
             dtype=np.float32,
             new_axis=0,
@@ -332,29 +383,31 @@ def _task(function: Any, name: str, *arguments: Any) -> Any:
     return delayed(function, pure=True)(*arguments, dask_key_name=name)
 
 
-def _survey_task(shared: _Opaque, tile: Window) -> tuple[Level, NDArray[np.float64]]:
+def _survey_task(shared: _Opaque, tile: Window) -> SurveyPart:
     return _survey_part(shared.job, tile)
 
 
-def _survey_all(shared: _Opaque, parts: Sequence[tuple[Level, NDArray[np.float64]]]) -> tuple[Scale, ArrayOverviews]:
+def _survey_all(shared: _Opaque, parts: Sequence[SurveyPart]) -> Survey:
     return _survey(shared.job, parts)
 
 
-def _fill_task(
-    numbers: NDArray[np.int64], shared: _Opaque, survey: tuple[Scale, ArrayOverviews]
-) -> NDArray[np.float32]:
-    return _fill_one(shared.job, int(numbers.ravel()[0]), survey)
+def _learn_task(shared: _Opaque, survey: Survey) -> bytes:
+    return _learn(shared.job, survey)
+
+
+def _fill_task(numbers: NDArray[np.int64], shared: _Opaque, survey: Survey, learned: bytes) -> NDArray[np.float32]:
+    return _fill_one(shared.job, int(numbers.ravel()[0]), survey, learned)
 
 
 def _finish_task(
     shared: _Opaque,
-    survey: tuple[Scale, ArrayOverviews],
+    survey: Survey,
     tile: Window,
     numbers: Sequence[int],
     payloads: Sequence[NDArray[np.float32]],
 ) -> Products:
     arrays = [np.asarray(payload) for payload in payloads]
-    return _finish_one(shared.job, tile, survey[0], numbers, arrays)
+    return _finish_one(shared.job, tile, survey.scale, numbers, arrays)
 
 
 def _assembled(pieces: Sequence[da.Array], counts: Triple) -> da.Array:

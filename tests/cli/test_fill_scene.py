@@ -199,6 +199,8 @@ REFUSALS = [
     pytest.param(["CUBE", "--memory-limit", "100MiB"], "--memory-limit", id="too-little-memory"),
     pytest.param(["CUBE", "--workers", "0"], "at least 1 worker", id="no-workers"),
     pytest.param(["CUBE", "--valid-range", "1,0"], "LO <= HI", id="range-backwards"),
+    pytest.param(["CUBE", "--max-gap", "0"], "--max-gap needs a number of days above 0", id="no-max-gap"),
+    pytest.param(["CUBE", "--max-gap", "week"], "--max-gap", id="max-gap-in-words"),
     pytest.param(["CUBE", "--resume", "--overwrite"], "give one of them", id="resume-and-overwrite"),
     pytest.param(["CUBE", "--resume"], "no run to go on with", id="nothing-to-resume"),
     pytest.param(["CUBE", "--no-geotiff", "--layout", "stack"], "give one of them", id="layout-of-nothing"),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from stpipe.core.crops import Crop
 from stpipe.core.ports import JSON, BlockInput, Prediction
 from stpipe.core.windows import Triple
 
@@ -44,6 +48,48 @@ class SumFiller:
         return Prediction(
             values=values, half_width=np.where(known, np.float32(1), np.float32(np.nan)), fallback=np.zeros_like(known)
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningFiller(SumFiller):
+    """Adds the mean of the crops' valid values to the sum filler's answer, so that the product tells what it learned.
+
+    In the folder of its calls, a file ``deadly`` kills the process that learns, once; ``broken`` makes learning fail;
+    what is in ``mood`` is added to what it learns.
+    """
+
+    lesson: float | None = None
+    learn_sample_bytes: float = 8.0
+    learn_seconds_per_million: float = 0.5
+    name: str = "learning"
+
+    def identity(self) -> dict[str, JSON]:
+        return {"method": self.name, "calls": str(self.calls), "lesson": self.lesson}
+
+    def learn(self, crops: Sequence[Crop], *, seed: int) -> bytes:
+        assert self.calls is not None
+        assert self.calls.is_dir(), "not prepared"
+        with (self.calls / "learnt").open("a") as file:
+            file.write(f"{[crop.window.start for crop in crops]}\n")
+        if (self.calls / "deadly").exists():
+            (self.calls / "deadly").unlink()
+            os._exit(9)
+        if (self.calls / "broken").exists():
+            raise FloatingPointError("nothing to learn from")
+        mood = float((self.calls / "mood").read_text()) if (self.calls / "mood").exists() else 0.0
+        known = np.concatenate([crop.values[crop.valid] for crop in crops])
+        return json.dumps([float(known.mean(dtype=np.float64)) + mood, len(crops), seed]).encode()
+
+    def taught(self, learned: bytes) -> LearningFiller:
+        return replace(self, lesson=json.loads(learned)[0])
+
+    def notes(self) -> tuple[str, ...]:
+        return (f"learned {self.lesson:.3f}",)
+
+    def fill(self, block: BlockInput) -> Prediction:
+        assert self.lesson is not None, "not taught"
+        plain = super().fill(block)
+        return replace(plain, values=plain.values + np.float32(self.lesson))
 
 
 def around(values: np.ndarray) -> np.ndarray:

@@ -99,6 +99,7 @@ def make_context(
         scratch=ZarrBlockStore(str(folder / "blocks.zarr"), plan.blocks),
         product=ArrayProduct(str(folder / "product.zarr")),  # type: ignore[arg-type]
         records=str(folder / "records"),
+        learned_folder=str(folder / "learned"),
     )
     if not (folder / "product.zarr").exists():
         context.overviews.create(["v"])  # type: ignore[attr-defined]

@@ -1,0 +1,129 @@
+"""Learning: a method that can, learns from crops of the cube between the survey and the fill.
+
+What it learned is a file beside the records, and travels to the workers as that file's path and sha256. Each process
+loads it once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+from stpipe.core.crops import Crop
+from stpipe.core.plan import canonical
+from stpipe.core.ports import Filler, Learner, VariableInfo
+from stpipe.core.windows import Window
+from stpipe.errors import ScratchError
+from stpipe.execution.context import FillJob, RunContext
+from stpipe.execution.records import write_whole
+
+LEARN_SEED = 0
+"""Every run learns with this one: what it learns depends on the cube alone."""
+
+
+@runtime_checkable
+class Noting(Protocol):
+    """A taught method that has something to say to the user."""
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what it found while learning, in lines such as what tuning gained."""
+
+
+def learn(job: FillJob, info: VariableInfo) -> bytes:
+    """Read the plan's crops of one variable, and let the job's method, which is a `Learner`, learn from them."""
+    filler = job.filler
+    assert isinstance(filler, Learner)
+    filler.prepare()
+    return filler.learn([read_crop(job, info, window) for window in job.plan.crops], seed=LEARN_SEED)
+
+
+def read_crop(job: FillJob, info: VariableInfo, window: Window) -> Crop:
+    """Read one crop, standardised like every block."""
+    read = job.read_standardised(info, window)
+    return Crop(values=read.values, valid=read.valid, days=job.days, window=window, domain=read.domain)
+
+
+def learn_task(context: RunContext, number: int) -> str:
+    """Learn from one variable, unless what was learned before is still what was written."""
+    info, book, name = context.variable(number), context.book("learn"), f"{number:07d}"
+    path = context.learned_file(number)
+    record = book.read(name)
+    if record is not None and path.is_file() and _sha256(path.read_bytes()) == record["sha256"]:
+        return "had"
+    started = time.perf_counter()
+    content = learn(context, info)
+    taught = taught_by(context.filler, content)
+    write_whole(path, content)
+    book.write(
+        name,
+        {
+            "variable": info.name,
+            "sha256": _sha256(content),
+            "bytes": len(content),
+            "seconds": round(time.perf_counter() - started, 3),
+            "identity": taught.identity(),
+            "notes": list(taught.notes()) if isinstance(taught, Noting) else [],
+        },
+    )
+    return "done"
+
+
+def filler_for(context: RunContext, index: int) -> Filler:
+    """Return the method that fills a variable: as it is, or with what it learned.
+
+    Raises
+    ------
+    ScratchError
+        If the file is gone or has changed since it was learned.
+    """
+    if not isinstance(context.filler, Learner):
+        return context.filler
+    path, digest = context.learned_file(index), context.learned[context.variable(index).name]
+
+    def load() -> bytes:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ScratchError(f"what the method learned is gone from {path} ({error})") from error
+        if _sha256(content) != digest:
+            raise ScratchError(f"what the method learned is not in {path} as it was written")
+        return content
+
+    return _taught(context.filler, digest, load)
+
+
+def taught_by(filler: Filler, learned: bytes) -> Filler:
+    """Return a method with what it learned; one that learns nothing as it is."""
+    if not isinstance(filler, Learner):
+        return filler
+    return _taught(filler, _sha256(learned), lambda: learned)
+
+
+MOST_TAUGHT = 2
+"""Taught methods that a process keeps: blocks come variable by variable."""
+
+_kept: OrderedDict[tuple[bytes, str], Filler] = OrderedDict()
+_lock = threading.Lock()
+
+
+def _taught(filler: Filler, digest: str, load: Callable[[], bytes]) -> Filler:
+    """Load what was learned, once a process."""
+    assert isinstance(filler, Learner)
+    key = (canonical(filler.identity()), digest)
+    with _lock:
+        if key not in _kept:
+            taught = filler.taught(load())
+            taught.prepare()
+            _kept[key] = taught
+            while len(_kept) > MOST_TAUGHT:
+                _kept.popitem(last=False)
+        _kept.move_to_end(key)
+        return _kept[key]
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
