@@ -1,11 +1,13 @@
 """Artificial gaps: observed samples hidden to learn from or to score on.
 
 They are the scene's own gaps moved to other dates and places, and others besides: blobs, speckle, stripes, whole frames
-and runs of frames.
+and runs of frames. `draw_gaps` is what methods learn from and are scored on: a mix like the cube's own;
+`artificial_gaps` makes one kind at a time.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from math import ceil
 
 import numpy as np
@@ -16,6 +18,223 @@ from stpipe.errors import ShapeError
 
 GAP_KINDS = ("own", "own", "own", "blobs", "speckle", "stripes", "frames", "run")
 """What an artificial gap can look like; the scene's own shapes come up most."""
+
+
+SHARE = (0.05, 0.25)
+"""Least and most of what is valid that a draw hides."""
+
+ANYWAY = 0.05
+"""Share of a draw that whole frames, and runs of them, take at least where the cube has none itself."""
+
+AT_MOST = 0.5
+"""Share of a draw that whole frames and runs take together at most, however many the cube misses."""
+
+_GAPS_ENOUGH = 0.005
+"""A frame with less gap than this, as a share of its domain, has no shape to lend."""
+
+_LONGEST_RUN = 5
+
+
+def draw_gaps(
+    valid: NDArray[np.bool_],
+    rng: np.random.Generator,
+    *,
+    domain: NDArray[np.bool_] | None = None,
+    share: tuple[float, float] = SHARE,
+) -> NDArray[np.bool_]:
+    """Return True on observed samples to hide, in a mix of gaps like the cube's own.
+
+    Frames chosen at random, clear ones more often, get the gap shape of another date at the same place, sometimes
+    flipped and shifted. Whole frames and runs of frames take the share of the hidden samples that they have of the
+    real gaps, but always some; the frames before and after them keep what they have. A cube with next to no gaps gets
+    blobs, speckle and stripes.
+
+    Parameters
+    ----------
+    valid : (time, y, x) ndarray of bool
+        What is observed.
+    rng : numpy Generator
+        Seeded by the caller.
+    domain : (y, x) ndarray of bool, optional
+        Where values can exist; by default where anything was ever observed.
+    share : (least, most)
+        How much of what is valid a draw hides, about. The most holds always, the least wherever frames are no larger
+        than that.
+
+    Returns
+    -------
+    (time, y, x) ndarray of bool
+        A part of `valid`; none at all where there are fewer than two samples.
+
+    Examples
+    --------
+    >>> valid = np.ones((12, 32, 32), dtype=bool)
+    >>> valid[3, :9], valid[7, :, 20:], valid[10] = False, False, False
+    >>> hidden = draw_gaps(valid, np.random.default_rng(0))
+    >>> bool((hidden <= valid).all()), bool(0.04 < hidden.sum() / valid.sum() <= 0.25)
+    (True, True)
+    """
+    total = int(valid.sum())
+    most = int(share[1] * total)
+    if total < 2:
+        return np.zeros_like(valid)
+    supply = _Supply.of(valid, domain)
+    goal = max(1, round(rng.uniform(*share) * total))
+    hidden = np.zeros_like(valid)
+    whole = _hide_frames(valid, supply, rng, goal, most)
+    hidden[whole] = valid[whole]
+    kept = whole.copy()  # frames that are left as they are
+    kept[1:] |= whole[:-1]
+    kept[:-1] |= whole[1:]
+    if kept.all():
+        kept = whole
+    _hide_parts(hidden, valid, supply, rng, frames=~kept, goal=goal, most=max(1, most))
+    return hidden
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Supply:
+    """What a cube's own gaps are like."""
+
+    shapes: NDArray[np.bool_]
+    """(n, y, x), the gaps of frames that are gap in part."""
+
+    origins: NDArray[np.intp]
+    """(n,), their frames."""
+
+    frames_share: float
+    """Share of hidden samples for single whole frames."""
+
+    runs_share: float
+    """Share of hidden samples for runs of frames."""
+
+    runs: tuple[int, ...] = field(default=())
+    """Lengths of the cube's own runs of empty frames."""
+
+    @classmethod
+    def of(cls, valid: NDArray[np.bool_], domain: NDArray[np.bool_] | None) -> _Supply:
+        """Look at a cube."""
+        inside = valid.any(axis=0) if domain is None and len(valid) > 1 else domain
+        if inside is None:
+            inside = np.ones(valid.shape[1:], dtype=bool)
+        pixels = max(1, int(inside.sum()))
+        gap = np.array([int((inside & ~frame).sum()) for frame in valid]) / pixels
+        empty = np.asarray(~valid.any(axis=(1, 2)))
+        partial = np.flatnonzero(~empty & (gap > _GAPS_ENOUGH))
+        lengths = _run_lengths(empty)
+        runs = tuple(length for length in lengths if length > 1)
+        everything = max(float(gap[partial].sum()) + len(empty[empty]), 1e-9)
+        run, single = sum(runs) / everything, lengths.count(1) / everything
+        too_much = max(1.0, (run + single) / AT_MOST)
+        return cls(
+            shapes=inside & ~valid[partial],
+            origins=partial,
+            frames_share=max(ANYWAY, single / too_much),
+            runs_share=max(ANYWAY, run / too_much),
+            runs=runs,
+        )
+
+
+def _run_lengths(flags: NDArray[np.bool_]) -> list[int]:
+    """Return the lengths of the runs of True.
+
+    >>> _run_lengths(np.array([True, False, True, True]))
+    [1, 2]
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    return [int(length) for length in edges[1::2] - edges[::2]]
+
+
+def _hide_frames(
+    valid: NDArray[np.bool_], supply: _Supply, rng: np.random.Generator, goal: int, most: int
+) -> NDArray[np.bool_]:
+    """Choose whole frames and runs of frames to hide, as many as their share of the goal is worth."""
+    sizes = valid.sum(axis=(1, 2))
+    count = len(sizes)
+    chosen = np.zeros(count, dtype=bool)
+    seen = np.flatnonzero(sizes)
+    longest = max(2, min(_LONGEST_RUN, count // 4))
+    for wish, single in ((supply.runs_share, False), (supply.frames_share, True)):
+        wanted = wish * goal
+        for start in rng.permutation(seen):
+            length = 1
+            if not single:
+                length = int(rng.choice(supply.runs)) if supply.runs else int(rng.integers(2, longest + 1))
+                length = min(length, longest)
+            run = slice(int(start), int(start) + length)
+            around = slice(max(0, int(start) - 1), int(start) + length + 1)
+            size = int(sizes[run].sum())
+            if start + length > count or length >= len(seen) or chosen[around].any():
+                continue
+            # A frame may be worth more than is left of the share: then it comes up in as many draws as it is worth.
+            if rng.random() * size >= wanted:
+                break
+            wanted -= size
+            if int(sizes[chosen].sum()) + size <= most:
+                chosen[run] = True
+    return chosen
+
+
+def _hide_parts(
+    hidden: NDArray[np.bool_],
+    valid: NDArray[np.bool_],
+    supply: _Supply,
+    rng: np.random.Generator,
+    *,
+    frames: NDArray[np.bool_],
+    goal: int,
+    most: int,
+) -> None:
+    """Hide parts of frames, in place, until the goal is reached."""
+    sizes = valid.sum(axis=(1, 2)) * frames
+    done = int(hidden.sum())
+    for attempt in range(3):
+        # Clear frames first, by chance: sampling without replacement by weight (Efraimidis and Spirakis, 2006).
+        keys = rng.exponential(size=len(sizes)) / np.maximum(sizes, 1e-9)
+        for t in np.argsort(keys, kind="stable")[: np.count_nonzero(sizes)]:
+            if done >= goal:
+                return
+            visible = valid[t] & ~hidden[t]
+            room = min(most - done, int(visible.sum()) - 1 if len(sizes) == 1 else int(visible.sum()))
+            shape = visible & _part(t, supply, rng, valid.shape[1:], last=attempt == 2)
+            if shape.sum() > room:
+                shape = _beginning(shape, room, rng)
+            hidden[t] |= shape
+            done += int(shape.sum())
+
+
+def _part(
+    frame: int, supply: _Supply, rng: np.random.Generator, size: tuple[int, ...], *, last: bool
+) -> NDArray[np.bool_]:
+    """Return a gap shape for a frame."""
+    height, width = size
+    others = np.flatnonzero(supply.origins != frame)
+    choice = rng.random()
+    if not last and len(others) and choice < 0.75:
+        return np.asarray(supply.shapes[rng.choice(others)])
+    if not last and len(supply.origins) and choice < 0.9:
+        return _shifted(supply.shapes[rng.integers(len(supply.origins))], rng)
+    kind = rng.random()
+    if last or min(size) < 4 or kind < 0.2:
+        return np.asarray(rng.random(size) < rng.uniform(0.05, 0.8))
+    return _stripes(rng, (height, width)) if kind < 0.35 else _blob(rng, (height, width))
+
+
+def _shifted(shape: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Flip a shape at random and move it round."""
+    flipped = shape[:: int(rng.choice((-1, 1))), :: int(rng.choice((-1, 1)))]
+    moves = tuple(int(rng.integers(0, n)) for n in shape.shape)
+    return np.asarray(np.roll(flipped, moves, axis=(0, 1)))
+
+
+def _beginning(shape: NDArray[np.bool_], count: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Keep so many samples of a shape: those on one side of a line in a random direction."""
+    rows, columns = np.nonzero(shape)
+    angle = rng.uniform(0, 2 * np.pi)
+    order = np.argsort(np.cos(angle) * rows + np.sin(angle) * columns, kind="stable")[:count]
+    kept = np.zeros_like(shape)
+    kept[rows[order], columns[order]] = True
+    return kept
 
 
 def artificial_gaps(
