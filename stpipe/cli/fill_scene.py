@@ -43,6 +43,7 @@ def show(folder: Path, report: dict[str, Any]) -> None:
     from rich.table import Table
 
     from stpipe.core.plan import gib
+    from stpipe.io.frames import half_width_name
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     codes = ("observed", "filled", "filled_by_fallback", "unfilled", "outside_domain")
@@ -59,8 +60,9 @@ def show(folder: Path, report: dict[str, Any]) -> None:
         f"{blocks['with_gaps']} of {blocks['total']} blocks had gaps; {seconds:.0f} s, at most "
         f"{gib(report['peak_worker_bytes'])} a worker (planned {gib(report['projected_peak_bytes'])})"
     )
+    companions = f"_source and {half_width_name('', round(100 * report['interval']))}"
     tiffs = sum(product["path"].startswith("geotiff/") for product in report["products"])
-    console.print(f"{folder / 'filled.zarr'}: the filled cube, with _source and _ci90 of each variable")
+    console.print(f"{folder / 'filled.zarr'}: the filled cube, with {companions} of each variable")
     if tiffs:
         console.print(f"{folder / 'geotiff'}: {tiffs} GeoTIFFs")
     console.print(f"{folder / 'quicklook.png'}: a few frames; {folder / 'run.json'}: all about the run")

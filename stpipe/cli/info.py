@@ -1,9 +1,11 @@
-"""`stpipe info`: what a cube holds, before it is filled."""
+"""`stpipe info`: what a cube holds, before it is filled, and what a model file says of itself."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ import click
 
 from stpipe.cli.options import parse_period
 from stpipe.cli.progress import progress_bar
+from stpipe.errors import OptionError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +22,8 @@ _WIDE = 160
 
 
 @click.command(name="info")
-@click.argument("cube")
+@click.argument("cube", required=False)
+@click.option("--model", metavar="NAME|PATH", help="Show the card of these weights instead of a cube; try default.")
 @click.option("--var", "variables", multiple=True, metavar="VAR", help="A variable; can be given again. [default: all]")
 @click.option("--domain", metavar="VAR", help="Static variable that is non-zero where values can exist.")
 @click.option("--time", "period", metavar="START/END", help="Period to look at.")
@@ -27,7 +31,8 @@ _WIDE = 160
 @click.option("--no-scan", is_flag=True, help="Read metadata alone, and count no gaps.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    cube: str,
+    cube: str | None,
+    model: str | None,
     variables: tuple[str, ...],
     domain: str | None,
     period: str | None,
@@ -35,11 +40,18 @@ def command(
     no_scan: bool,
     as_json: bool,
 ) -> None:
-    """Show what a cube holds.
+    """Show what a cube holds, or what weights are.
 
     CUBE is a Zarr group or a NetCDF file. Dates, grid and types come from its metadata; gaps are counted by one pass
     over the samples, a few chunks at a time, so that memory does not depend on the size of the cube.
     """
+    if model is not None:
+        if cube is not None:
+            raise OptionError(f"info shows a cube or a model; leave out {cube} or --model {model}")
+        show_model(model, as_json=as_json)
+        return
+    if cube is None:
+        raise OptionError("info needs a CUBE to show, or --model NAME|PATH")
     # xarray and zarr take a second to load, and --help has no need of them.
     from stpipe.io.cube import open_source
     from stpipe.io.inspection import inspect_cube
@@ -54,6 +66,26 @@ def command(
 
     # Away from a terminal there is no width to keep to, and a folded table can't be searched.
     _show(report, Console() if sys.stdout.isatty() else Console(width=_WIDE))
+
+
+def show_model(name: str, *, as_json: bool) -> None:
+    """Print the card of the packaged weights, or what another model file says of itself."""
+    from stpipe.model.weights import DEFAULT, read_info
+
+    info = read_info(name)
+    if as_json:
+        click.echo(json.dumps({**asdict(info), "path": str(info.path)}, indent=2))
+        return
+    if name == DEFAULT:
+        click.echo(files("stpipe.model").joinpath("packaged", "MODEL_CARD.md").read_text(), nl=False)
+        return
+    kind = "partial-convolution U-Net" if info.kind == "unet" else "the published network"
+    click.echo(f"model        {info.path}\nkind         {kind}\nsha256       {info.digest}")
+    click.echo(f"calibration  {info.calibration:g}")
+    for part, values in (("spec", asdict(info.spec)), ("provenance", info.provenance)):
+        click.echo(f"{part}{'' if values else '  none'}")
+        for key, value in values.items():
+            click.echo(f"  {key}: {value if isinstance(value, str) else json.dumps(value)}")
 
 
 def _show(report: dict[str, Any], console: Console) -> None:

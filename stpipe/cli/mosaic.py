@@ -60,7 +60,7 @@ def command(
     CUBE is a Zarr group, a NetCDF file, or the folder of a run. Each frame of each variable becomes a Cloud Optimized
     GeoTIFF VAR/VAR_YYYYMMDDTHHMMSS.tif, north up, with CRS, nodata, scale, units and date; the source codes of a filled
     variable lie beside it as VAR/VAR_source_YYYYMMDDTHHMMSS.tif. The intervals of a filled variable are written when
-    they are asked for: --var VAR_ci90.
+    they are asked for, by a name such as --var VAR_ci90.
 
     Files that are there already and equal to the cube are kept, so that an interrupted mosaic is finished by the same
     command.

@@ -11,6 +11,7 @@ import click
 
 from stpipe.core.windows import AXES, Triple, triple
 from stpipe.errors import OptionError
+from stpipe.methods import METHODS
 
 if TYPE_CHECKING:
     from stpipe.cli.scene_plan import FillOptions
@@ -90,7 +91,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--var", "variables", multiple=True, metavar="V", help="Variable to fill [all]; may be repeated."
             ),
-            click.option("--method", default="pconv", show_default=True, help="pconv, pyramid or linear."),
+            click.option("--method", default="pconv", show_default=True, help=f"One of {', '.join(METHODS)}."),
             click.option("--model", metavar="NAME|PATH", help="Weights for pconv [the packaged ones]."),
             click.option("--domain", metavar="V", help="Static variable that is non-zero where values can exist."),
             click.option("--valid-range", metavar="LO,HI", help="Physical values outside of it are gaps."),
@@ -99,6 +100,14 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 type=float,
                 metavar="DAYS",
                 help="Leave gaps unfilled that are farther than this from an observation of their pixel.",
+            ),
+            click.option(
+                "--interval",
+                type=float,
+                default=0.9,
+                show_default=True,
+                metavar="SHARE",
+                help="Share of the truth that the intervals are to hold; 0.8 gives VAR_ci80.",
             ),
             click.option("--aoi", type=click.Path(path_type=Path), help="GeoJSON of the area to fill."),
             click.option("--time", "period", metavar="START/END", help="Period to fill."),
@@ -133,6 +142,7 @@ def fill_options(
     domain: str | None,
     valid_range: str | None,
     max_gap: float | None,
+    interval: float,
     aoi: Path | None,
     period: str | None,
     block: str | None,
@@ -162,6 +172,7 @@ def fill_options(
         domain=domain,
         valid_range=parse_range("--valid-range", valid_range),
         max_gap=max_gap,
+        interval=interval,
         time=parse_period("--time", period),
         aoi=aoi,
         block=parse_triple("--block", block),

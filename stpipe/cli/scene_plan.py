@@ -17,8 +17,7 @@ from stpipe.core.windows import Triple
 from stpipe.errors import CubeError, OptionError, PlanError
 from stpipe.execution.cluster import check_workers, cores, share_of_memory
 from stpipe.io.cube import Cube, open_source
-from stpipe.io.filled import HALF_WIDTH, SOURCE
-from stpipe.io.frames import holds_sources, infos_of
+from stpipe.io.frames import SOURCE_SUFFIX, half_width_name, holds_sources, infos_of, interval_percent
 from stpipe.io.mosaic import Layout, mosaic_variables
 from stpipe.io.run_folder import PRODUCTS, RunFolder, State, check_disk, check_writable, file_state
 from stpipe.methods import make_filler
@@ -57,6 +56,9 @@ class FillOptions:
 
     max_gap: float | None = None
     """Gaps farther than this many days from an observation of their pixel stay unfilled."""
+
+    interval: float = 0.9
+    """Share of the truth that the intervals are to hold."""
 
     block: Triple | None = None
     """Write window of a block."""
@@ -102,6 +104,9 @@ class Prepared:
     filler: Filler
     """The method."""
 
+    percent: int
+    """What the intervals hold."""
+
     plan: Plan
     """The plan."""
 
@@ -146,6 +151,7 @@ def prepare(options: FillOptions) -> Prepared:
     if options.scheduler is not None and options.workers is not None:
         raise OptionError("--workers starts workers here and --scheduler uses those of a cluster; give one of them")
     check_max_gap(options.max_gap, "--max-gap")
+    percent = interval_percent(options.interval, "--interval")
     if options.valid_range is not None and not options.valid_range[0] <= options.valid_range[1]:
         raise OptionError(f"--valid-range needs LO,HI with LO <= HI, got {options.valid_range}")
     workers = check_workers(cores() if options.workers is None else options.workers)
@@ -159,10 +165,10 @@ def prepare(options: FillOptions) -> Prepared:
     notes: list[str] = []
     if not options.variables:
         cube = _worth_filling(options, cube, notes)
-    _refuse_twins(cube)
+    _refuse_twins(cube, percent)
     for info in cube.variables:
         check_fillable(info)
-    filler = make_filler(options.method, model=options.model)
+    filler = make_filler(options.method, model=options.model, coverage=percent / 100)
     plan, workers, limit = _fitting_plan(options, cube, filler, workers)
     output = options.output or default_output(options.cube)
     _refuse_overlap(options, cube, output)
@@ -170,6 +176,7 @@ def prepare(options: FillOptions) -> Prepared:
         options=options,
         cube=cube,
         filler=filler,
+        percent=percent,
         plan=plan,
         folder=RunFolder(output),
         workers=workers,
@@ -192,12 +199,12 @@ def _refuse_overlap(options: FillOptions, cube: Cube, output: Path) -> None:
             raise OptionError(f"the {what} {given} lies in the output folder {output}; choose another one with -o")
 
 
-def _refuse_twins(cube: Cube) -> None:
+def _refuse_twins(cube: Cube, percent: int) -> None:
     """Refuse variables whose companions would take each other's names."""
     for name in cube.names:
-        for suffix in (SOURCE, HALF_WIDTH):
-            if name + suffix in cube.names:
-                raise OptionError(f"--var {name + suffix} has the name of what comes with {name}; fill one at a time")
+        for twin in (name + SOURCE_SUFFIX, half_width_name(name, percent)):
+            if twin in cube.names:
+                raise OptionError(f"--var {twin} has the name of what comes with {name}; fill one at a time")
 
 
 def _fitting_plan(options: FillOptions, cube: Cube, filler: Filler, workers: int) -> tuple[Plan, int, int]:
@@ -242,7 +249,7 @@ def _worth_filling(options: FillOptions, cube: Cube, notes: list[str]) -> Cube:
     names = tuple(name for name in names if name not in codes)
     if codes:
         notes.append(f"left out {', '.join(codes)}: codes can't be filled; name one with --var to fill it all the same")
-    filled = [name for name in names if name + SOURCE in infos and holds_sources(infos[name + SOURCE])]
+    filled = [name for name in names if name + SOURCE_SUFFIX in infos and holds_sources(infos[name + SOURCE_SUFFIX])]
     if filled:
         notes.append(f"{', '.join(filled)} was filled before: what was filled then counts as observed now")
     if not names:
@@ -261,6 +268,7 @@ def _identity(options: FillOptions, cube: Cube) -> JSON:
         "domain": options.domain,
         "valid_range": options.valid_range,
         "max_gap": options.max_gap,
+        "interval": interval_percent(options.interval, "--interval"),
         "geotiff": options.geotiff,
         "layout": options.layout if options.geotiff else None,
     }
@@ -288,6 +296,7 @@ def describe_plan(prepared: Prepared) -> dict[str, JSON]:
         "extent": plan.extent,
         "variables": [info.name for info in plan.variables],
         "method": prepared.filler.name,
+        "interval": prepared.percent / 100,
         "block": grid.size,
         "overlap": grid.spec.overlap,
         "halo": grid.spec.halo,

@@ -107,7 +107,7 @@ def _make_stores(prepared: Prepared) -> None:
     for store in (overview_store(prepared), block_store(prepared)):
         store.create(names)
     attrs = {"title": "gaps filled by stpipe", "stpipe_method": prepared.filler.name, "stpipe_version": __version__}
-    create_filled(folder.work / "filled.zarr", cube, plan.output_chunks, attrs)
+    create_filled(folder.work / "filled.zarr", cube, plan.output_chunks, attrs, percent=prepared.percent)
     folder.begin(plan.run_id, plan.identity)
 
 
@@ -132,7 +132,7 @@ def run_context(prepared: Prepared) -> RunContext:
         filler=prepared.filler,
         overviews=overview_store(prepared),
         scratch=block_store(prepared),
-        product=ZarrFilledStore(str(work / "filled.zarr")),
+        product=ZarrFilledStore(str(work / "filled.zarr"), prepared.percent),
         records=str(work / "records"),
         learned_folder=str(work / "learned"),
         input_state=prepared.input_state,
@@ -213,6 +213,7 @@ def _run(
         "identity": plan.identity,
         "input": prepared.cube.path,
         "input_state": prepared.input_state,
+        "interval": prepared.percent / 100,
         "kept_work": prepared.options.keep_work,
         "method": prepared.filler.identity(),
         "learned": saved["learned"],

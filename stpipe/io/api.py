@@ -31,7 +31,7 @@ from stpipe.execution.context import FillJob, Scale
 from stpipe.execution.learning import learn, taught_by
 from stpipe.execution.tasks import fill_block, finish_tile, has_gaps, survey_samples
 from stpipe.io.dimensions import coordinate_of, roles_of
-from stpipe.io.filled import HALF_WIDTH, SOURCE
+from stpipe.io.frames import SOURCE_SUFFIX, companions, half_width_name, interval_percent
 from stpipe.io.times import check_order, decode_times
 from stpipe.methods import make_filler
 
@@ -68,6 +68,7 @@ def fill(
     domain: str | xr.DataArray | None = None,
     valid_range: tuple[float, float] | None = None,
     max_gap: float | None = None,
+    interval: float = 0.9,
     block: Triple | None = None,
     overlap: Triple | None = None,
     memory_limit: int | None = None,
@@ -89,6 +90,8 @@ def fill(
         Values outside of it are gaps.
     max_gap : float, optional
         Gaps farther than this many days from an observation of their pixel stay unfilled.
+    interval : float
+        Share of the truth that the intervals are to hold, from 0.5 to 0.99 in hundredths; their name follows.
     block, overlap : (time, y, x), optional
         As for ``stpipe fill-scene``; chosen from the memory unless given.
     memory_limit : int, optional
@@ -98,7 +101,8 @@ def fill(
     -------
     Dataset
         The input with its variables over (time, y, x) filled, and for each one VAR_source (uint8, see its
-        flag_meanings) and VAR_ci90 (float32, half-width of a 90 % interval). Observed samples are untouched.
+        flag_meanings) and VAR_ci90 (float32, half-width of a 90 % interval; VAR_ci80 if `interval` is 0.8). Observed
+        samples are untouched.
 
     Raises
     ------
@@ -115,6 +119,7 @@ def fill(
     """
     dataset = obj.to_dataset(name=obj.name or NAMELESS) if isinstance(obj, xr.DataArray) else obj
     check_max_gap(max_gap, "max_gap")
+    percent = interval_percent(interval, "interval")
     names = _choose(dataset, variables)
     dims = _dims(dataset, names[0])
     time = coordinate_of(dataset, dims[0], "time")
@@ -124,8 +129,8 @@ def fill(
     check_order(axis, "the dataset", dims[0])
     extent = triple(dataset.sizes[dim] for dim in dims)
     static = _domain(dataset, domain, dims)
-    filler = make_filler(method, model=model)
-    result = dataset.drop_vars([name + suffix for name in names for suffix in (SOURCE, HALF_WIDTH)], errors="ignore")
+    filler = make_filler(method, model=model, coverage=percent / 100)
+    result = dataset.drop_vars([old for name in names for old in companions(name)], errors="ignore")
     for name in names:
         array = dataset[name].transpose(*dims)
         info = _info(array, name, extent)
@@ -149,7 +154,7 @@ def fill(
             max_gap=max_gap,
         )
         products = _fill_lazily(job) if is_dask_collection(array.variable.data) else _fill_now(job)
-        result = result.assign(_named(array, name, products))
+        result = result.assign(_named(array, name, percent, products))
     return result
 
 
@@ -193,7 +198,8 @@ def _choose(dataset: xr.Dataset, variables: Sequence[str] | None) -> list[str]:
         if unknown:
             raise CubeError(f"no variable {unknown[0]!r} over (time, y, x); there are {', '.join(cubes) or 'none'}")
         return list(variables)
-    chosen = [n for n in cubes if not any(n.endswith(s) and n.removesuffix(s) in cubes for s in (SOURCE, HALF_WIDTH))]
+    known = {companion for name in cubes for companion in companions(name)}
+    chosen = [name for name in cubes if name not in known]
     if not chosen:
         listed = ", ".join(f"{name} over {array.dims}" for name, array in dataset.data_vars.items()) or "nothing"
         raise CubeError(f"no numeric variable over (time, y, x) to fill; the dataset has {listed}")
@@ -418,7 +424,7 @@ def _assembled(pieces: Sequence[da.Array], counts: Triple) -> da.Array:
     return whole
 
 
-def _named(array: xr.DataArray, name: str, products: Sequence[Any]) -> dict[str, xr.Variable]:
+def _named(array: xr.DataArray, name: str, percent: int, products: Sequence[Any]) -> dict[str, xr.Variable]:
     """Give the products their names, dimensions and attributes."""
     values, source, half_width = products
     label = array.attrs.get("long_name", name)
@@ -426,8 +432,8 @@ def _named(array: xr.DataArray, name: str, products: Sequence[Any]) -> dict[str,
     units = {"units": array.attrs["units"]} if "units" in array.attrs else {}
     return {
         name: xr.Variable(array.dims, values, array.attrs, array.encoding),
-        name + SOURCE: xr.Variable(array.dims, source, {"long_name": f"source of {label}", **codes}),
-        name + HALF_WIDTH: xr.Variable(
-            array.dims, half_width, {"long_name": f"half-width of a 90 % interval of {label}", **units}
+        name + SOURCE_SUFFIX: xr.Variable(array.dims, source, {"long_name": f"source of {label}", **codes}),
+        half_width_name(name, percent): xr.Variable(
+            array.dims, half_width, {"long_name": f"half-width of a {percent} % interval of {label}", **units}
         ),
     }

@@ -1,7 +1,8 @@
 """The filled cube: a Zarr v3 group that carries the input's coordinates, types and scales.
 
 Each variable comes with two companions: VAR_source, which says where every sample comes from, and VAR_ci90, the
-half-width of a 90 % interval. Tiles are whole chunks, so that every chunk has one writer.
+half-width of a 90 % interval; one that holds another share has that in its name. Tiles are whole chunks, so that every
+chunk has one writer.
 """
 
 from __future__ import annotations
@@ -22,13 +23,8 @@ from stpipe.core.ports import JSON, VariableInfo
 from stpipe.core.samples import SOURCE_CODES, gap_value
 from stpipe.core.windows import Triple, Window
 from stpipe.io.cube import Cube
+from stpipe.io.frames import SOURCE_SUFFIX, USUAL_PERCENT, half_width_name
 from stpipe.io.scratch import open_array, read_checked
-
-SOURCE = "_source"
-"""Suffix of the companion that says where samples come from."""
-
-HALF_WIDTH = "_ci90"
-"""Suffix of the companion with the intervals."""
 
 DROPPED = ("_FillValue", "missing_value", "scale_factor", "add_offset", "coordinates", "grid_mapping", "_Unsigned")
 """Attributes of the input that say how it was stored, not what it is."""
@@ -41,6 +37,12 @@ class ZarrFilledStore:
     path: str
     """The group's folder."""
 
+    percent: int = USUAL_PERCENT
+    """What the intervals hold, which is in their name."""
+
+    def _names(self, variable: str) -> tuple[str, str, str]:
+        return variable, variable + SOURCE_SUFFIX, half_width_name(variable, self.percent)
+
     def write(
         self,
         variable: str,
@@ -50,19 +52,20 @@ class ZarrFilledStore:
         half_width: NDArray[np.float32],
     ) -> None:
         """Write one tile of whole chunks."""
-        for suffix, values in (("", stored), (SOURCE, source), (HALF_WIDTH, half_width)):
-            open_array(self.path, variable + suffix, "r+")[tile.slices] = values
+        for name, values in zip(self._names(variable), (stored, source, half_width), strict=True):
+            open_array(self.path, name, "r+")[tile.slices] = values
 
     def read(self, variable: str, tile: Window) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32]]:
         """Return what `write` wrote."""
         stored, source, half_width = (
-            read_checked(open_array(self.path, variable + suffix, "r+"), tile.slices)
-            for suffix in ("", SOURCE, HALF_WIDTH)
+            read_checked(open_array(self.path, name, "r+"), tile.slices) for name in self._names(variable)
         )
         return stored, source, half_width
 
 
-def create_filled(path: Path, cube: Cube, chunks: Sequence[Triple], attrs: Mapping[str, JSON]) -> None:
+def create_filled(
+    path: Path, cube: Cube, chunks: Sequence[Triple], attrs: Mapping[str, JSON], *, percent: int = USUAL_PERCENT
+) -> None:
     """Create the group: coordinates and CRS of the cube, and empty arrays for every variable."""
     template = cube.template()
     template.attrs = {"Conventions": "CF-1.11", **attrs}
@@ -80,7 +83,7 @@ def create_filled(path: Path, cube: Cube, chunks: Sequence[Triple], attrs: Mappi
         _create(group, info.name, info.dtype, cube, chunk, {**_kept(info), **_storage(info), **common})
         _create(
             group,
-            info.name + SOURCE,
+            info.name + SOURCE_SUFFIX,
             "uint8",
             cube,
             chunk,
@@ -91,11 +94,11 @@ def create_filled(path: Path, cube: Cube, chunks: Sequence[Triple], attrs: Mappi
                 **common,
             },
         )
-        half: dict[str, JSON] = {"long_name": f"half-width of a 90 % interval of {label}", **common}
+        half: dict[str, JSON] = {"long_name": f"half-width of a {percent} % interval of {label}", **common}
         if "units" in info.attrs:
             half["units"] = info.attrs["units"]
         half["_FillValue"] = FillValueCoder.encode(float("nan"), np.dtype("float32"))
-        _create(group, info.name + HALF_WIDTH, "float32", cube, chunk, half)
+        _create(group, half_width_name(info.name, percent), "float32", cube, chunk, half)
 
 
 def _create(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from stpipe.core.ports import CubeReader, VariableInfo
 from stpipe.core.samples import SOURCE_CODES
 from stpipe.core.windows import Triple, Window
-from stpipe.errors import CubeError
+from stpipe.errors import CubeError, OptionError
 
 Affine6 = tuple[float, float, float, float, float, float]
 """x = a*column + b*row + c, y = d*column + e*row + f, of a pixel's outer corner."""
@@ -28,8 +28,11 @@ LONGEST_NAME = 180
 SOURCE_SUFFIX = "_source"
 """VAR_source says where each sample of VAR comes from."""
 
-HALF_WIDTH_SUFFIX = "_ci90"
-"""VAR_ci90 is the half-width of a 90 % interval around VAR."""
+PERCENTS = range(50, 100)
+"""What share of the truth intervals may be asked to hold, in per cent."""
+
+USUAL_PERCENT = 90
+"""What they hold unless asked otherwise."""
 
 SOURCE_COLOURS = {
     "outside_domain": "#d9d9d9",
@@ -84,6 +87,54 @@ def holds_sources(info: VariableInfo) -> bool:
     """
     meanings = str(info.attrs.get("flag_meanings", "")).split()
     return info.name.endswith(SOURCE_SUFFIX) and np.dtype(info.dtype) == np.uint8 and meanings == [*SOURCE_CODES]
+
+
+def half_width_name(variable: str, percent: int) -> str:
+    """Return the name of a variable's intervals: VAR_ci90 is the half-width of a 90 % interval around VAR.
+
+    >>> half_width_name("ndvi", 90)
+    'ndvi_ci90'
+    """
+    return f"{variable}_ci{percent}"
+
+
+def companions(variable: str) -> tuple[str, ...]:
+    """Return all the names that what comes with a filled variable may have."""
+    return (variable + SOURCE_SUFFIX, *(half_width_name(variable, percent) for percent in PERCENTS))
+
+
+def percent_of(variable: str, names: Container[str]) -> int | None:
+    """Return which intervals of a variable are among some names; the widest of several, None if there are none.
+
+    >>> percent_of("ndvi", ["ndvi", "ndvi_source", "ndvi_ci80"])
+    80
+    """
+    return next((p for p in reversed(PERCENTS) if half_width_name(variable, p) in names), None)
+
+
+def interval_percent(coverage: object, option: str) -> int:
+    """Return the coverage of intervals in per cent, or refuse.
+
+    Parameters
+    ----------
+    coverage : float
+        Share of the truth that intervals are to hold.
+    option : str
+        Its name where the user gave it.
+
+    Examples
+    --------
+    >>> interval_percent(0.9, "--interval")
+    90
+    """
+    number = isinstance(coverage, int | float | np.integer | np.floating) and not isinstance(coverage, bool)
+    percent = 100 * float(coverage) if number else np.nan  # type: ignore[arg-type]
+    if not (np.isfinite(percent) and round(percent) in PERCENTS and abs(percent - round(percent)) < 1e-6):
+        raise OptionError(
+            f"{option} needs the share of the truth that intervals hold, from 0.5 to 0.99 in hundredths such as 0.9, "
+            f"got {coverage!r}"
+        )
+    return round(percent)
 
 
 def infos_of(source: FrameSource) -> dict[str, VariableInfo]:

@@ -22,12 +22,13 @@ from stpipe.core.ports import CubeReader, VariableInfo
 from stpipe.core.windows import Triple, Window
 from stpipe.errors import CubeError, OptionError, PlanError
 from stpipe.io.frames import (
-    HALF_WIDTH_SUFFIX,
+    PERCENTS,
     SOURCE_SUFFIX,
     FrameSource,
     RasterGrid,
     frame_dates,
     frame_labels,
+    half_width_name,
     holds_sources,
     infos_of,
     safe_names,
@@ -141,8 +142,9 @@ def mosaic_variables(infos: Mapping[str, VariableInfo]) -> tuple[str, ...]:
     >>> mosaic_variables({name: VariableInfo(name=name, dtype="uint8", chunks=(1, 1, 1)) for name in names})
     ('ndvi', 'water_source')
     """
-    companions = {f"{name}{HALF_WIDTH_SUFFIX}" for name in infos} | {_source_of(name, infos) for name in infos}
-    return tuple(name for name in infos if name not in companions)
+    intervals = {half_width_name(name, percent) for name in infos for percent in PERCENTS}
+    sources = {_source_of(name, infos) for name in infos}
+    return tuple(name for name in infos if name not in intervals | sources)
 
 
 def _source_of(variable: str, infos: Mapping[str, VariableInfo]) -> str | None:

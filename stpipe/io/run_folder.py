@@ -195,10 +195,10 @@ def _differences(old: JSON, new: JSON) -> str:
     flat_old, flat_new = dict(_flatten(old)), dict(_flatten(json.loads(canonical(new))))
     names = [key for key in sorted({*flat_old, *flat_new}) if flat_old.get(key) != flat_new.get(key)]
     # An identity is nested; users know its parts by the names of options.
-    spelled = {"geometry.filler": "method or model", "input": ""}
+    spelled = {"geometry.filler.coverage": "interval", "geometry.filler": "method or model", "input": ""}
     short = []
     for name in names:
-        head = next((head for head in spelled if name.startswith(f"{head}.")), None)
+        head = next((head for head in spelled if f"{name}.".startswith(f"{head}.")), None)
         short.append(spelled.get(head or "") or name.rsplit(".", 1)[-1])
     short = list(dict.fromkeys(short))
     if len(short) > 1 and "cube" in short:

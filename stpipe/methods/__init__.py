@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from stpipe.core.ports import Filler
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from stpipe.errors import OptionError
 
-METHODS = ("pconv", "pyramid", "linear")
+if TYPE_CHECKING:
+    from stpipe.core.ports import Filler
+
+_FACTORIES = {
+    "pconv": "stpipe.methods.pconv:pconv_filler",
+    "pyramid": "stpipe.methods.pyramid:PyramidFiller",
+    "linear": "stpipe.methods.linear:LinearFiller",
+    "anomaly": "stpipe.methods.anomaly:AnomalyFiller",
+    "idw": "stpipe.methods.idw:IdwFiller",
+    "climatology": "stpipe.methods.climatology:ClimatologyFiller",
+}
+"""Where each method is made; its module is imported on first use."""
+
+METHODS = tuple(_FACTORIES)
 """Names of the methods, the default first."""
 
 
-def make_filler(method: str, *, model: str | None = None) -> Filler:
-    """Return a method by its name.
+def make_filler(method: str, *, model: str | None = None, coverage: float = 0.9) -> Filler:
+    """Return a method by its name, with intervals that are calibrated on the cube that it fills.
 
     Parameters
     ----------
@@ -18,24 +33,21 @@ def make_filler(method: str, *, model: str | None = None) -> Filler:
         One of `METHODS`.
     model : str, optional
         Name or path of the weights; for pconv alone.
+    coverage : float
+        Share of the truth that the intervals are to hold.
 
     Examples
     --------
     >>> make_filler("pyramid").name
     'pyramid'
     """
+    if method not in _FACTORIES:
+        raise OptionError(f"no method {method!r}; there are {', '.join(METHODS)}")
     if model is not None and method != "pconv":
         raise OptionError(f"--model {model} goes with --method pconv, not with {method}; leave one of them out")
-    if method == "pyramid":
-        from stpipe.methods.pyramid import PyramidFiller
+    module, name = _FACTORIES[method].split(":")
+    factory = getattr(import_module(module), name)
+    filler: Filler = factory() if model is None else factory(model)
+    from stpipe.methods.calibrated import CalibratedFiller
 
-        return PyramidFiller()
-    if method == "linear":
-        from stpipe.methods.linear import LinearFiller
-
-        return LinearFiller()
-    if method == "pconv":
-        from stpipe.methods.pconv import pconv_filler
-
-        return pconv_filler(model or "default")
-    raise OptionError(f"no method {method!r}; there are {', '.join(METHODS)}")
+    return CalibratedFiller(filler=filler, coverage=coverage)

@@ -54,6 +54,7 @@ class Picture:
     before: list[NDArray[np.float64]]
     after: list[NDArray[np.float64]]
     widths: list[NDArray[np.float64]]
+    percent: int
     codes: list[NDArray[np.uint8]]
 
 
@@ -116,7 +117,7 @@ def render(picture: Picture, dots_per_inch: int) -> bytes:
         if picture.widths:
             # No width where observed: white, so that the eye goes to what was filled.
             limits = 0.0, _limits(picture.widths)[1]
-            drawn = _images(axes["interval"], picture.widths, "90 % interval, ±", "BuPu", limits)
+            drawn = _images(axes["interval"], picture.widths, f"{picture.percent} % interval, ±", "BuPu", limits)
             _colour_bar(figure, drawn, axes["interval"][-1], axes["interval"][-1], label, "max")
         if picture.codes:
             _sources(axes["source"], picture.codes)

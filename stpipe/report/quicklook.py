@@ -15,12 +15,14 @@ from stpipe.core.samples import SOURCE_CODES, is_nodata, physical
 from stpipe.core.windows import Triple, Window
 from stpipe.errors import OptionError
 from stpipe.io.frames import (
-    HALF_WIDTH_SUFFIX,
     SOURCE_SUFFIX,
+    USUAL_PERCENT,
     FrameSource,
     RasterGrid,
+    half_width_name,
     holds_sources,
     infos_of,
+    percent_of,
 )
 from stpipe.report.drawing import Picture, View, render
 
@@ -207,9 +209,10 @@ def read_view(cube: FrameSource, name: str, frame: int, view: View, reader: Cube
 
 
 def _draw(observed: FrameSource, filled: FrameSource, variable: str, frames: tuple[int, ...]) -> bytes:
-    source, half_width = f"{variable}{SOURCE_SUFFIX}", f"{variable}{HALF_WIDTH_SUFFIX}"
+    source, percent = f"{variable}{SOURCE_SUFFIX}", percent_of(variable, infos_of(filled))
+    half_width = half_width_name(variable, percent or USUAL_PERCENT)
     names = [variable]
-    names += [half_width] if half_width in infos_of(filled) else []
+    names += [half_width] if percent is not None else []
     names += [source] if _has_sources(filled, variable) else []
     infos = [infos_of(observed)[variable], *(infos_of(filled)[name] for name in names)]
     view = plan_view(observed.extent, infos, frames)
@@ -230,6 +233,7 @@ def _draw(observed: FrameSource, filled: FrameSource, variable: str, frames: tup
         before=before,
         after=after,
         widths=widths,
+        percent=percent or USUAL_PERCENT,
         codes=codes,
     )
     for dots_per_inch in (100, 80, 60, 45):

@@ -22,6 +22,7 @@ import xarray as xr
 import zarr
 from rio_cogeo.cogeo import cog_validate
 
+import stpipe
 from stpipe.cli.main import run
 
 SMALL = ("--method", "pyramid", "--workers", "1", "--no-geotiff")
@@ -134,8 +135,6 @@ def test_plan_says_what_fill_scene_does_and_does_nothing(cube: Path, tmp_path: P
 
 
 def test_the_python_interface_gives_the_numbers_of_the_command_line(cube: Path, tmp_path: Path) -> None:
-    import stpipe
-
     out = tmp_path / "out"
     words = ["--block", "6,24,24", "--overlap", "0,8,8", "--method", "linear", "--workers", "1", "--no-geotiff"]
     assert run(["fill-scene", str(cube), "-o", str(out), *words]) == 0
@@ -201,6 +200,8 @@ REFUSALS = [
     pytest.param(["CUBE", "--valid-range", "1,0"], "LO <= HI", id="range-backwards"),
     pytest.param(["CUBE", "--max-gap", "0"], "--max-gap needs a number of days above 0", id="no-max-gap"),
     pytest.param(["CUBE", "--max-gap", "week"], "--max-gap", id="max-gap-in-words"),
+    pytest.param(["CUBE", "--interval", "90"], "--interval needs the share", id="interval-in-per-cent"),
+    pytest.param(["CUBE", "--interval", "nan"], "--interval needs the share", id="no-interval"),
     pytest.param(["CUBE", "--resume", "--overwrite"], "give one of them", id="resume-and-overwrite"),
     pytest.param(["CUBE", "--resume"], "no run to go on with", id="nothing-to-resume"),
     pytest.param(["CUBE", "--no-geotiff", "--layout", "stack"], "give one of them", id="layout-of-nothing"),
@@ -253,6 +254,34 @@ def test_another_run_is_replaced_only_when_asked(cube: Path, tmp_path: Path, cap
     assert snapshot(out) == before
     assert run(["fill-scene", str(cube), "-o", str(out), *SMALL, "--valid-range", "0,1", "--overwrite"]) == 0
     assert snapshot(out) != before
+
+
+def test_gaps_too_long_stay_and_intervals_have_their_share_in_their_name(
+    cube: Path, tmp_path: Path, capsys: Any
+) -> None:
+    out = tmp_path / "out"
+    words = ["fill-scene", str(cube), "-o", str(out), *SMALL, "--max-gap", "4", "--interval", "0.8"]
+    assert run([*words, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["interval"] == 0.8
+    told = report["learned"]["ndvi"]
+    assert (len(told["sha256"]), told["identity"]["coverage"]) == (64, 0.8)
+    assert sorted(zarr.open_group(str(out / "filled.zarr"), mode="r")) == sorted(
+        ["ndvi", "ndvi_source", "ndvi_ci80", "time", "y", "x", "spatial_ref"]
+    )
+    with (
+        xr.open_zarr(cube, consolidated=False) as input_cube,
+        xr.open_zarr(out / "filled.zarr", consolidated=False) as filled,
+    ):
+        ours = stpipe.fill(input_cube[["ndvi"]].load(), method="pyramid", max_gap=4, interval=0.8)
+        np.testing.assert_array_equal(filled.ndvi_source, ours.ndvi_source)
+        assert 0 < (filled.ndvi_source == 4).mean() < 0.5
+        assert np.isnan(filled.ndvi_ci80.values[filled.ndvi_source.values == 4]).all()
+        assert filled.ndvi_ci80.attrs["long_name"] == "half-width of a 80 % interval of greenness"
+    assert run(words) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert run([*words[:-1], "0.9"]) == 2
+    assert "differs in interval" in said(capsys)
 
 
 def test_too_little_disk_is_refused(cube: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:

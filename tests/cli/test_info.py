@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import stpipe
 from stpipe.cli.main import run
 from stpipe.core.ports import VariableInfo
 from stpipe.core.windows import Window
 from stpipe.io.cube import open_source
 from stpipe.io.inspection import inspect_cube, tiles_of
+from stpipe.model.weights import model_path, read_info
 
 
 def scene(**encoding: Any) -> xr.Dataset:
@@ -141,3 +143,42 @@ def test_the_alboran_sea_has_the_gaps_that_its_authors_state(
     assert report["variables"]["SST"]["gap_share"] == pytest.approx(0.454, abs=5e-4)
     assert report["dates"]["longest_step_days"] == 2
     assert report["south_up"]
+
+
+def test_the_card_of_the_packaged_weights_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["info", "--model", "default"]) == 0
+    card = Path(stpipe.__file__).parent / "model" / "packaged" / "MODEL_CARD.md"
+    assert capsys.readouterr().out == card.read_text()
+
+
+def test_another_model_file_says_where_it_comes_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "own.keras"
+    own.write_bytes(model_path("default").read_bytes())
+    info = read_info("default")
+    assert run(["info", "--model", str(own)]) == 0
+    out = capsys.readouterr().out
+    assert all(word in out for word in (str(own), info.digest, "provenance", *info.provenance))
+    told = report_of(capsys, "--model", str(own))
+    assert (told["digest"], told["kind"], told["provenance"]) == (info.digest, "unet", dict(info.provenance))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        pytest.param(["--model", "gone.keras"], "no model 'gone.keras'", id="no-file"),
+        pytest.param(["--model", "FOLDER"], "is a folder", id="folder"),
+        pytest.param(["--model", "TEXT"], "is damaged, or no model file", id="text"),
+        pytest.param(["cube.zarr", "--model", "default"], "a cube or a model", id="both"),
+        pytest.param([], "needs a CUBE", id="neither"),
+    ],
+)
+def test_no_model_is_one_line(
+    words: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "x.keras"
+    text.write_text("weights")
+    places = {"FOLDER": str(tmp_path), "TEXT": str(text)}
+    assert run(["info", *(places.get(word, word) for word in words)]) == 2
+    said = capsys.readouterr().err
+    assert expected in said
+    assert said.count("\n") == 1

@@ -84,6 +84,18 @@ def test_a_domain_and_a_range_are_kept_to() -> None:
     assert ((inside >= -2) & (inside <= 2)).all()
 
 
+def test_intervals_are_named_after_what_they_hold() -> None:
+    cube = make()
+    usual = stpipe.fill(cube, method="linear")
+    narrow = stpipe.fill(usual, method="linear", variables=["v"], interval=0.5)
+    assert set(narrow.data_vars) == {"v", "v_source", "v_ci50"}  # the intervals of another filling are gone
+    narrow = stpipe.fill(cube, method="linear", interval=0.5)
+    assert narrow.v_ci50.attrs["long_name"] == "half-width of a 50 % interval of v"
+    gap = usual.v_source.values != 1
+    assert narrow.v_ci50.values[gap].mean() < 0.8 * usual.v_ci90.values[gap].mean()
+    np.testing.assert_array_equal(narrow.v, usual.v)
+
+
 REFUSALS = [
     pytest.param(make().to_dataset(), {"variables": ["w"]}, CubeError, "no variable 'w'.*there are v", id="variable"),
     pytest.param(make().drop_vars("time"), {}, CubeError, "has no dates", id="no-dates"),
@@ -91,6 +103,12 @@ REFUSALS = [
     pytest.param(make().isel(time=[0, 0, 1]), {}, CubeError, "groupby", id="repeated"),
     pytest.param(make().isel(time=0), {}, CubeError, "no numeric variable over", id="no-time"),
     pytest.param(make(), {"method": "best"}, OptionError, "no method 'best'", id="method"),
+    pytest.param(
+        make(), {"interval": 0.905}, OptionError, "interval needs .* in hundredths", id="interval-thousandths"
+    ),
+    pytest.param(make(), {"interval": 0.4}, OptionError, "from 0.5 to 0.99", id="interval-narrow"),
+    pytest.param(make(), {"interval": 1.0}, OptionError, "from 0.5 to 0.99", id="interval-all"),
+    pytest.param(make(), {"interval": "wide"}, OptionError, "got 'wide'", id="interval-in-words"),
     pytest.param(make(), {"domain": "sea"}, CubeError, "no variable 'sea'", id="domain"),
     pytest.param(make(), {"block": (6, 0, 4)}, PlanError, "at least 1 along y", id="block"),
 ]

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from stpipe.core.ports import VariableInfo
 from stpipe.core.windows import Window
 from stpipe.errors import CubeError, OptionError, PlanError
 from stpipe.io.frames import RasterGrid, frame_labels, safe_name, safe_names
-from stpipe.io.mosaic import MOST_FRAMES, mosaic_bytes, plan_mosaic, raster_dtype
+from stpipe.io.mosaic import MOST_FRAMES, mosaic_bytes, mosaic_variables, plan_mosaic, raster_dtype
 from tests.io.mosaic_sources import array_source
 
 MIB = 2**20
@@ -185,3 +186,9 @@ def test_disk_space_covers_products_and_the_largest_task() -> None:
     source = array_source({"v": shape_only((4, 1000, 1000), "int16")})
     tasks = plan_mosaic(source, None, "frames", ROOMY)
     assert mosaic_bytes(tasks) >= 2 * 4 * 1000 * 1000 * 2
+
+
+def test_intervals_of_any_coverage_are_companions() -> None:
+    names = ["v", "v_ci50", "v_ci99", "v_ci49", "w_ci80"]
+    infos = {name: VariableInfo(name=name, dtype="float32", chunks=(1, 1, 1)) for name in names}
+    assert mosaic_variables(infos) == ("v", "v_ci49", "w_ci80")
