@@ -1,0 +1,136 @@
+"""Laws of the Whittaker smoother, and SciPy's banded solver as its second opinion."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import linalg
+
+from stpipe.core.ports import BlockInput
+from stpipe.core.survey import ArrayOverviews
+from stpipe.core.windows import Window
+from stpipe.methods.whittaker import GRID, TENSION, WhittakerFiller, choose_smoothing, roughness, smooth, solve
+
+
+def block_input(values: np.ndarray, valid: np.ndarray, days: np.ndarray) -> BlockInput:
+    clean = np.where(valid, values, 0)
+    return BlockInput(
+        values=values,
+        valid=valid,
+        days=days,
+        window=Window.of(values.shape),
+        overviews=ArrayOverviews.of(clean.astype(np.float64), valid),
+        all_days=days,
+    )
+
+
+def matrix(days: np.ndarray) -> np.ndarray:
+    """Roughness, slowly: a sum over inner times and over steps."""
+    usual = np.median(np.diff(days))
+    step = np.maximum(np.diff(days), usual / 2) / usual
+    total = np.zeros((days.size, days.size))
+    for i in range(1, days.size - 1):
+        before, after = step[i - 1], step[i]
+        second = np.zeros(days.size)
+        second[i - 1 : i + 2] = 1 / before, -1 / before - 1 / after, 1 / after
+        second /= (before + after) / 2
+        total += np.outer(second, second) * (before + after) / 2
+    for i in range(days.size - 1):
+        slope = np.zeros(days.size)
+        slope[i : i + 2] = -1 / step[i], 1 / step[i]
+        total += TENSION * np.outer(slope, slope) * step[i]
+    return total
+
+
+@given(seed=st.integers(0, 2**32 - 1), frames=st.integers(2, 40), power=st.floats(-2, 5))
+@settings(max_examples=30)
+def test_the_solver_gives_what_scipy_gives(seed: int, frames: int, power: float) -> None:
+    rng = np.random.default_rng(seed)
+    days = np.cumsum(rng.choice([0.001, 1.0, 5.0, 16.0, 60.0], frames))
+    weights = (rng.random((frames, 5)) < 0.5).astype(np.float64)
+    weights[rng.integers(frames)] = 1
+    observed = weights * rng.normal(size=weights.shape)
+    smoothing = 10.0 ** (power + rng.uniform(-0.5, 0.5, 5))
+    curve, inverse = solve(weights, observed, smoothing, roughness(days))
+    penalty = matrix(days)
+    for pixel in range(5):
+        whole = np.diag(weights[:, pixel]) + smoothing[pixel] * penalty
+        bands = np.zeros((3, frames))
+        for k in range(min(3, frames)):
+            bands[k, : frames - k] = np.diag(whole, -k)
+        expected = linalg.solveh_banded(bands, observed[:, pixel], lower=True)
+        np.testing.assert_allclose(curve[:, pixel], expected, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(inverse[:, pixel], np.diag(np.linalg.inv(whole)), rtol=1e-5)
+
+
+def test_the_smoothing_has_the_least_score_of_the_grid() -> None:
+    rng = np.random.default_rng(3)
+    days = np.cumsum(rng.uniform(1, 9, 20))
+    weights = (rng.random((20, 6)) < 0.7).astype(np.float64)
+    observed = weights * (np.sin(days / 20)[:, None] + 0.3 * rng.normal(size=(20, 6)))
+    chosen = choose_smoothing(weights, observed, roughness(days))
+    for pixel, best in enumerate(chosen):
+        scores = []
+        for smoothing in GRID:
+            hat = np.linalg.inv(np.diag(weights[:, pixel]) + smoothing * matrix(days)) @ np.diag(weights[:, pixel])
+            rest = weights[:, pixel] * (observed[:, pixel] - hat @ observed[:, pixel])
+            number = weights[:, pixel].sum()
+            score = np.log((rest @ rest + 2 * 0.3**2) / (number + 2 - np.trace(hat)) ** 2)
+            scores.append(score + 2 * np.log10(smoothing) ** 2 / number)
+        assert best == GRID[int(np.argmin(scores))]
+
+
+@given(seed=st.integers(0, 2**32 - 1), shift=st.floats(-5, 5), days=st.sampled_from(["even", "uneven", "twins"]))
+@settings(max_examples=20)
+def test_a_shifted_constant_stays_one(seed: int, shift: float, days: str) -> None:
+    rng = np.random.default_rng(seed)
+    times = {"even": np.arange(12.0), "uneven": np.cumsum(rng.uniform(0.1, 30, 12)), "twins": np.arange(12.0) // 2}[
+        days
+    ]
+    valid = rng.random((12, 3, 3)) < 0.4
+    values = np.where(valid, np.float32(shift), np.float32(np.nan))
+    smoothed, half_width = smooth(values, valid, times)
+    seen = valid.any(axis=0)
+    np.testing.assert_allclose(smoothed[:, seen], shift, atol=1e-4)
+    assert np.isnan(smoothed[:, ~seen]).all()
+    assert (half_width[:, seen] > 0).all()
+
+
+def test_smoother_series_are_smoothed_more_and_errors_grow_away_from_observations() -> None:
+    rng = np.random.default_rng(0)
+    days = np.arange(60.0)
+    season = np.sin(days / 15)[:, None, None] + 0.4 * rng.normal(size=(60, 8, 8))
+    valid = np.ones(season.shape, dtype=bool)
+    valid[20:32] = False
+    smoothed, half_width = smooth(season.astype(np.float32), valid, days)
+    truth = np.broadcast_to(np.sin(days / 15)[:, None, None], season.shape)
+    assert np.abs(smoothed - truth)[valid].mean() < 0.6 * np.abs(season - truth)[valid].mean()
+    assert (half_width[26] > half_width[19]).all()
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 9], ids=["one frame", "two frames", "three frames", "nine frames"])
+def test_every_number_of_observations_has_an_answer(frames: int) -> None:
+    rng = np.random.default_rng(frames)
+    values = rng.normal(size=(frames, 8, 8)).astype(np.float32)
+    valid = np.zeros(values.shape, dtype=bool)
+    for count in range(4):
+        valid[: min(count, frames), count] = True
+    result = WhittakerFiller().fill(block_input(values, valid, np.arange(float(frames)) * 3))
+    assert result.values.dtype == result.half_width.dtype == np.float32
+    assert np.isfinite(result.values).all()
+    assert np.isfinite(result.half_width).all()
+    np.testing.assert_array_equal(result.fallback, np.broadcast_to(~valid.any(axis=0), valid.shape))
+    np.testing.assert_allclose(result.values[:, 1], np.broadcast_to(values[0, 1], (frames, 8)), atol=1e-5)
+
+
+def test_one_pixel_does_not_hear_another_nor_what_lies_under_gaps() -> None:
+    rng = np.random.default_rng(5)
+    values, valid = rng.normal(size=(15, 8, 16)).astype(np.float32), rng.random((15, 8, 16)) < 0.4
+    days = np.cumsum(rng.uniform(1, 9, 15))
+    whole = smooth(values, valid, days)
+    junk = np.where(valid, values, np.float32(np.inf))
+    part = smooth(junk[:, 2:5, 3:9], valid[:, 2:5, 3:9], days)
+    for one, other in zip(whole, part, strict=True):
+        np.testing.assert_allclose(one[:, 2:5, 3:9], other, rtol=0, atol=1e-6)
