@@ -40,10 +40,11 @@ def command(
     no_scan: bool,
     as_json: bool,
 ) -> None:
-    """Show what a cube holds, or what weights are.
+    """Show what a cube holds.
 
     CUBE is a Zarr group or a NetCDF file. Dates, grid and types come from its metadata; gaps are counted by one pass
-    over the samples, a few chunks at a time, so that memory does not depend on the size of the cube.
+    over the samples, a few chunks at a time, so that memory does not depend on the size of the cube. With --model it
+    shows a model instead: what it is, on what it was trained, and how well it did.
     """
     if model is not None:
         if cube is not None:

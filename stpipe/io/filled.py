@@ -52,7 +52,8 @@ class ZarrFilledStore:
         half_width: NDArray[np.float32],
     ) -> None:
         """Write one tile of whole chunks."""
-        for name, values in zip(self._names(variable), (stored, source, half_width), strict=True):
+        arrays: tuple[NDArray[Any], ...] = (stored, source, half_width)
+        for name, values in zip(self._names(variable), arrays, strict=True):
             open_array(self.path, name, "r+")[tile.slices] = values
 
     def read(self, variable: str, tile: Window) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32]]:
