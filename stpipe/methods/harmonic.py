@@ -3,8 +3,8 @@
 Each pixel's curve is a mean, a trend and up to `ORDER` harmonics of the year. The coefficients are least squares with
 a ridge that draws them to the scene's own, which are zero in standardised values, the more so the higher the harmonic.
 The ridge also decides how much of this a series supports: over ten days a yearly wave hardly moves, so that a
-coefficient large enough to matter would cost more than it explains, and what is left is little more than the mean; a pixel with few or
-clustered observations has a mean and little else.
+coefficient large enough to matter would cost more than it explains, and what is left is little more than the mean; a
+pixel with few or clustered observations has a mean and little else.
 
 Observations far from the curve lose weight (Huber), in a fixed number of rounds. Their scale is the median distance
 from the curve, drawn to the scene's where there are few.

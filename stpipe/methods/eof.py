@@ -1,0 +1,480 @@
+"""Empirical orthogonal functions of gappy series: temporal patterns that a cube's pixels share.
+
+DINEOF fills a gappy (time, pixel) matrix by going round between a truncated singular value decomposition and its own
+reconstruction of the gaps, and picks the number of patterns by cross-validation. Here the same is done in its
+probabilistic form. A pixel's series is::
+
+    series = mean series + sum over k of  coefficient_k x vector_k  +  noise of the frame
+
+with coefficients that vary from pixel to pixel as ``N(0, variance_k)``. Learning goes round between the coefficients
+that a pixel's observations allow (with their uncertainty, which plain reconstruction leaves out) and the vectors,
+mean and noise that then fit best. Filling is the first of these steps alone: each pixel's estimate follows from its
+own observations and the patterns, so that there are no seams, and it comes with a standard deviation.
+
+A pixel's own mean needs no term of its own: it is the pattern that most cubes show first. Frames with too few
+observations to say anything take their rows of the mean and the vectors from a time filter: a Whittaker smoother over
+the other frames, in true time, that trusts a frame by its share of observations.
+
+Sources: DINEOF after Beckers and Rixen (2003), J. Atmos. Oceanic Technol. 20, and Alvera-Azcarate et al. (2005), Ocean
+Modelling 9; filtering over uneven times after Alvera-Azcarate et al. (2009), Ocean Science 5; the probabilistic form
+with missing values after Ilin and Raiko (2010), J. Machine Learning Research 11.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpipe.core.crops import Crop
+from stpipe.core.ports import JSON, BlockInput, Filler, Prediction
+from stpipe.core.windows import Triple
+from stpipe.errors import ModelFileError, RunError, ShapeError
+from stpipe.methods.pyramid import NORMAL_90, PyramidFiller
+from stpipe.methods.whittaker import roughness, solve
+
+F64 = NDArray[np.float64]
+Bool = NDArray[np.bool_]
+
+RANKS = (1, 2, 3, 4, 6, 8, 12)
+"""Numbers of patterns that cross-validation tries, until two in a row are no better."""
+
+MOST_COLUMNS = 10_000
+"""Pixels that are learned from."""
+
+TRIAL_COLUMNS = 3_000
+"""Pixels that the trials of cross-validation learn from."""
+
+ROUNDS = 10
+"""Rounds of learning; more than twenty changed errors on hidden gaps by less than 2 %."""
+
+TOLERANCE = 1.02
+"""The largest rank is kept whose error is within this of the least: shrunk patterns too many cost less than too few."""
+
+FILTER_SMOOTHING = 0.5
+"""Smoothing of the time filter; see `stpipe.methods.whittaker`."""
+
+HIDDEN_SHARE = 0.05
+"""Share of the clusters that cross-validation hides."""
+
+CLUSTER = 8
+"""Side of a cluster in pixels: a gap is a cloud, and single hidden samples would ask for too many patterns."""
+
+LEAST_SHARE = 0.01
+"""A frame with a smaller share of its pixels observed says nothing of its own."""
+
+START_NOISE = 0.1
+"""Variance of the noise that learning starts from, in squared spreads of the scene."""
+
+NOISE_COUNT = 20.0
+"""Observations that the noise of all frames counts for in that of one."""
+
+LEAST_NOISE = 1e-6
+"""Least variance of noise, so that a field without any still has an inverse."""
+
+CHUNK_PIXELS = 2**11
+"""Most pixels worked on at a time: each has some matrices of its own."""
+
+CHUNK_SAMPLES = 2**18
+"""Samples worked on at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Modes:
+    """What was learned of a cube."""
+
+    days: F64
+    """(time,), true times of the cube's frames."""
+
+    mean: F64
+    """(time,), the mean series."""
+
+    vectors: F64
+    """(time, rank), orthonormal patterns in time."""
+
+    variances: F64
+    """(rank,), variance of a pattern's coefficient among pixels, descending."""
+
+    noise: F64
+    """(time,), variance of what the patterns leave over in each frame."""
+
+    ranks: NDArray[np.int64]
+    """(trial,), ranks that cross-validation tried."""
+
+    scores: F64
+    """(trial,), mean absolute error of each on the hidden observations, in spreads."""
+
+    @property
+    def rank(self) -> int:
+        """Number of patterns."""
+        return self.variances.size
+
+    def to_bytes(self) -> bytes:
+        """Return everything as the bytes of an npz file, the same for the same numbers."""
+        file = io.BytesIO()
+        np.savez(file, **{name: getattr(self, name) for name in self.__slots__})
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, learned: bytes) -> Modes:
+        """Return what `to_bytes` wrote.
+
+        Raises
+        ------
+        ModelFileError
+            If the bytes are anything else.
+        """
+        try:
+            with np.load(io.BytesIO(learned), allow_pickle=False) as arrays:
+                return cls(**{name: arrays[name] for name in cls.__slots__})
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise ModelFileError(f"{len(learned)} bytes are no patterns that eof has learned ({error})") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EofFiller:
+    """The patterns as a `Filler` and `Learner`."""
+
+    fallback: Filler = field(default_factory=PyramidFiller)
+    """Fills the pixels without any observation."""
+
+    modes: Modes | None = None
+    """What was learned; None before."""
+
+    @property
+    def name(self) -> str:
+        """The method's name on the command line."""
+        return "eof"
+
+    @property
+    def halo(self) -> tuple[int | None, int, int]:
+        """The whole time axis, and what the fallback needs in the frame."""
+        return (None, *self.fallback.halo[1:])
+
+    @property
+    def stride(self) -> Triple:
+        """That of the fallback."""
+        return self.fallback.stride
+
+    @property
+    def process_bytes(self) -> int:
+        """Memory of a worker before its first block, and what a chunk of pixels takes."""
+        return self.fallback.process_bytes + 32 * 2**20
+
+    @property
+    def sample_bytes(self) -> float:
+        """Memory of a fill for each sample of the read window, measured."""
+        return 22.0
+
+    @property
+    def seconds_per_million(self) -> float:
+        """Seconds for a million samples on one core, measured."""
+        return 0.5
+
+    @property
+    def learn_sample_bytes(self) -> float:
+        """Memory of learning for each sample of the crops, measured."""
+        return 75.0
+
+    @property
+    def learn_seconds_per_million(self) -> float:
+        """Seconds of learning from a million samples on one core, measured."""
+        return 8.0
+
+    def identity(self) -> dict[str, JSON]:
+        """Return what decides the numbers."""
+        learned = None if self.modes is None else sha256(self.modes.to_bytes()).hexdigest()
+        return {"method": self.name, "version": 1, "learned": learned, "fallback": self.fallback.identity()}
+
+    def prepare(self) -> None:
+        """Nothing to load."""
+
+    def learn(self, crops: Sequence[Crop], *, seed: int) -> bytes:
+        """Learn from the pixels of crops; the same crops and seed give the same bytes."""
+        if not crops:
+            raise RunError("eof learns from crops of the cube, got none")
+        values, valid, groups, first = [], [], [], 0
+        for crop in crops:
+            height, width = crop.valid.shape[1:]
+            tiles = -(-width // CLUSTER)
+            group = (np.arange(height) // CLUSTER * tiles)[:, None] + np.arange(width) // CLUSTER + first
+            first = int(group.max(initial=first)) + 1
+            seen = crop.valid.any(axis=0)
+            values.append(crop.values[:, seen])
+            valid.append(crop.valid[:, seen])
+            groups.append(group[seen])
+        everything = (np.concatenate(parts, axis=-1) for parts in (values, valid, groups))
+        matrix, known, group = everything
+        return learn_modes(matrix, known, crops[0].days, seed=seed, groups=group).to_bytes()
+
+    def taught(self, learned: bytes) -> EofFiller:
+        """Return the method with what `learn` gave."""
+        return replace(self, modes=Modes.from_bytes(learned))
+
+    def fill(self, block: BlockInput) -> Prediction:
+        """Predict every sample of the read window."""
+        if self.modes is None:
+            raise RunError("eof has not learned anything yet; call learn, and fill with what taught returns")
+        shape = block.values.shape
+        estimate, deviation = project(block.values.reshape(shape[0], -1), block.valid.reshape(shape[0], -1), self.modes)
+        values, half_width = estimate.reshape(shape), deviation.reshape(shape)
+        half_width *= np.float32(NORMAL_90)
+        never = np.isnan(values)
+        if never.any():
+            other = self.fallback.fill(block)
+            np.copyto(values, other.values, where=never)
+            np.copyto(half_width, other.half_width, where=never)
+        return Prediction(values=values, half_width=half_width, fallback=never)
+
+
+def learn_modes(
+    values: NDArray[np.float32],
+    valid: Bool,
+    days: F64,
+    *,
+    seed: int,
+    groups: NDArray[np.int64] | None = None,
+) -> Modes:
+    """Learn the patterns of a gappy matrix; how many, by cross-validation on clusters of hidden observations.
+
+    Parameters
+    ----------
+    values : (time, pixel) ndarray of float32
+        Standardised; anything at all where not valid.
+    valid : (time, pixel) ndarray of bool
+        Where observed and trusted; pixels without any observation are left out.
+    days : (time,) ndarray of float64
+        Ascending times.
+    seed : int
+        Decides what cross-validation hides.
+    groups : (pixel,) ndarray of int, optional
+        Pixels of equal number are hidden together; by default runs of 64.
+
+    Returns
+    -------
+    Modes
+        Of rank zero where there are fewer than three frames to learn from.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> days = np.arange(30.0)
+    >>> series = np.sin(days / 4)[:, None] * rng.normal(size=640) + 0.01 * rng.normal(size=(30, 640))
+    >>> valid = rng.random(series.shape) < 0.5
+    >>> modes = learn_modes(series.astype(np.float32), valid, days, seed=0)
+    >>> bool(abs(np.corrcoef(modes.vectors[:, 0], np.sin(days / 4))[0, 1]) > 0.999)
+    True
+    """
+    groups = np.arange(valid.shape[1]) // CLUSTER**2 if groups is None else groups
+    seen = np.flatnonzero(valid.any(axis=0))
+    picked = seen[_evenly(seen.size, MOST_COLUMNS)]
+    known = valid[:, picked]
+    observed = np.where(known, values[:, picked], np.float32(0)).astype(np.float64)
+    speaking = known.sum(axis=1) >= max(1.0, LEAST_SHARE * picked.size)
+    if speaking.sum() < 3:
+        return _without_patterns(observed, known, days)
+    ranks, scores = _try_ranks(observed[speaking], known[speaking], groups[picked], np.random.default_rng(seed))
+    rank = max(rank for rank, score in zip(ranks, scores, strict=True) if score <= TOLERANCE * min(scores))
+    mean, loadings, noise = _learn(observed[speaking], known[speaking], rank)
+    mean, loadings, noise = _filter_in_time(mean, loadings, noise, known.mean(axis=1), speaking, days)
+    vectors, sizes, _ = np.linalg.svd(loadings, full_matrices=False)
+    return Modes(
+        days=days,
+        mean=mean,
+        vectors=vectors,
+        variances=sizes**2,
+        noise=noise,
+        ranks=np.array(ranks),
+        scores=np.array(scores),
+    )
+
+
+def project(values: NDArray[np.float32], valid: Bool, modes: Modes) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Estimate each pixel's whole series from its own observations and the patterns.
+
+    It is the linear estimate of least expected square error, given the variances of coefficients and noise.
+
+    Parameters
+    ----------
+    values : (time, pixel) ndarray of float32
+        Standardised; anything at all where not valid.
+    valid : (time, pixel) ndarray of bool
+        Where observed and trusted.
+    modes : Modes
+        Learned on the same frames.
+
+    Returns
+    -------
+    estimate, standard_deviation : (time, pixel) ndarray of float32
+        NaN for pixels without any observation; the deviation is that of an observation from the estimate.
+
+    Raises
+    ------
+    ShapeError
+        If the modes have another number of frames.
+
+    Examples
+    --------
+    >>> flat = Modes(days=np.arange(2.0), mean=np.zeros(2), vectors=np.full((2, 1), 0.5**0.5), noise=np.ones(2),
+    ...              variances=np.array([2.0]), ranks=np.array([1]), scores=np.zeros(1))
+    >>> estimate, deviation = project(np.array([[4], [0]], dtype=np.float32), np.array([[True], [False]]), flat)
+    >>> estimate.ravel(), (deviation**2).ravel().round(3)
+    (array([2., 2.], dtype=float32), array([1.5, 1.5], dtype=float32))
+    """
+    frames = values.shape[0]
+    if frames != modes.days.size:
+        raise ShapeError(f"eof learned on {modes.days.size} frames, and is to fill {frames}; learn on this very cube")
+    estimate = np.full(values.shape, np.nan, dtype=np.float32)
+    deviation = np.full(values.shape, np.nan, dtype=np.float32)
+    loadings = modes.vectors * np.sqrt(modes.variances)
+    squares = _outer(loadings)
+    count = max(64, min(CHUNK_PIXELS, CHUNK_SAMPLES // frames))
+    for start in range(0, values.shape[1], count):
+        part = slice(start, start + count)
+        seen = np.flatnonzero(valid[:, part].any(axis=0)) + start
+        known = valid[:, seen]
+        observed = np.where(known, values[:, seen], np.float32(0)).astype(np.float64)
+        coefficients, covariance = _coefficients(observed, known, modes.mean, loadings, modes.noise)
+        estimate[:, seen] = modes.mean[:, None] + loadings @ coefficients.T
+        spread = squares @ covariance.reshape(seen.size, modes.rank**2).T
+        deviation[:, seen] = np.sqrt(spread.clip(0) + modes.noise[:, None])
+    return estimate, deviation
+
+
+def _evenly(have: int, most: int) -> NDArray[np.intp]:
+    """Pick up to `most` positions out of `have`, evenly."""
+    return np.linspace(0, have - 1, min(have, most)).astype(np.intp)
+
+
+def _outer(rows: F64) -> F64:
+    """Return (n, k * k): each row's products with itself."""
+    products: F64 = np.einsum("ti,tj->tij", rows, rows).reshape(rows.shape[0], rows.shape[1] ** 2)
+    return products
+
+
+def _without_patterns(observed: F64, known: Bool, days: F64) -> Modes:
+    """Make do with a mean."""
+    count = float(known.sum())
+    mean = float(observed.sum()) / (count + 1)
+    noise = (float((observed[known] - mean) @ (observed[known] - mean)) + 1) / (count + 1)
+    frames = days.size
+    return Modes(
+        days=days,
+        mean=np.full(frames, mean),
+        vectors=np.zeros((frames, 0)),
+        variances=np.zeros(0),
+        noise=np.full(frames, max(noise, LEAST_NOISE)),
+        ranks=np.zeros(0, dtype=np.int64),
+        scores=np.zeros(0),
+    )
+
+
+def _try_ranks(
+    observed: F64, known: Bool, groups: NDArray[np.int64], rng: np.random.Generator
+) -> tuple[list[int], list[float]]:
+    """Return the ranks tried and their mean absolute errors on hidden clusters."""
+    part = _evenly(observed.shape[1], TRIAL_COLUMNS)
+    observed, known = observed[:, part], known[:, part]
+    number, place = np.unique(groups[part], return_inverse=True)
+    hidden = (rng.random((known.shape[0], number.size)) < HIDDEN_SHARE)[:, place] & known
+    left = known & ~hidden
+    # A frame that is hidden as a whole, or a matrix too small to hide from, would say nothing.
+    hidden &= left.any(axis=1, keepdims=True) & left.any(axis=0)
+    left = known & ~hidden
+    visible = np.where(left, observed, 0.0)
+    ranks: list[int] = []
+    scores: list[float] = []
+    for rank in RANKS:
+        if rank >= min(observed.shape):
+            break
+        mean, loadings, noise = _learn(visible, left, rank)
+        coefficients, _ = _coefficients(visible, left, mean, loadings, noise)
+        error = np.abs(mean[:, None] + loadings @ coefficients.T - observed)
+        ranks.append(rank)
+        scores.append(float(error[hidden].mean()) if hidden.any() else float(rank))
+        if len(scores) > 2 and min(scores[-2:]) > min(scores):
+            break
+    return ranks or [0], scores or [0.0]
+
+
+def _coefficients(observed: F64, known: Bool, mean: F64, loadings: F64, noise: F64) -> tuple[F64, F64]:
+    """Return (pixel, rank) coefficients of unit variance, and their (pixel, rank, rank) covariances."""
+    rank = loadings.shape[1]
+    precise = loadings / noise[:, None]
+    products = np.einsum("ti,tj->tij", precise, loadings).reshape(len(loadings), rank * rank)
+    gram = (known.T.astype(np.float64) @ products).reshape(known.shape[1], rank, rank) + np.eye(rank)
+    covariance = np.linalg.inv(gram)
+    right = np.where(known, observed - mean[:, None], 0.0).T @ precise
+    return np.einsum("pij,pj->pi", covariance, right), covariance
+
+
+def _learn(observed: F64, known: Bool, rank: int) -> tuple[F64, F64, F64]:
+    """Go round between coefficients and patterns.
+
+    Returns
+    -------
+    mean : (time,) ndarray of float64
+    loadings : (time, rank) ndarray of float64
+        Patterns times the standard deviations of their coefficients.
+    noise : (time,) ndarray of float64
+        Variances.
+    """
+    frames, pixels = observed.shape
+    weights = known.astype(np.float64)
+    number = weights.sum(axis=1)
+    squares = (observed * observed).sum(axis=1)
+    mean = observed.sum(axis=1) / (number + 1)
+    apart = np.where(known, observed - mean[:, None], 0.0)
+    filled = np.where(known, apart, apart.sum(axis=0) / (weights.sum(axis=0) + 1))
+    sizes, vectors = np.linalg.eigh(filled @ filled.T / pixels)
+    loadings = vectors[:, ::-1][:, :rank] * np.sqrt(np.maximum(sizes[::-1][:rank], LEAST_NOISE))
+    noise = np.full(frames, START_NOISE)
+    ridge = np.diag([0.1] + [1.0] * rank)
+    for _ in range(ROUNDS):
+        gram = np.zeros((frames, (rank + 1) ** 2))
+        right = np.zeros((frames, rank + 1))
+        scatter = np.zeros((rank + 1, rank + 1))
+        for start in range(0, pixels, CHUNK_PIXELS):  # each pixel has matrices of its own: not all at a time
+            part = slice(start, start + CHUNK_PIXELS)
+            coefficients, covariance = _coefficients(observed[:, part], known[:, part], mean, loadings, noise)
+            terms = np.concatenate([np.ones((len(coefficients), 1)), coefficients], axis=1)
+            moments = np.einsum("pi,pj->pij", terms, terms)
+            moments[:, 1:, 1:] += covariance
+            gram += weights[:, part] @ moments.reshape(len(terms), -1)
+            right += observed[:, part] @ terms
+            scatter += moments.sum(axis=0)
+        # Each frame's mean and loadings are a regression of its observations on the coefficients of their pixels.
+        normal = gram.reshape(frames, rank + 1, rank + 1)
+        rows = np.linalg.solve(normal + noise[:, None, None] * ridge, right[..., None])[..., 0]
+        misfit = squares - 2 * (rows * right).sum(axis=1) + np.einsum("ti,tij,tj->t", rows, normal, rows)
+        common = misfit.sum() / number.sum()
+        noise = np.maximum((misfit + NOISE_COUNT * common) / (number + NOISE_COUNT), LEAST_NOISE)
+        # Coefficients are to keep zero mean and unit variance: what they have of others goes to mean and loadings.
+        offset = scatter[0, 1:] / pixels
+        mean = rows[:, 0] + rows[:, 1:] @ offset
+        loadings = rows[:, 1:] @ np.linalg.cholesky(scatter[1:, 1:] / pixels - np.outer(offset, offset))
+    return mean, loadings, noise
+
+
+def _filter_in_time(
+    mean: F64, loadings: F64, noise: F64, shares: F64, speaking: Bool, days: F64
+) -> tuple[F64, F64, F64]:
+    """Give frames that say nothing rows from the frames around them.
+
+    Their noise is that of the others, and how far these lie from what the filter makes of them when each is left out.
+    """
+    rows = np.zeros((days.size, 1 + loadings.shape[1]))
+    rows[speaking] = np.concatenate([mean[:, None], loadings], axis=1)
+    weights = np.repeat(np.where(speaking, shares / (shares + 0.05), 0.0)[:, None], rows.shape[1], axis=1)
+    penalty = roughness(days)
+    curve, inverse = solve(weights, rows, FILTER_SMOOTHING, penalty)
+    left_out = (rows - curve) / np.maximum(1 - weights * inverse, 1e-3)
+    strayed = (weights * left_out**2).sum(axis=0) / weights.sum(axis=0)
+    around = np.full(days.size, noise.mean() + strayed.sum())
+    around[speaking] = noise
+    curve[speaking] = rows[speaking]
+    return curve[:, 0], curve[:, 1:], around
