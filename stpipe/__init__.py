@@ -17,12 +17,14 @@ from stpipe import accessor_hook
 if TYPE_CHECKING:
     from stpipe.io.api import fill
     from stpipe.io.cube import open_cube
+    from stpipe.io.evaluate import evaluate
 
-__all__ = ["__version__", "fill", "open_cube"]
+__all__ = ["__version__", "evaluate", "fill", "open_cube"]
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "evaluate": "stpipe.io.evaluate",
     "fill": "stpipe.io.api",
     "open_cube": "stpipe.io.cube",
 }

@@ -28,6 +28,12 @@ class CubeAccessor:
 
         return fill(self._obj, **options)
 
+    def evaluate(self, **options: Any) -> xr.Dataset:
+        """Score methods on artificial gaps; takes the options of `stpipe.evaluate`."""
+        from stpipe.io.evaluate import evaluate
+
+        return evaluate(self._obj, **options)
+
 
 xr.register_dataset_accessor("stpipe")(CubeAccessor)
 xr.register_dataarray_accessor("stpipe")(CubeAccessor)

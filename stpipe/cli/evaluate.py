@@ -1,0 +1,212 @@
+"""`stpipe evaluate`: which method suits a cube, measured on artificial gaps."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from stpipe.cli.options import parse_period, parse_range
+from stpipe.cli.progress import progress_bar
+from stpipe.errors import OptionError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from stpipe.core.comparison import Row
+    from stpipe.core.evaluation import Evaluation
+
+_WIDE = 160
+
+
+@click.command(name="evaluate")
+@click.argument("cube", type=click.Path(path_type=Path))
+@click.option("--var", "variables", multiple=True, metavar="V", help="Variable to score on [all]; may be repeated.")
+@click.option("--method", "methods", multiple=True, metavar="M", help="Method to score [all]; may be repeated.")
+@click.option("--model", metavar="NAME|PATH", help="Weights for pconv [the packaged ones].")
+@click.option("--draws", type=int, default=2, show_default=True, help="How often gaps are drawn.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides the gaps.")
+@click.option("--interval", type=float, default=0.9, show_default=True, help="What the intervals are to cover.")
+@click.option("--domain", metavar="V", help="Static variable that is non-zero where values can exist.")
+@click.option("--valid-range", metavar="LO,HI", help="Physical values outside of it are gaps.")
+@click.option("--time", "period", metavar="START/END", help="Period to look at.")
+@click.option("--aoi", type=click.Path(path_type=Path), help="GeoJSON of the area to look at.")
+@click.option("--picture", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the scores.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    cube: Path,
+    variables: tuple[str, ...],
+    methods: tuple[str, ...],
+    model: str | None,
+    draws: int,
+    seed: int,
+    interval: float,
+    domain: str | None,
+    valid_range: str | None,
+    period: str | None,
+    aoi: Path | None,
+    picture: Path | None,
+    as_json: bool,
+) -> None:
+    """Score methods on artificial gaps of a cube.
+
+    Some of what is observed is hidden, in shapes of the cube's own gaps, in up to four parts of the cube. Every method
+    fills it from what is left, and all are compared on the same samples. `linear` is always among them, for skill is
+    measured against it.
+    """
+    from stpipe.io.evaluate import evaluate_cube
+
+    _check_picture(picture)
+    limits, selection = parse_range("--valid-range", valid_range), parse_period("--time", period)
+    from stpipe.cli.scene_plan import FillOptions, _worth_filling
+    from stpipe.io.cube import open_source
+
+    source = open_source(cube, variables=variables or None, domain=domain, time=selection, aoi=aoi)
+    remarks: list[str] = []
+    if not variables:
+        options = FillOptions(cube=cube, domain=domain, time=selection, aoi=aoi)
+        source = _worth_filling(options, source, remarks)
+    with progress_bar("scoring") as progress:
+        results = evaluate_cube(
+            source.reader(),
+            source.variables,
+            source.days,
+            methods=methods or None,
+            model=model,
+            draws=draws,
+            seed=seed,
+            interval=interval,
+            valid_range=limits,
+            progress=progress,
+        )
+    if picture is not None:
+        from stpipe.report.scores_picture import draw_scores
+
+        draw_scores(results, picture)
+    for note in (*remarks, *(f"{result.variable}: {note}" for result in results for note in result.notes)):
+        click.echo(f"stpipe: note: {note}", err=True)
+    if as_json:
+        click.echo(json.dumps({"cube": str(cube), "variables": [result.as_dict() for result in results]}, indent=2))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(width=_WIDE, highlight=False)
+    for result in results:
+        show(result, console)
+    if picture is not None:
+        click.echo(f"picture  {picture}")
+
+
+def _check_picture(picture: Path | None) -> None:
+    """Refuse a picture that could not be written, before any work."""
+    if picture is None:
+        return
+    if picture.suffix.lower() != ".png":
+        raise OptionError(f"--picture needs a file that ends with .png, got {picture}")
+    if not picture.parent.is_dir() or picture.is_dir():
+        raise OptionError(f"--picture can't be written to {picture}: name a file in a folder that exists")
+
+
+def show(result: Evaluation, console: Console) -> None:
+    """Print the scores of one variable: over all samples, by group, and the costs."""
+    units = f" ({result.units})" if result.units not in {"", "1"} else ""
+    console.print(
+        f"\n{result.variable}{units}: {result.hidden:,} samples hidden in {result.draws} draws with seed {result.seed}"
+    )
+    methods = [cost.method for cost in result.costs]
+    console.print(_overall(result, methods))
+    for grouping in dict.fromkeys(row.grouping for row in result.rows):
+        if grouping != "all":
+            console.print(_by_group(result, methods, grouping))
+    best = "" if result.best_simple is None else f" against {result.best_simple}, the best simple method;"
+    console.print(
+        f"* the lowest. difference: of the MAE,{best} in brackets the middle 90 % of a bootstrap over clusters. "
+        "skill: against linear. seams: steps across block borders over those when filled in one piece."
+    )
+
+
+def _overall(result: Evaluation, methods: Sequence[str]) -> Table:
+    table = _table(
+        "method", "MAE", "RMSE", "bias", "R2", "skill", "difference", f"in {100 * result.interval:g} %", "width",
+        "filled", "seams", "s/million", "learning s",
+    )  # fmt: skip
+    rows = [result.row(method) for method in methods]
+    lowest = _lowest([row.mae for row in rows])
+    for row, cost in zip(rows, result.costs, strict=True):
+        own = row.method == result.best_simple
+        between = f"{_signed(row.difference)} [{_signed(row.difference_low)}, {_signed(row.difference_high)}]"
+        table.add_row(
+            row.method,
+            _starred(row.mae, lowest),
+            _number(row.rmse),
+            _signed(row.bias),
+            _fixed(row.r2, 3),
+            _fixed(row.skill, 3),
+            "" if own or math.isnan(row.difference) else between.replace("[", "\\["),
+            _percent(row.coverage),
+            _number(row.width),
+            _percent(row.filled),
+            _fixed(cost.seam_ratio, 3),
+            _fixed(cost.seconds_per_million, 2),
+            _fixed(cost.learning_seconds, 1),
+        )
+    return table
+
+
+def _by_group(result: Evaluation, methods: Sequence[str], grouping: str) -> Table:
+    """MAE of each method and, in gap classes, the share of the truth inside its intervals."""
+    table = _table(f"MAE by {grouping}", "samples", *methods)
+    groups = list(dict.fromkeys(row.group for row in result.rows if row.grouping == grouping))
+    for group in groups:
+        rows = [result.row(method, group) for method in methods]
+        lowest = _lowest([row.mae for row in rows])
+        inside: Callable[[Row], str] = lambda row: f" ({_percent(row.coverage)})" if grouping == "gap class" else ""  # noqa: E731
+        table.add_row(group, f"{rows[0].samples:,}", *(_starred(row.mae, lowest) + inside(row) for row in rows))
+    return table
+
+
+def _table(*headings: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if i else "left", no_wrap=True)
+    return table
+
+
+def _lowest(values: Sequence[float]) -> float:
+    return min((value for value in values if not math.isnan(value)), default=math.nan)
+
+
+def _starred(value: float, lowest: float) -> str:
+    return f"[bold]*{_number(value)}[/bold]" if value == lowest else _number(value)
+
+
+def _number(value: float) -> str:
+    """Return four digits.
+
+    >>> _number(0.00123456), _number(1234.5), _number(float("nan"))
+    ('0.001235', '1234', '-')
+    """
+    if math.isnan(value):
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _signed(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:+.2g}"
+
+
+def _fixed(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.0f} %"

@@ -1,0 +1,268 @@
+"""Comparing methods on the same samples: sums by kind of gap, and what follows from them.
+
+Samples that some method leaves unfilled are counted for it, and compared for none. Differences of mean absolute errors
+come with a bootstrap over clusters of `TILE` x `TILE` pixels of a frame, for the samples of one cloud are wrong
+together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpipe.core.crops import Crop
+from stpipe.core.gap_classes import (
+    REPORT_CLASSES,
+    REPORT_DAYS,
+    REPORT_PX,
+    report_classes,
+    space_distance,
+    time_distance,
+)
+
+REFERENCE = "linear"
+"""The method that skill is measured against."""
+
+NOT_SIMPLE = frozenset({"pconv", "stack", "auto", "sar"})
+"""Methods that need training or other data; the best of the others is what they have to beat."""
+
+TILE = 32
+"""Side of a cluster of samples that the bootstrap takes or leaves together, in pixels."""
+
+RESAMPLES = 500
+"""Times that the bootstrap draws."""
+
+ALL = "all"
+"""The group of all samples."""
+
+
+def _upto(limits: Sequence[float], unit: str, nowhere: str) -> tuple[str, ...]:
+    """Name the bins between limits.
+
+    >>> _upto((2.0, 5.0), "days", "never")
+    ('up to 2 days', '2 to 5 days', 'over 5 days or never')
+    """
+    inner = [f"{low:g} to {high:g} {unit}" for low, high in pairwise(limits)]
+    return (f"up to {limits[0]:g} {unit}", *inner, f"over {limits[-1]:g} {unit} or {nowhere}")
+
+
+GROUPINGS: dict[str, tuple[str, ...]] = {
+    ALL: (ALL,),
+    "gap class": REPORT_CLASSES,
+    "distance in space": _upto(REPORT_PX, "px", "none"),
+    "distance in time": _upto(REPORT_DAYS, "days", "never"),
+}
+"""How samples are told apart, and the groups of each way; a sample is in one group of each."""
+
+GROUPS = tuple((grouping, group) for grouping, groups in GROUPINGS.items() for group in groups)
+"""All groups in the order in which they are counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Scores of one method in one group of samples; NaN where there is nothing to score. Physical units."""
+
+    method: str
+    """The method."""
+
+    grouping: str
+    """One of `GROUPINGS`."""
+
+    group: str
+    """One of its groups."""
+
+    samples: int
+    """Samples that every method filled; the scores are over these."""
+
+    filled: float
+    """Share of the hidden samples of the group that this method filled."""
+
+    mae: float
+    """Mean absolute error."""
+
+    rmse: float
+    """Root of the mean squared error."""
+
+    bias: float
+    """Mean of predicted minus truth."""
+
+    r2: float
+    """1 - squared error / squared deviation of the truth from its mean in the group."""
+
+    skill: float
+    """1 - MAE / MAE of `REFERENCE`."""
+
+    coverage: float
+    """Share of the truth inside the interval."""
+
+    width: float
+    """Mean full width of the interval."""
+
+    difference: float
+    """MAE minus that of the best simple method in the group."""
+
+    difference_low: float
+    """5 % of the bootstrap's differences are below this."""
+
+    difference_high: float
+    """5 % are above this."""
+
+
+class Sums:
+    """Sums over samples that make the rows; clusters are kept apart for what the bootstrap needs."""
+
+    def __init__(self, methods: Sequence[str], clusters: int) -> None:
+        groups, count = len(GROUPS), len(methods)
+        self.methods = tuple(methods)
+        self.samples = np.zeros((clusters, groups))
+        self.absolute = np.zeros((count, clusters, groups))
+        self.hidden, self.truth, self.squares = np.zeros((3, groups))
+        self.filled, self.signed, self.squared, self.covered, self.width, self.with_interval = np.zeros(
+            (6, count, groups)
+        )
+
+    def add(
+        self,
+        truth: NDArray[np.float32],
+        answers: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
+        groups: Sequence[NDArray[np.integer]],
+        clusters: NDArray[np.integer],
+    ) -> None:
+        """Count samples in.
+
+        Parameters
+        ----------
+        truth : (n,) ndarray
+            Standardised.
+        answers : sequence of (n,) predictions and half-widths
+            One pair a method; NaN where there is none.
+        groups : sequence of (n,) ndarray of int
+            Each sample's groups, as positions in `GROUPS`.
+        clusters : (n,) ndarray of int
+            Each sample's cluster.
+        """
+        each = np.all([np.isfinite(values) for values, _ in answers], axis=0)
+        wide = len(GROUPS)
+        for group in groups:
+
+            def total(
+                weights: NDArray[Any], where: NDArray[np.bool_] = each, group: NDArray[np.integer] = group
+            ) -> NDArray[np.float64]:
+                summed = np.bincount(group[where], weights=weights[where].astype(np.float64), minlength=wide)
+                return summed.astype(np.float64)
+
+            key = clusters[each] * wide + group[each]
+            ones, everywhere = np.ones(truth.shape), np.ones_like(each)
+            self.hidden += total(ones, everywhere)
+            self.samples += np.bincount(key, minlength=self.samples.size).reshape(self.samples.shape)
+            self.truth += total(truth)
+            self.squares += total(np.square(truth, dtype=np.float64))
+            for i, (values, half_width) in enumerate(answers):
+                error = (values - truth).astype(np.float64)
+                size = np.abs(error)
+                known = each & np.isfinite(half_width)
+                self.absolute[i] += np.bincount(key, weights=size[each], minlength=self.samples.size).reshape(
+                    self.samples.shape
+                )
+                self.filled[i] += total(ones, np.isfinite(values))
+                self.signed[i] += total(error)
+                self.squared[i] += total(np.square(error))
+                self.with_interval[i] += total(ones, known)
+                self.covered[i] += total(size <= half_width, known)
+                self.width[i] += total(2.0 * half_width, known)
+
+    def rows(self, spread: float, rng: np.random.Generator) -> tuple[tuple[Row, ...], str | None]:
+        """Return the rows in physical units, and the best simple method over all samples."""
+        count = self.samples.sum(axis=0)
+        absolute = self.absolute.sum(axis=1)
+        mae = _ratio(absolute, count)
+        simple = [i for i, name in enumerate(self.methods) if name not in NOT_SIMPLE]
+        best = np.array(simple)[absolute[simple].argmin(axis=0)] if simple else None
+        low, high = self._bootstrap(best, rng)
+        deviation = self.squares - _ratio(np.square(self.truth), count)
+        reference = mae[self.methods.index(REFERENCE)] if REFERENCE in self.methods else np.full(len(GROUPS), np.nan)
+        rows = []
+        for i, method in enumerate(self.methods):
+            columns = {
+                "filled": _ratio(self.filled[i], self.hidden),
+                "mae": spread * mae[i],
+                "rmse": spread * np.sqrt(_ratio(self.squared[i], count)),
+                "bias": spread * _ratio(self.signed[i], count),
+                "r2": 1 - _ratio(self.squared[i], np.where(deviation > 1e-9 * count, deviation, 0)),
+                "skill": 1 - _ratio(mae[i], reference),
+                "coverage": _ratio(self.covered[i], self.with_interval[i]),
+                "width": spread * _ratio(self.width[i], self.with_interval[i]),
+                "difference": np.full(len(GROUPS), np.nan)
+                if best is None
+                else spread * (mae[i] - mae[best, np.arange(len(GROUPS))]),
+                "difference_low": spread * low[i],
+                "difference_high": spread * high[i],
+            }
+            rows += [
+                Row(
+                    method=method,
+                    grouping=grouping,
+                    group=group,
+                    samples=int(count[g]),
+                    **{name: float(column[g]) for name, column in columns.items()},
+                )
+                for g, (grouping, group) in enumerate(GROUPS)
+                if self.hidden[g]
+            ]
+        return tuple(rows), None if best is None else self.methods[best[0]]
+
+    def _bootstrap(
+        self, best: NDArray[np.integer] | None, rng: np.random.Generator
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the 5th and 95th percentile of each method's difference to the best simple one, by group."""
+        nothing = np.full((len(self.methods), len(GROUPS)), np.nan)
+        used = np.flatnonzero(self.samples[:, 0])
+        if best is None or not used.size:
+            return nothing, nothing
+        samples = self.samples[used]
+        differences = self.absolute[:, used]
+        differences = differences - differences[best, :, np.arange(len(GROUPS))].T
+        flat = differences.transpose(1, 0, 2).reshape(used.size, -1)
+        found = np.empty((RESAMPLES, *nothing.shape))
+        for i in range(RESAMPLES):  # one at a time: a matrix of all resamples may be large
+            times = np.bincount(rng.integers(0, used.size, used.size), minlength=used.size).astype(np.float64)
+            found[i] = _ratio((times @ flat).reshape(nothing.shape), times @ samples)
+        # A group that some resamples miss altogether has no error bars.
+        return np.quantile(found, 0.05, axis=0), np.quantile(found, 0.95, axis=0)
+
+
+def _ratio(total: NDArray[np.float64], count: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Divide, NaN where there is nothing to divide by."""
+    result = np.full(np.broadcast_shapes(total.shape, count.shape), np.nan)
+    np.divide(total, count, out=result, where=np.broadcast_to(count > 0, result.shape))
+    return result
+
+
+def groups_of(left: Crop, hidden: NDArray[np.bool_]) -> list[NDArray[np.integer]]:
+    """Return the groups of each hidden sample, as positions in `GROUPS`."""
+    bins = (
+        np.zeros(int(hidden.sum()), dtype=np.intp),
+        report_classes(left.valid, domain=left.domain)[hidden].astype(np.intp),
+        np.searchsorted(REPORT_PX, space_distance(left.valid)[hidden]),
+        np.searchsorted(REPORT_DAYS, time_distance(left.valid, left.days)[hidden]),
+    )
+    first = np.cumsum([0, *(len(groups) for groups in GROUPINGS.values())])
+    return [part + start for part, start in zip(bins, first[:-1], strict=True)]
+
+
+def cluster_count(crop: Crop) -> int:
+    """Return how many clusters a crop has."""
+    frames, height, width = crop.valid.shape
+    return int(frames * -(-height // TILE) * -(-width // TILE))
+
+
+def clusters_of(crop: Crop, hidden: NDArray[np.bool_]) -> NDArray[np.integer]:
+    """Return the number of each hidden sample's cluster; the same place is the same cluster in every draw."""
+    _, height, width = crop.valid.shape
+    t, y, x = np.nonzero(hidden)
+    return np.asarray((t * -(-height // TILE) + y // TILE) * -(-width // TILE) + x // TILE)

@@ -1,0 +1,305 @@
+"""Scoring methods on parts of a cube, from a file or from an xarray object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from stpipe.core.comparison import GROUPS, REFERENCE
+from stpipe.core.crops import Crop, choose_crops
+from stpipe.core.evaluation import Evaluation
+from stpipe.core.evaluation import evaluate as evaluate_crops
+from stpipe.core.intervals import check_coverage
+from stpipe.core.ports import CubeReader, Filler, VariableInfo
+from stpipe.core.samples import check_fillable, credible
+from stpipe.core.survey import FARTHEST, lattice_step, location_and_spread, on_lattice
+from stpipe.core.windows import triple
+from stpipe.errors import CubeError, OptionError
+from stpipe.execution.context import Samples
+from stpipe.io.api import NAMELESS, ArrayReader, _choose, _dims, _domain, _info
+from stpipe.io.dimensions import coordinate_of
+from stpipe.io.times import check_order, decode_times
+from stpipe.methods import METHODS, make_filler
+
+IN_TIME = frozenset({"linear", "whittaker", "harmonic", "climatology", "eof"})
+"""Methods that have nothing of their own to say of a single frame."""
+
+NOT_SCORED = frozenset({"auto", "sar"})
+"""Methods that are no candidates: one chooses among the others, one needs other data."""
+
+Progress = Callable[[int, int], None]
+"""Called with steps done and steps there are."""
+
+
+def fillers_for(methods: Sequence[str] | None, *, model: str | None, interval: float, frames: int) -> dict[str, Filler]:
+    """Return the methods to score by name; `REFERENCE` is among them wherever there is more than one frame.
+
+    Parameters
+    ----------
+    methods : sequence of str, optional
+        All that apply unless given.
+    model : str, optional
+        Weights for pconv.
+    interval : float
+        What intervals are to cover.
+    frames : int
+        Length of the cube.
+
+    Examples
+    --------
+    >>> list(fillers_for(["pyramid"], model=None, interval=0.9, frames=5))
+    ['pyramid', 'linear']
+    """
+    check_coverage(interval)
+    if methods is None:
+        names = [name for name in METHODS if name not in NOT_SCORED and (frames > 1 or name not in IN_TIME)]
+    else:
+        names = list(dict.fromkeys(methods))
+        if frames == 1 and names and IN_TIME.issuperset(names):
+            raise OptionError(
+                f"the cube has one frame, of which {', '.join(names)} can say nothing; "
+                "choose a method that works in the frame, such as pyramid"
+            )
+    if model is not None and "pconv" not in names:
+        raise OptionError(f"--model {model} goes with pconv, which is not among the methods {', '.join(names)}")
+    if frames > 1 and REFERENCE not in names:
+        names.append(REFERENCE)
+    return {name: make_filler(name, model=model if name == "pconv" else None, coverage=interval) for name in names}
+
+
+def read_crops(
+    reader: CubeReader,
+    info: VariableInfo,
+    days: NDArray[np.float64],
+    *,
+    valid_range: tuple[float, float] | None = None,
+) -> tuple[list[Crop], float]:
+    """Return crops of one variable, standardised by their own location and spread, and that spread.
+
+    Raises
+    ------
+    CubeError
+        If none of them has a valid sample.
+    """
+    windows = choose_crops(reader.extent)
+    raw, picked = [], []
+    frames, height, width = windows[0].shape
+    step = lattice_step((len(windows) * frames, height, width))
+    for window in windows:
+        samples = Samples(
+            stored=reader.read(info.name, window),
+            domain=reader.read_domain(window),
+            info=info,
+            valid_range=valid_range,
+        )
+        values = np.zeros(window.shape)
+        valid = np.zeros(window.shape, dtype=bool)
+        for t in range(window.shape[0]):
+            frame, known = samples.frame(t)
+            valid[t] = credible(frame, known)
+            values[t][valid[t]] = frame[valid[t]]
+            picked.append(on_lattice(values[t], valid[t], triple((window.start[0] + t, *window.start[1:])), step))
+        raw.append((window, values, valid, samples.domain))
+    if not any(valid.any() for _, _, valid, _ in raw):
+        where = "" if len(windows) == 1 else f" in the {len(windows)} parts that were looked at"
+        raise CubeError(f"variable {info.name!r} has no valid sample{where}, so that nothing can be hidden to score on")
+    location, spread = location_and_spread(np.concatenate(picked))
+    crops = []
+    while raw:
+        window, values, valid, domain = raw.pop(0)
+        standard = np.where(valid, (values - location) / spread, 0.0).clip(-FARTHEST, FARTHEST)
+        crops.append(Crop(values=standard.astype(np.float32), valid=valid, days=days, window=window, domain=domain))
+    return crops, spread
+
+
+def evaluate_cube(
+    reader: CubeReader,
+    infos: Sequence[VariableInfo],
+    days: NDArray[np.float64],
+    *,
+    methods: Sequence[str] | None = None,
+    model: str | None = None,
+    draws: int = 2,
+    seed: int = 0,
+    interval: float = 0.9,
+    valid_range: tuple[float, float] | None = None,
+    progress: Progress | None = None,
+) -> list[Evaluation]:
+    """Score methods on each variable of a cube; takes what `evaluate` takes."""
+    if draws < 1:
+        raise OptionError(f"gaps have to be drawn at least once, got --draws {draws}")
+    fillers = fillers_for(methods, model=model, interval=interval, frames=reader.extent[0])
+    for info in infos:
+        check_fillable(info)
+    results = []
+    for number, info in enumerate(infos):
+        crops, spread = read_crops(reader, info, days, valid_range=valid_range)
+
+        def step(done: int, total: int, number: int = number) -> None:
+            if progress is not None:
+                progress(number * total + done, len(infos) * total)
+
+        found = evaluate_crops(
+            fillers,
+            crops,
+            variable=info.name,
+            spread=spread,
+            draws=draws,
+            seed=seed,
+            interval=interval,
+            units=str(info.attrs.get("units", "")),
+            progress=step,
+        )
+        results.append(found)
+    return results
+
+
+def evaluate(
+    obj: xr.Dataset | xr.DataArray,
+    *,
+    variables: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    model: str | None = None,
+    draws: int = 2,
+    seed: int = 0,
+    interval: float = 0.9,
+    domain: str | xr.DataArray | None = None,
+    valid_range: tuple[float, float] | None = None,
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    """Score methods on artificial gaps of a cube.
+
+    Some of what is observed is hidden, in shapes of the cube's own gaps, and every method fills it from what is left.
+
+    Parameters
+    ----------
+    obj : Dataset or DataArray
+        As for `stpipe.fill`; parts of it are read at once.
+    variables : sequence of str, optional
+        What to score on; all numeric variables over (time, y, x) unless given.
+    methods : sequence of str, optional
+        What to score; all methods that apply unless given. ``linear`` joins them, for skill is measured against it.
+    model : str, optional
+        Name or path of the weights for pconv.
+    draws : int
+        How often gaps are drawn.
+    seed : int
+        Decides them.
+    interval : float
+        Share of the truth that the intervals are to hold.
+    domain : str or DataArray over (y, x), optional
+        Non-zero where values can exist at all.
+    valid_range : (low, high), optional
+        Values outside of it are gaps.
+    progress : callable, optional
+        Called with steps done and steps there are.
+
+    Returns
+    -------
+    Dataset
+        Scores over (variable, method, group), in the units of each variable; `grouping` says what a group is one of.
+        Costs over (variable, method). NaN where there were no such samples.
+
+    Raises
+    ------
+    RefusedError
+        If the object is no cube, nothing in it is observed, or an option can't be met.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> values = np.random.default_rng(0).normal(size=(6, 24, 24)).cumsum(axis=1)
+    >>> when = np.datetime64("2024-05-01", "ns") + np.arange(6) * np.timedelta64(5, "D")
+    >>> cube = xr.DataArray(values, dims=("time", "y", "x"), coords={"time": when}, name="ndvi")
+    >>> scores = evaluate(cube, methods=["pyramid", "linear"])
+    >>> sorted(scores.sizes), float(scores.skill.sel(variable="ndvi", method="linear", group="all"))
+    (['group', 'method', 'variable'], 0.0)
+    """
+    dataset = obj.to_dataset(name=obj.name or NAMELESS) if isinstance(obj, xr.DataArray) else obj
+    names = _choose(dataset, variables)
+    dims = _dims(dataset, names[0])
+    time = coordinate_of(dataset, dims[0], "time")
+    if time is None:
+        raise CubeError(f"axis {dims[0]!r} has no dates: give it a coordinate, with assign_coords({dims[0]}=...)")
+    axis = decode_times(time, "the dataset")
+    check_order(axis, "the dataset", dims[0])
+    extent = triple(dataset.sizes[dim] for dim in dims)
+    static = _domain(dataset, domain, dims)
+    results = []
+    for name in names:
+        array = dataset[name].transpose(*dims)
+        results += evaluate_cube(
+            ArrayReader(name=name, array=array.variable.data, domain=static),
+            [_info(array, name, extent)],
+            axis.days,
+            methods=methods,
+            model=model,
+            draws=draws,
+            seed=seed,
+            interval=interval,
+            valid_range=valid_range,
+            progress=progress,
+        )
+    return as_dataset(results, {name: str(dataset[name].attrs.get("units", "")) for name in names})
+
+
+SCORES: Mapping[str, str] = {
+    "filled": "share of the hidden samples that the method filled",
+    "mae": "mean absolute error",
+    "rmse": "root of the mean squared error",
+    "bias": "mean of predicted minus truth",
+    "r2": "1 - squared error / squared deviation of the truth from its mean",
+    "skill": f"1 - MAE / MAE of {REFERENCE}",
+    "coverage": "share of the truth inside the interval",
+    "width": "mean full width of the interval",
+    "difference": "MAE minus that of the best simple method in the group",
+    "difference_low": "5th percentile of the difference, by bootstrap over clusters",
+    "difference_high": "95th percentile of the difference, by bootstrap over clusters",
+}
+"""Columns of a row, and what they are."""
+
+COSTS: Mapping[str, str] = {
+    "seconds_per_million": "seconds to fill a million samples",
+    "learning_seconds": "seconds to learn and to calibrate intervals",
+    "seam_ratio": "mean step across block borders in gaps over that when filled in one piece",
+}
+"""The same of a cost."""
+
+
+def as_dataset(results: Sequence[Evaluation], units: Mapping[str, str]) -> xr.Dataset:
+    """Return evaluations of variables by the same methods as one dataset."""
+    methods = [cost.method for cost in results[0].costs]
+    groups = [group for _, group in GROUPS]
+    shape = (len(results), len(methods), len(groups))
+    scores = {name: np.full(shape, np.nan) for name in SCORES}
+    costs = {name: np.full(shape[:2], np.nan) for name in COSTS}
+    samples = np.zeros((shape[0], shape[2]), dtype=np.int64)
+    for v, result in enumerate(results):
+        for row in result.rows:
+            place = (v, methods.index(row.method), groups.index(row.group))
+            samples[v, place[2]] = row.samples
+            for name, column in scores.items():
+                column[place] = getattr(row, name)
+        for m, cost in enumerate(result.costs):
+            for name, column in costs.items():
+                column[v, m] = getattr(cost, name)
+    dims = ("variable", "method", "group")
+    first = results[0]
+    return xr.Dataset(
+        {
+            **{name: (dims, values, {"long_name": SCORES[name]}) for name, values in scores.items()},
+            **{name: (dims[:2], values, {"long_name": COSTS[name]}) for name, values in costs.items()},
+            "samples": (("variable", "group"), samples, {"long_name": "hidden samples that every method filled"}),
+        },
+        coords={
+            "variable": [result.variable for result in results],
+            "method": methods,
+            "group": groups,
+            "grouping": ("group", [grouping for grouping, _ in GROUPS]),
+            "units": ("variable", [units[result.variable] for result in results]),
+        },
+        attrs={"draws": first.draws, "seed": first.seed, "interval": first.interval},
+    )

@@ -1,0 +1,185 @@
+"""Scores of methods against plain loops, and laws of the comparison."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from stpipe.core.comparison import GROUPS, TILE, Sums, clusters_of, groups_of
+from stpipe.core.crops import Crop, fill_crop
+from stpipe.core.evaluation import evaluate
+from stpipe.core.gaps import draw_gaps
+from stpipe.core.ports import JSON, BlockInput, Filler, Prediction
+from stpipe.core.seams import seam_ratio
+from stpipe.core.windows import Window
+from stpipe.errors import CubeError, OptionError
+from stpipe.methods.linear import LinearFiller
+from stpipe.methods.pyramid import PyramidFiller
+
+
+def made_crop(seed: int = 0, shape: tuple[int, int, int] = (12, 72, 80)) -> Crop:
+    """A smooth field with noise; a third of it under gaps."""
+    rng = np.random.default_rng(seed)
+    days = np.cumsum(rng.integers(2, 9, shape[0])).astype(np.float64)
+    y, x = np.mgrid[: shape[1], : shape[2]] / 20
+    values = np.stack([np.sin(y + day / 20) * np.cos(x - day / 30) for day in days]) + 0.1 * rng.normal(size=shape)
+    valid = ~draw_gaps(np.ones(shape, dtype=bool), rng, share=(0.3, 0.35))
+    return Crop(values=np.where(valid, values, 0).astype(np.float32), valid=valid, days=days, window=Window.of(shape))
+
+
+@dataclass(frozen=True)
+class Off:
+    """Says what it is told to; with `torn`, another thing in each block."""
+
+    value: float = 0.0
+    width: float = 1.0
+    reach: float = 1.0
+    torn: bool = False
+    halo: tuple[int | None, int, int] = (0, 0, 0)
+    stride: tuple[int, int, int] = (1, 1, 1)
+    process_bytes: int = 2**20
+    sample_bytes: float = 10.0
+    seconds_per_million: float = 0.1
+    name: str = "off"
+
+    def identity(self) -> dict[str, JSON]:
+        return {"method": self.name, "value": self.value}
+
+    def prepare(self) -> None:
+        """Nothing to load."""
+
+    def fill(self, block: BlockInput) -> Prediction:
+        shape = block.valid.shape
+        values = np.full(shape, self.value, dtype=np.float32)
+        values += np.linspace(0, 0.1, shape[2], dtype=np.float32)
+        if self.torn:
+            values += block.window.start[2]
+        values[:, int(self.reach * shape[1]) :] = np.nan
+        return Prediction(
+            values=values, half_width=np.full(shape, self.width, np.float32), fallback=np.zeros(shape, dtype=bool)
+        )
+
+
+def test_scores_are_those_of_a_loop() -> None:
+    crop, seed, spread = made_crop(), 3, 2.5
+    fillers: dict[str, Filler] = {"off": Off(value=0.1, width=0.4, reach=0.8), "pyramid": PyramidFiller()}
+    fillers["linear"] = LinearFiller()
+    found = evaluate(fillers, [crop], variable="v", spread=spread, draws=2, seed=seed)
+    answers: dict[str, list[np.ndarray]] = {name: [] for name in fillers}
+    truth, groups = [], []
+    for draw in range(2):
+        hidden = draw_gaps(crop.valid, np.random.default_rng([seed, draw, 0]))
+        left = crop.without(hidden)
+        truth.append(crop.values[hidden].astype(np.float64))
+        groups.append(np.stack(groups_of(left, hidden)))
+        for name, filler in fillers.items():
+            made = fill_crop(filler, left)
+            answers[name].append(np.stack([made.values[hidden], made.half_width[hidden]]).astype(np.float64))
+    target, where = np.concatenate(truth), np.concatenate(groups, axis=1)
+    both = {name: np.concatenate(parts, axis=1) for name, parts in answers.items()}
+    common = np.all([np.isfinite(values) for values, _ in both.values()], axis=0)
+    assert found.hidden == target.size > common.sum() > 0
+    for number, (_, group) in enumerate(GROUPS):
+        mine = (where == number).any(axis=0)
+        if not mine.any():
+            with pytest.raises(KeyError):
+                found.row("off", group)
+            continue
+        chosen = mine & common
+        for name, (values, half) in both.items():
+            row = found.row(name, group)
+            assert row.samples == chosen.sum()
+            assert row.filled == pytest.approx(np.isfinite(values[mine]).mean())
+            if not chosen.any():
+                assert np.isnan([row.mae, row.bias, row.coverage]).all()
+                continue
+            error = (values - target)[chosen]
+            assert row.mae == pytest.approx(spread * np.abs(error).mean(), rel=1e-5)
+            assert row.rmse == pytest.approx(spread * np.sqrt(np.square(error).mean()), rel=1e-5)
+            assert row.bias == pytest.approx(spread * error.mean(), rel=1e-4, abs=1e-6)
+            deviation = np.square(target[chosen] - target[chosen].mean()).sum()
+            if chosen.sum() > 5:
+                assert row.r2 == pytest.approx(1 - np.square(error).sum() / deviation, rel=1e-4, abs=1e-4)
+            assert row.coverage == pytest.approx((np.abs(error) <= half[chosen]).mean())
+            assert row.width == pytest.approx(spread * 2 * half[chosen].mean(), rel=1e-5)
+            reference = np.abs(both["linear"][0] - target)[chosen].mean()
+            assert row.skill == pytest.approx(1 - np.abs(error).mean() / reference, abs=1e-5)
+            lowest = min(np.abs(other - target)[chosen].mean() for other, _ in both.values())
+            assert row.difference == pytest.approx(spread * (np.abs(error).mean() - lowest), abs=1e-5)
+    assert found.best_simple == min(fillers, key=lambda name: found.row(name).mae)
+
+
+def test_the_same_seed_finds_the_same_and_json_holds_it() -> None:
+    crop = made_crop(1, (8, 40, 40))
+    fillers: dict[str, Filler] = {"linear": LinearFiller(), "pyramid": PyramidFiller()}
+    one, two, other = (
+        evaluate(fillers, [crop, made_crop(2, (8, 40, 40))], variable="v", spread=1.0, draws=1, seed=seed)
+        for seed in (4, 4, 5)
+    )
+    assert one.as_dict()["rows"] == two.as_dict()["rows"]
+    assert one.as_dict()["rows"] != other.as_dict()["rows"]
+    document = json.loads(json.dumps(one.as_dict(), allow_nan=False))
+    assert document["best_simple"] == one.best_simple
+    assert document["rows"][0]["mae"] == one.rows[0].mae
+    assert len(document["costs"]) == 2
+
+
+def test_error_bars_hold_the_difference_and_count_clusters_not_samples() -> None:
+    """Repeating every sample of a cluster narrows nothing; more clusters do."""
+    rng = np.random.default_rng(0)
+
+    def bars(clusters: int, copies: int) -> tuple[float, float, float]:
+        sums = Sums(("linear", "pconv"), clusters)
+        worse = np.repeat(rng.normal(0.5, 1.0, clusters), copies).astype(np.float32)
+        numbers = np.repeat(np.arange(clusters), copies)
+        nothing = np.zeros(worse.size, dtype=np.float32)
+        base = nothing + 10
+        sums.add(nothing, [(base, base), (base + worse, base)], [np.zeros(worse.size, dtype=int)], numbers)
+        rows, best = sums.rows(1.0, np.random.default_rng(1))
+        assert best == "linear"
+        row = rows[1]
+        assert row.difference_low < row.difference < row.difference_high
+        return row.difference_low, row.difference, row.difference_high
+
+    few, copied, many = bars(100, 1), bars(100, 50), bars(2500, 1)
+    assert copied[2] - copied[0] == pytest.approx(few[2] - few[0], rel=0.3)
+    assert many[2] - many[0] == pytest.approx((few[2] - few[0]) / 5, rel=0.3)
+    # The middle 90 % of a normal distribution, of the mean of 2500.
+    assert many[2] - many[0] == pytest.approx(2 * 1.645 / 50, rel=0.15)
+
+
+def test_trained_methods_are_not_what_has_to_be_beaten() -> None:
+    crop = made_crop(3, (6, 40, 40))
+    found = evaluate({"pconv": Off(), "stack": Off(value=1)}, [crop], variable="v", spread=1.0, draws=1)
+    assert found.best_simple is None
+    assert np.isnan([found.row("pconv").difference, found.row("pconv").skill]).all()
+
+
+def test_clusters_are_tiles_of_frames() -> None:
+    crop = made_crop(shape=(3, TILE + 1, 2 * TILE))
+    hidden = np.ones(crop.valid.shape, dtype=bool)
+    found = clusters_of(crop, hidden).reshape(crop.valid.shape)
+    assert len(np.unique(found)) == 3 * 2 * 2
+    assert found[1, TILE, TILE] == found[1, TILE, 2 * TILE - 1] != found[1, TILE - 1, TILE]
+
+
+def test_seams_are_seen_where_there_are_some_and_only_there() -> None:
+    crop = made_crop(4)
+    assert seam_ratio(LinearFiller(), crop) == pytest.approx(1.0, abs=1e-6)
+    assert seam_ratio(PyramidFiller(), crop) == pytest.approx(1.0, abs=0.01)
+    assert seam_ratio(Off(torn=True), crop) > 1.5
+    tiny = replace(crop, values=crop.values[:, :9, :9], valid=crop.valid[:, :9, :9], window=Window.of((12, 9, 9)))
+    assert np.isnan(seam_ratio(LinearFiller(), tiny))
+
+
+def test_what_can_not_be_scored_is_refused() -> None:
+    crop = made_crop(5, (4, 16, 16))
+    with pytest.raises(OptionError, match="gaps have to be drawn at least once, got --draws 0"):
+        evaluate({"linear": LinearFiller()}, [crop], variable="v", spread=1.0, draws=0)
+    with pytest.raises(OptionError, match="there is no method to evaluate"):
+        evaluate({}, [crop], variable="v", spread=1.0)
+    with pytest.raises(CubeError, match="variable 'v' has next to no valid sample"):
+        evaluate({"linear": LinearFiller()}, [crop.without(crop.valid)], variable="v", spread=1.0)
