@@ -16,7 +16,10 @@ _FACTORIES = {
     "linear": "stpipe.methods.linear:LinearFiller",
     "anomaly": "stpipe.methods.anomaly:AnomalyFiller",
     "idw": "stpipe.methods.idw:IdwFiller",
+    "whittaker": "stpipe.methods.whittaker:WhittakerFiller",
+    "harmonic": "stpipe.methods.harmonic:HarmonicFiller",
     "climatology": "stpipe.methods.climatology:ClimatologyFiller",
+    "eof": "stpipe.methods.eof:EofFiller",
 }
 """Where each method is made; its module is imported on first use."""
 

@@ -284,6 +284,23 @@ def test_gaps_too_long_stay_and_intervals_have_their_share_in_their_name(
     assert "differs in interval" in said(capsys)
 
 
+def test_each_variable_with_gaps_is_learned_from_and_spoken_of(tmp_path: Path, capsys: Any) -> None:
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(4, 16, 16))
+    holes = np.where(rng.random(values.shape) < 0.3, np.nan, values)
+    when = np.datetime64("2024-03-01", "ns") + np.arange(4).astype("timedelta64[D]")
+    arrays = {"a": holes, "whole": values, "b": holes[::-1]}
+    cube = xr.Dataset({name: (("time", "y", "x"), array) for name, array in arrays.items()}, coords={"time": when})
+    cube.to_zarr(tmp_path / "cube.zarr", consolidated=False)
+    assert run(["fill-scene", str(tmp_path / "cube.zarr"), *SMALL]) == 0
+    said = capsys.readouterr().err.splitlines()
+    report = json.loads((tmp_path / "cube.filled" / "run.json").read_text())
+    assert sorted(report["learned"]) == ["a", "b"]
+    for name in ("a", "b"):
+        told = next(note for note in report["notes"] if note.startswith(f"{name}: intervals rest on only "))
+        assert f"stpipe: note: {told}" in said
+
+
 def test_too_little_disk_is_refused(cube: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**6, 10**6 - 1000, 1000))  # type: ignore[attr-defined]
     assert run(["fill-scene", str(cube), "-o", str(tmp_path / "out"), *SMALL]) == 2
