@@ -58,7 +58,9 @@ def fillers_for(methods: Sequence[str] | None, *, model: str | None, interval: f
         names = [name for name in METHODS if name not in NOT_SCORED and (frames > 1 or name not in IN_TIME)]
     else:
         names = list(dict.fromkeys(methods))
-        if frames == 1 and names and IN_TIME.issuperset(names):
+        if not names:
+            raise OptionError(f"there is no method to evaluate; choose among {', '.join(METHODS)}")
+        if frames == 1 and IN_TIME.issuperset(names):
             raise OptionError(
                 f"the cube has one frame, of which {', '.join(names)} can say nothing; "
                 "choose a method that works in the frame, such as pyramid"
@@ -200,8 +202,9 @@ def evaluate(
     Returns
     -------
     Dataset
-        Scores over (variable, method, group), in the units of each variable; `grouping` says what a group is one of.
-        Costs over (variable, method). NaN where there were no such samples.
+        Scores over (variable, method_name, group), in the units of each variable; `grouping` says what a group is one
+        of. Costs over (variable, method_name). NaN where there were no such samples. The dimension is not called
+        ``method``, for `sel` has an argument of that name.
 
     Raises
     ------
@@ -215,8 +218,8 @@ def evaluate(
     >>> when = np.datetime64("2024-05-01", "ns") + np.arange(6) * np.timedelta64(5, "D")
     >>> cube = xr.DataArray(values, dims=("time", "y", "x"), coords={"time": when}, name="ndvi")
     >>> scores = evaluate(cube, methods=["pyramid", "linear"])
-    >>> sorted(scores.sizes), float(scores.skill.sel(variable="ndvi", method="linear", group="all"))
-    (['group', 'method', 'variable'], 0.0)
+    >>> sorted(scores.sizes), float(scores.skill.sel(variable="ndvi", method_name="linear", group="all"))
+    (['group', 'method_name', 'variable'], 0.0)
     """
     dataset = obj.to_dataset(name=obj.name or NAMELESS) if isinstance(obj, xr.DataArray) else obj
     names = _choose(dataset, variables)
@@ -286,7 +289,7 @@ def as_dataset(results: Sequence[Evaluation], units: Mapping[str, str]) -> xr.Da
         for m, cost in enumerate(result.costs):
             for name, column in costs.items():
                 column[v, m] = getattr(cost, name)
-    dims = ("variable", "method", "group")
+    dims = ("variable", "method_name", "group")
     first = results[0]
     return xr.Dataset(
         {
@@ -296,7 +299,7 @@ def as_dataset(results: Sequence[Evaluation], units: Mapping[str, str]) -> xr.Da
         },
         coords={
             "variable": [result.variable for result in results],
-            "method": methods,
+            "method_name": methods,
             "group": groups,
             "grouping": ("group", [grouping for grouping, _ in GROUPS]),
             "units": ("variable", [units[result.variable] for result in results]),

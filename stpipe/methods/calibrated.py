@@ -92,19 +92,19 @@ class CalibratedFiller:
     @property
     def seconds_per_million(self) -> float:
         """Seconds for a million samples on one core, measured."""
-        return self.filler.seconds_per_million + 0.15
+        return self.filler.seconds_per_million + 0.1
 
     @property
     def learn_sample_bytes(self) -> float:
         """Memory of learning for each sample of a crop, measured: its copies, its overviews and a fill of one crop."""
         inner = self.filler.learn_sample_bytes if isinstance(self.filler, Learner) else 0.0
-        return max(inner, self.filler.sample_bytes) + 40.0
+        return max(inner, self.filler.sample_bytes) + 30.0
 
     @property
     def learn_seconds_per_million(self) -> float:
         """Seconds of learning for a million samples of crops on one core."""
         inner = self.filler.learn_seconds_per_million if isinstance(self.filler, Learner) else 0.0
-        return inner + DRAWS * (self.filler.seconds_per_million + 0.2)
+        return inner + DRAWS * (self.filler.seconds_per_million + 0.1)
 
     def identity(self) -> dict[str, JSON]:
         """Return what decides the numbers."""
