@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from stpipe.core.blocks import BlockGrid, BlockSpec
 from stpipe.core.crops import Crop, fill_crop
 from stpipe.core.gaps import draw_gaps
 from stpipe.core.intervals import Calibration
 from stpipe.core.ports import JSON, BlockInput, Filler, Learner, Prediction
-from stpipe.core.survey import ArrayOverviews
+from stpipe.core.survey import ArrayOverviews, location_and_spread
 from stpipe.core.windows import Window
 from stpipe.errors import OptionError, ScratchError
 from stpipe.methods.calibrated import CalibratedFiller
@@ -190,3 +192,30 @@ def test_a_calibration_travels_as_json() -> None:
     calibration = untaught.taught(untaught.learn([made_crop()], seed=0)).calibration
     assert calibration is not None
     assert Calibration.from_json(calibration.as_json()) == calibration
+
+
+def test_intervals_hold_on_a_real_sea(data_folder: Path) -> None:
+    with xr.open_dataset(data_folder / "dineof_alboran_sst" / "alboranSST_small.nc") as source:
+        sea = source["mask"].values == 1
+        values = source["SST"].values.astype(np.float64)[:, 20:148, 80:224]
+        days = (source["time"].values - source["time"].values[0]) / np.timedelta64(1, "D")
+    domain = sea[20:148, 80:224]
+    valid = np.isfinite(values) & domain
+    location, spread = location_and_spread(values[valid])
+    crop = Crop(
+        values=np.where(valid, (values - location) / spread, 0).astype(np.float32),
+        valid=valid,
+        days=days,
+        window=Window.of(valid.shape),
+        domain=domain,
+    )
+    covered, plain = [], []
+    for seed in range(3):
+        hidden = draw_gaps(crop.valid, np.random.default_rng(seed), domain=domain)
+        left = crop.without(hidden)
+        untaught = CalibratedFiller(filler=LinearFiller())
+        for found, filler in ((covered, untaught.taught(untaught.learn([left], seed=seed))), (plain, LinearFiller())):
+            made = fill_crop(filler, left)
+            found.append(np.mean((np.abs(made.values - crop.values) <= made.half_width)[hidden]))
+    assert np.mean(plain) < 0.75  # the sea is no random walk of the common rate
+    assert 0.85 < np.mean(covered) < 0.97
