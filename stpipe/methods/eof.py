@@ -11,13 +11,17 @@ that a pixel's observations allow (with their uncertainty, which plain reconstru
 mean and noise that then fit best. Filling is the first of these steps alone: each pixel's estimate follows from its
 own observations and the patterns, so that there are no seams, and it comes with a standard deviation.
 
+The noise has heavy tails, as clouds that no flag caught have: an observation far from what the others say of it counts
+little, both in learning and in filling (Student's t of `TAILS` degrees of freedom, by reweighting).
+
 A pixel's own mean needs no term of its own: it is the pattern that most cubes show first. Frames with too few
 observations to say anything take their rows of the mean and the vectors from a time filter: a Whittaker smoother over
 the other frames, in true time, that trusts a frame by its share of observations.
 
 Sources: DINEOF after Beckers and Rixen (2003), J. Atmos. Oceanic Technol. 20, and Alvera-Azcarate et al. (2005), Ocean
 Modelling 9; filtering over uneven times after Alvera-Azcarate et al. (2009), Ocean Science 5; the probabilistic form
-with missing values after Ilin and Raiko (2010), J. Machine Learning Research 11.
+with missing values after Ilin and Raiko (2010), J. Machine Learning Research 11; the heavy tails after Lange, Little and
+Taylor (1989), J. American Statistical Association 84.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ from stpipe.methods.whittaker import roughness, solve
 F64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
-RANKS = (1, 2, 3, 4, 6, 8, 12)
+RANKS = (1, 2, 3, 4, 6, 8, 12, 20)
 """Numbers of patterns that cross-validation tries, until two in a row are no better."""
 
 MOST_COLUMNS = 10_000
@@ -72,6 +76,15 @@ START_NOISE = 0.1
 
 NOISE_COUNT = 20.0
 """Observations that the noise of all frames counts for in that of one."""
+
+TAILS = 4.0
+"""Degrees of freedom of the noise's distribution: how far from normal it is."""
+
+TRUSTING_ROUNDS = 4
+"""First rounds of learning, in which all observations count alike: there is nothing yet to be far from."""
+
+LEAST_FREEDOM = 0.05
+"""Least share of an observation that is its own and not the fit's, when it is left out: it is divided by."""
 
 LEAST_NOISE = 1e-6
 """Least variance of noise, so that a field without any still has an inverse."""
@@ -220,7 +233,8 @@ class EofFiller:
         if self.modes is None:
             raise RunError("eof has not learned anything yet; call learn, and fill with what taught returns")
         shape = block.values.shape
-        estimate, deviation = project(block.values.reshape(shape[0], -1), block.valid.reshape(shape[0], -1), self.modes)
+        series, known = (part.reshape(shape[0], -1) for part in (block.values, block.valid))
+        estimate, deviation, _ = project(series, known, self.modes)
         values, half_width = estimate.reshape(shape), deviation.reshape(shape)
         half_width *= np.float32(NORMAL_90)
         never = np.isnan(values)
@@ -293,10 +307,13 @@ def learn_modes(
     )
 
 
-def project(values: NDArray[np.float32], valid: Bool, modes: Modes) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def project(
+    values: NDArray[np.float32], valid: Bool, modes: Modes
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Estimate each pixel's whole series from its own observations and the patterns.
 
-    It is the linear estimate of least expected square error, given the variances of coefficients and noise.
+    It is the linear estimate of least expected square error, given the variances of coefficients and noise, with
+    observations far from it counting less.
 
     Parameters
     ----------
@@ -311,6 +328,8 @@ def project(values: NDArray[np.float32], valid: Bool, modes: Modes) -> tuple[NDA
     -------
     estimate, standard_deviation : (time, pixel) ndarray of float32
         NaN for pixels without any observation; the deviation is that of an observation from the estimate.
+    left_out : (time, pixel) ndarray of float32
+        What each observation differs by from the estimate that the others alone would give; zero in gaps.
 
     Raises
     ------
@@ -321,28 +340,47 @@ def project(values: NDArray[np.float32], valid: Bool, modes: Modes) -> tuple[NDA
     --------
     >>> flat = Modes(days=np.arange(2.0), mean=np.zeros(2), vectors=np.full((2, 1), 0.5**0.5), noise=np.ones(2),
     ...              variances=np.array([2.0]), ranks=np.array([1]), scores=np.zeros(1))
-    >>> estimate, deviation = project(np.array([[4], [0]], dtype=np.float32), np.array([[True], [False]]), flat)
-    >>> estimate.ravel(), (deviation**2).ravel().round(3)
-    (array([2., 2.], dtype=float32), array([1.5, 1.5], dtype=float32))
+    >>> observed = np.array([[1], [0]], dtype=np.float32)
+    >>> estimate, deviation, left_out = project(observed, np.array([[True], [False]]), flat)
+    >>> estimate.ravel().round(2), (deviation**2).ravel().round(2), left_out.ravel().round(2)
+    (array([0.51, 0.51], dtype=float32), array([1.49, 1.49], dtype=float32), array([1., 0.], dtype=float32))
     """
     frames = values.shape[0]
     if frames != modes.days.size:
         raise ShapeError(f"eof learned on {modes.days.size} frames, and is to fill {frames}; learn on this very cube")
     estimate = np.full(values.shape, np.nan, dtype=np.float32)
     deviation = np.full(values.shape, np.nan, dtype=np.float32)
+    left_out = np.zeros(values.shape, dtype=np.float32)
     loadings = modes.vectors * np.sqrt(modes.variances)
-    squares = _outer(loadings)
+    noise = modes.noise[:, None]
     count = max(64, min(CHUNK_PIXELS, CHUNK_SAMPLES // frames))
     for start in range(0, values.shape[1], count):
         part = slice(start, start + count)
         seen = np.flatnonzero(valid[:, part].any(axis=0)) + start
         known = valid[:, seen]
         observed = np.where(known, values[:, seen], np.float32(0)).astype(np.float64)
-        coefficients, covariance = _coefficients(observed, known, modes.mean, loadings, modes.noise)
-        estimate[:, seen] = modes.mean[:, None] + loadings @ coefficients.T
-        spread = squares @ covariance.reshape(seen.size, modes.rank**2).T
-        deviation[:, seen] = np.sqrt(spread.clip(0) + modes.noise[:, None])
-    return estimate, deviation
+        weights = known.astype(np.float64)
+        for _ in range(2):
+            coefficients, covariance = _coefficients(observed, weights, modes.mean, loadings, modes.noise)
+            fitted = modes.mean[:, None] + loadings @ coefficients.T
+            doubt = _doubt(loadings, covariance)
+            last, weights = weights, known * _trust(observed - fitted, doubt, noise)
+        estimate[:, seen] = fitted
+        deviation[:, seen] = np.sqrt(doubt + noise)
+        leverage = last * doubt / noise
+        left_out[:, seen] = np.where(known, (observed - fitted) / np.maximum(1 - leverage, LEAST_FREEDOM), 0)
+    return estimate, deviation, left_out
+
+
+def _doubt(loadings: F64, covariance: F64) -> F64:
+    """Return (time, pixel) variances of the fit, from (pixel, rank, rank) covariances of the coefficients."""
+    doubt: F64 = _outer(loadings) @ covariance.reshape(len(covariance), loadings.shape[1] ** 2).T
+    return doubt.clip(0)
+
+
+def _trust(misfit: F64, doubt: F64, noise: F64) -> F64:
+    """Return weights of observations, given their misfit, its variance, and that of the noise; near 1 for usual ones."""
+    return (TAILS + 1) / (TAILS + (misfit * misfit + doubt) / noise)
 
 
 def _evenly(have: int, most: int) -> NDArray[np.intp]:
@@ -392,7 +430,7 @@ def _try_ranks(
         if rank >= min(observed.shape):
             break
         mean, loadings, noise = _learn(visible, left, rank)
-        coefficients, _ = _coefficients(visible, left, mean, loadings, noise)
+        coefficients, _ = _coefficients(visible, left.astype(np.float64), mean, loadings, noise)
         error = np.abs(mean[:, None] + loadings @ coefficients.T - observed)
         ranks.append(rank)
         scores.append(float(error[hidden].mean()) if hidden.any() else float(rank))
@@ -401,14 +439,17 @@ def _try_ranks(
     return ranks or [0], scores or [0.0]
 
 
-def _coefficients(observed: F64, known: Bool, mean: F64, loadings: F64, noise: F64) -> tuple[F64, F64]:
-    """Return (pixel, rank) coefficients of unit variance, and their (pixel, rank, rank) covariances."""
+def _coefficients(observed: F64, weights: F64, mean: F64, loadings: F64, noise: F64) -> tuple[F64, F64]:
+    """Return (pixel, rank) coefficients of unit variance, and their (pixel, rank, rank) covariances.
+
+    `weights` is (time, pixel), zero in gaps.
+    """
     rank = loadings.shape[1]
     precise = loadings / noise[:, None]
     products = np.einsum("ti,tj->tij", precise, loadings).reshape(len(loadings), rank * rank)
-    gram = (known.T.astype(np.float64) @ products).reshape(known.shape[1], rank, rank) + np.eye(rank)
+    gram = (weights.T @ products).reshape(weights.shape[1], rank, rank) + np.eye(rank)
     covariance = np.linalg.inv(gram)
-    right = np.where(known, observed - mean[:, None], 0.0).T @ precise
+    right = (weights * (observed - mean[:, None])).T @ precise
     return np.einsum("pij,pj->pi", covariance, right), covariance
 
 
@@ -426,7 +467,6 @@ def _learn(observed: F64, known: Bool, rank: int) -> tuple[F64, F64, F64]:
     frames, pixels = observed.shape
     weights = known.astype(np.float64)
     number = weights.sum(axis=1)
-    squares = (observed * observed).sum(axis=1)
     mean = observed.sum(axis=1) / (number + 1)
     apart = np.where(known, observed - mean[:, None], 0.0)
     filled = np.where(known, apart, apart.sum(axis=0) / (weights.sum(axis=0) + 1))
@@ -434,25 +474,32 @@ def _learn(observed: F64, known: Bool, rank: int) -> tuple[F64, F64, F64]:
     loadings = vectors[:, ::-1][:, :rank] * np.sqrt(np.maximum(sizes[::-1][:rank], LEAST_NOISE))
     noise = np.full(frames, START_NOISE)
     ridge = np.diag([0.1] + [1.0] * rank)
-    for _ in range(ROUNDS):
+    for turn in range(ROUNDS):
         gram = np.zeros((frames, (rank + 1) ** 2))
         right = np.zeros((frames, rank + 1))
         scatter = np.zeros((rank + 1, rank + 1))
+        squares = np.zeros(frames)
         for start in range(0, pixels, CHUNK_PIXELS):  # each pixel has matrices of its own: not all at a time
             part = slice(start, start + CHUNK_PIXELS)
-            coefficients, covariance = _coefficients(observed[:, part], known[:, part], mean, loadings, noise)
+            seen, weight = observed[:, part], weights[:, part]
+            coefficients, covariance = _coefficients(seen, weight, mean, loadings, noise)
+            if turn >= TRUSTING_ROUNDS:
+                misfit = seen - mean[:, None] - loadings @ coefficients.T
+                weight = known[:, part] * _trust(misfit, _doubt(loadings, covariance), noise[:, None])
+                weights[:, part] = weight
             terms = np.concatenate([np.ones((len(coefficients), 1)), coefficients], axis=1)
             moments = np.einsum("pi,pj->pij", terms, terms)
             moments[:, 1:, 1:] += covariance
-            gram += weights[:, part] @ moments.reshape(len(terms), -1)
-            right += observed[:, part] @ terms
+            gram += weight @ moments.reshape(len(terms), -1)
+            right += (weight * seen) @ terms
+            squares += (weight * seen * seen).sum(axis=1)
             scatter += moments.sum(axis=0)
         # Each frame's mean and loadings are a regression of its observations on the coefficients of their pixels.
         normal = gram.reshape(frames, rank + 1, rank + 1)
         rows = np.linalg.solve(normal + noise[:, None, None] * ridge, right[..., None])[..., 0]
-        misfit = squares - 2 * (rows * right).sum(axis=1) + np.einsum("ti,tij,tj->t", rows, normal, rows)
-        common = misfit.sum() / number.sum()
-        noise = np.maximum((misfit + NOISE_COUNT * common) / (number + NOISE_COUNT), LEAST_NOISE)
+        residual = squares - 2 * (rows * right).sum(axis=1) + np.einsum("ti,tij,tj->t", rows, normal, rows)
+        common = residual.sum() / number.sum()
+        noise = np.maximum((residual + NOISE_COUNT * common) / (number + NOISE_COUNT), LEAST_NOISE)
         # Coefficients are to keep zero mean and unit variance: what they have of others goes to mean and loadings.
         offset = scatter[0, 1:] / pixels
         mean = rows[:, 0] + rows[:, 1:] @ offset

@@ -83,7 +83,7 @@ def test_the_projection_is_the_conditional_mean_of_a_normal_series(seed: int, ra
     )
     valid = rng.random((frames, 6)) < 0.6
     values = rng.normal(size=valid.shape).astype(np.float32)
-    estimate, deviation = project(values, valid, modes)
+    estimate, deviation, _ = project(values, valid, modes)
     signal = (modes.vectors * modes.variances) @ modes.vectors.T
     for pixel in range(6):
         known = valid[:, pixel]
@@ -135,7 +135,7 @@ def test_nothing_under_a_gap_is_heard_in_learning_or_filling() -> None:
 def test_a_frame_without_data_lies_between_its_neighbours_and_is_less_sure() -> None:
     values, valid, days, truth = patterned(5, noise=0.02)
     modes = learn_modes(values.reshape(24, -1).astype(np.float32), valid.reshape(24, -1), days, seed=0)
-    estimate, deviation = project(values.reshape(24, -1).astype(np.float32), valid.reshape(24, -1), modes)
+    estimate, deviation, _ = project(values.reshape(24, -1).astype(np.float32), valid.reshape(24, -1), modes)
     error = np.abs(estimate[12] - truth[12].ravel())
     assert np.nanmean(error) < 0.3 * truth.std()
     assert np.nanmean(deviation[12]) > np.nanmean(deviation[[10, 14]])
