@@ -204,12 +204,3 @@ def _step_bins(valid: NDArray[np.bool_], days: NDArray[np.float64], step: float)
         following[valid[t]] = days[t]
         np.minimum(bins[t], np.searchsorted(limits, following - days[t]), out=bins[t], casting="unsafe")
     return bins
-
-
-def median_step(days: NDArray[np.float64]) -> float:
-    """Return the median step of a cube in days; 1 for a single frame.
-
-    >>> median_step(np.array([0.0, 5.0, 10.0, 40.0])), median_step(np.array([3.0]))
-    (5.0, 1.0)
-    """
-    return float(np.median(np.diff(days))) if days.size > 1 else 1.0

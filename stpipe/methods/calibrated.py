@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpipe.core.crops import Crop, fill_crop
-from stpipe.core.gap_classes import REACH, calibration_class, median_step
+from stpipe.core.gap_classes import REACH, calibration_class
 from stpipe.core.gaps import draw_gaps
 from stpipe.core.intervals import Calibration, calibrate, check_coverage, unlearned_factor, widths
 from stpipe.core.ports import JSON, BlockInput, Filler, Learner, Prediction
+from stpipe.core.timeline import median_step
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import ScratchError
 

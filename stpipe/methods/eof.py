@@ -20,8 +20,8 @@ the other frames, in true time, that trusts a frame by its share of observations
 
 Sources: DINEOF after Beckers and Rixen (2003), J. Atmos. Oceanic Technol. 20, and Alvera-Azcarate et al. (2005), Ocean
 Modelling 9; filtering over uneven times after Alvera-Azcarate et al. (2009), Ocean Science 5; the probabilistic form
-with missing values after Ilin and Raiko (2010), J. Machine Learning Research 11; the heavy tails after Lange, Little and
-Taylor (1989), J. American Statistical Association 84.
+with missing values after Ilin and Raiko (2010), J. Machine Learning Research 11; the heavy tails after Lange et al.
+(1989), J. American Statistical Association 84.
 """
 
 from __future__ import annotations
@@ -233,8 +233,8 @@ class EofFiller:
         if self.modes is None:
             raise RunError("eof has not learned anything yet; call learn, and fill with what taught returns")
         shape = block.values.shape
-        series, known = (part.reshape(shape[0], -1) for part in (block.values, block.valid))
-        estimate, deviation, _ = project(series, known, self.modes)
+        frames = shape[0]
+        estimate, deviation, _ = project(block.values.reshape(frames, -1), block.valid.reshape(frames, -1), self.modes)
         values, half_width = estimate.reshape(shape), deviation.reshape(shape)
         half_width *= np.float32(NORMAL_90)
         never = np.isnan(values)
@@ -379,7 +379,7 @@ def _doubt(loadings: F64, covariance: F64) -> F64:
 
 
 def _trust(misfit: F64, doubt: F64, noise: F64) -> F64:
-    """Return weights of observations, given their misfit, its variance, and that of the noise; near 1 for usual ones."""
+    """Return weights of observations, given their misfit, its variance, and that of the noise."""
     return (TAILS + 1) / (TAILS + (misfit * misfit + doubt) / noise)
 
 

@@ -20,11 +20,12 @@ from scipy import ndimage
 
 from stpipe.core.blocks import Block
 from stpipe.core.ports import JSON, BlockInput, Filler, Prediction
+from stpipe.core.timeline import median_step, neighbours
 from stpipe.core.windows import Triple, Window, round_up, triple
 from stpipe.errors import ModelFileError, RunError, ShapeError
 from stpipe.methods.pyramid import PyramidFiller
 from stpipe.model import backend
-from stpipe.model.features import F32, INPUTS, median_step, neighbours, network_input
+from stpipe.model.features import F32, INPUTS, network_input
 from stpipe.model.spec import UNetSpec
 from stpipe.model.weights import DEFAULT, ModelInfo, load_model, read_info
 

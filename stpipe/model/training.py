@@ -17,8 +17,9 @@ from keras import ops
 from numpy.typing import NDArray
 
 from stpipe.core.survey import location_and_spread
+from stpipe.core.timeline import median_step, neighbours
 from stpipe.core.windows import Triple, round_up, triple
-from stpipe.model.features import F32, median_step, neighbours, network_input
+from stpipe.model.features import F32, network_input
 from stpipe.model.layers import Tensor
 
 Guides = Callable[[F32, NDArray[np.bool_], NDArray[np.float64]], tuple[F32, F32]]

@@ -16,11 +16,11 @@ from stpipe.core.gap_classes import (
     REPORT_CLASSES,
     TIME_CLASSES,
     calibration_class,
-    median_step,
     report_classes,
     space_distance,
     time_distance,
 )
+from stpipe.core.timeline import median_step
 
 cubes = st.tuples(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 9), st.integers(1, 30))
 

@@ -1,0 +1,73 @@
+"""Neighbours in time against a slow search."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stpipe.core.timeline import LONGEST_STEPS, median_step, neighbours
+from stpipe.methods.linear import interpolate
+
+
+@st.composite
+def series(draw: st.DrawFn) -> tuple[Any, Any, Any]:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    count = draw(st.integers(1, 9))
+    values = rng.standard_normal((count, 3, 4)).astype(np.float32)
+    valid = rng.random(values.shape) < draw(st.sampled_from([0.0, 0.3, 0.8, 1.0]))
+    days = np.cumsum(rng.uniform(0.5, 20, count))
+    return values, valid, days
+
+
+@settings(max_examples=40)
+@given(series())
+def test_neighbours_leave_the_sample_itself_out(made: tuple[Any, Any, Any]) -> None:
+    values, valid, days = made
+    around = neighbours(values, valid, days, step=2.0)
+    for t, y, x in np.ndindex(values.shape):
+        known = np.flatnonzero(valid[:, y, x])
+        others = known[known != t]
+        if not others.size:
+            assert np.isnan(around.linear[t, y, x])
+            continue
+        expected = np.interp(days[t], days[others], values[others, y, x].astype(float))
+        assert around.linear[t, y, x] == pytest.approx(expected, abs=1e-3)
+        earlier, later = others[others < t], others[others > t]
+        since = (days[t] - days[earlier[-1]]) / 2 if earlier.size else LONGEST_STEPS
+        until = (days[later[0]] - days[t]) / 2 if later.size else LONGEST_STEPS
+        assert around.since[t, y, x] == pytest.approx(since, abs=1e-3)
+        assert around.until[t, y, x] == pytest.approx(until, abs=1e-3)
+        for found, where in ((around.early, earlier[-1:]), (around.late, later[:1])):
+            assert np.isnan(found[t, y, x]) if not where.size else found[t, y, x] == values[where[0], y, x]
+        assert around.half_width[t, y, x] > 0
+
+
+@settings(max_examples=20)
+@given(series())
+def test_in_gaps_they_are_the_linear_method(made: tuple[Any, Any, Any]) -> None:
+    values, valid, days = made
+    np.testing.assert_allclose(
+        neighbours(values, valid, days, median_step(days)).linear[~valid],
+        interpolate(values, valid, days)[0][~valid],
+        rtol=1e-3,
+        atol=1e-3,
+    )
+
+
+@pytest.mark.parametrize(
+    ("days", "step"), [([3.0], 1.0), ([0.0, 4.0], 4.0), ([0.0, 0.0, 7.0], 7.0)], ids=["one", "two", "same day twice"]
+)
+def test_the_median_step_is_never_zero(days: list[float], step: float) -> None:
+    assert median_step(np.array(days)) == step
+
+
+@pytest.mark.parametrize("minutes", [0.0, 5.0])
+def test_two_looks_within_minutes_do_not_make_a_pixel_wild(minutes: float) -> None:
+    days = np.array([0.0, minutes / 1440, 10.0, 20.0, 30.0])
+    series = np.array([0.0, 0.1, 0.0, 0.0, 0.0], dtype=np.float32).reshape(5, 1, 1)
+    around = neighbours(series, np.arange(5).reshape(5, 1, 1) != 3, days, median_step(days))
+    assert around.half_width[3, 0, 0] < 1
