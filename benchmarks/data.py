@@ -126,7 +126,7 @@ def load_monthly(folder: Path) -> list[Scene]:
         np.concatenate([_tif(root / f"month_{m}_band_{band}.tif") for m in range(1, 13)]) for band in ("B04", "B08")
     )
     days = 30.44 * np.arange(12)
-    return [scene_of("monthly ndvi", _ndvi(red, nir), days), _scene("monthly b08", nir, days)]
+    return [scene_of("monthly ndvi", _ndvi(red, nir), days), scene_of("monthly b08", nir, days)]
 
 
 def load_sinop(folder: Path) -> list[Scene]:
