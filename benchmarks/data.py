@@ -171,7 +171,8 @@ def load_fusets(folder: Path) -> list[Scene]:
     for name in ("BIDS_demo", "BIDS_workshop", "FOSS4G_demo"):
         with xr.open_dataset(folder / f"fusets_s2_ndvi_s1_rvi/workshops_{name}_raw_s2_ndvi_field.nc") as source:
             good = np.isin(source["SCL"].values, (4, 5, 6, 7))
-            scenes.append(scene_of(f"fusets {name}", source["NDVI"].values, _days(source["t"].values), good))
+            made = scene_of(f"fusets {name}", source["NDVI"].values, _days(source["t"].values), good)
+            scenes.append(replace(made, domain=made.valid.any(axis=0)))
     return scenes
 
 

@@ -31,6 +31,16 @@ REFERENCE = "linear"
 NOT_SIMPLE = frozenset({"pconv", "stack", "auto", "sar"})
 """Methods that need training or other data; the best of the others is what they have to beat."""
 
+
+def is_simple(method: str) -> bool:
+    """Return whether a method is one that others have to beat; a variant, such as "pconv untuned", is as its method.
+
+    >>> is_simple("pyramid"), is_simple("pconv untuned")
+    (True, False)
+    """
+    return method.partition(" ")[0] not in NOT_SIMPLE
+
+
 TILE = 32
 """Side of a cluster of samples that the bootstrap takes or leaves together, in pixels."""
 
@@ -181,7 +191,7 @@ class Sums:
         count = self.samples.sum(axis=0)
         absolute = self.absolute.sum(axis=1)
         mae = _ratio(absolute, count)
-        simple = [i for i, name in enumerate(self.methods) if name not in NOT_SIMPLE]
+        simple = [i for i, name in enumerate(self.methods) if is_simple(name)]
         best = np.array(simple)[absolute[simple].argmin(axis=0)] if simple else None
         low, high = self._bootstrap(best, rng)
         deviation = self.squares - _ratio(np.square(self.truth), count)
