@@ -20,6 +20,7 @@ _FACTORIES = {
     "harmonic": "stpipe.methods.harmonic:HarmonicFiller",
     "climatology": "stpipe.methods.climatology:ClimatologyFiller",
     "eof": "stpipe.methods.eof:EofFiller",
+    "auto": "stpipe.methods.auto:auto_filler",
 }
 """Where each method is made; its module is imported on first use."""
 

@@ -1,0 +1,569 @@
+"""The method that suits the cube, found on artificial gaps of the cube itself; two of them where that is better.
+
+Learning hides samples of the crops, lets every other method fill them, and compares on the same samples. The method
+with the lowest mean absolute error wins. Another one may take over on one side of one border, a distance to the
+nearest observation of the frame: there it has to be better by more than `MARGIN` and than the bootstrap says could be
+chance, and the pair has to beat the single winner again on draws that took no part in the choice.
+
+One border in space and not a method for each class of gap: on sea temperature, vegetation, reflectance and carbon
+monoxide a method for each of the twelve calibration classes was no better on held-out gaps than one border, borders
+in time did harm on some, and every change of method can be seen in the picture. The two are blended around the border.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpipe.core.comparison import cluster_count, clusters_of
+from stpipe.core.crops import Crop, fill_crop
+from stpipe.core.gap_classes import (
+    CLASS_COUNT,
+    CLASS_PX,
+    CLASS_STEPS,
+    TIME_CLASSES,
+    calibration_class,
+    space_distance,
+)
+from stpipe.core.gaps import draw_gaps
+from stpipe.core.ports import JSON, BlockInput, Filler, Learner, Prediction
+from stpipe.core.survey import BASE_CELL
+from stpipe.core.timeline import median_step
+from stpipe.core.windows import Triple, Window, round_up, triple
+from stpipe.errors import OptionError, RunError, ScratchError
+
+IN_TIME = frozenset({"linear", "whittaker", "harmonic", "climatology", "eof"})
+"""Methods that have nothing of their own to say of a single frame."""
+
+NO_CANDIDATES = frozenset({"auto", "sar"})
+"""Methods that are not tried: one is this, one needs other data."""
+
+SHARE = (0.05, 0.15)
+"""What each draw hides of the crops, least and most."""
+
+DRAWS = 2
+"""Draws of a round; a learner learns once a round, from what is outside of all of its draws."""
+
+ROUNDS = 4
+"""Rounds to choose on; one more checks the choice. How well a method does on whole frames differs more from frame to
+frame than from pixel to pixel: with two draws a method won on reflectance that was half as bad again as the best one.
+"""
+
+TRIED_SAMPLES = 2**20
+"""Samples that methods are tried on, about: of larger crops the middle. Many draws of few pixels tell more."""
+
+SMALLEST_SIDE = 64
+"""What is tried is no narrower than this, if the crop is not."""
+
+MARGIN = 0.02
+"""A second method has to be better than the first by this share of its error, where it takes over."""
+
+GAIN = 0.01
+"""Two methods have to be better than one by this share of the error over all samples: they cost the sum of both."""
+
+ENOUGH = 200
+"""Fewer samples than this decide nothing by themselves."""
+
+ENOUGH_CLUSTERS = 10
+"""The same for clusters of samples that are wrong together."""
+
+RESAMPLES = 500
+"""Times that the bootstrap draws."""
+
+CHANCE = 0.95
+"""Share of the bootstrap that has to find the second method better."""
+
+RAMP = 1.5
+"""The two methods are blended from the border divided by this to the border times this."""
+
+TRUSTED_SAMPLES = 1000
+"""A choice that rests on fewer artificial gap samples than this is one that the user should be warned of."""
+
+_SALT = 7
+"""Begins the seeds, so that the draws are not those of whoever hid gaps of its own by the same seed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which method fills what."""
+
+    near: str
+    """Fills what lies nearer to an observation of its frame than the border."""
+
+    far: str
+    """Fills what lies beyond; the same one where there is no border."""
+
+    limit_px: float | None = None
+    """Where the border is, in pixels."""
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that it needs.
+
+        >>> Choice(near="linear", far="linear").methods
+        ('linear',)
+        """
+        return tuple(dict.fromkeys((self.near, self.far)))
+
+    def __str__(self) -> str:
+        if self.limit_px is None:
+            return self.near
+        return f"{self.near} up to {self.limit_px:g} px from an observation, {self.far} beyond"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """What was found on artificial gaps; errors in spreads of the cube."""
+
+    methods: tuple[str, ...]
+    """The methods that were tried."""
+
+    samples: tuple[int, ...]
+    """Samples of each calibration class."""
+
+    errors: tuple[tuple[float, ...], ...]
+    """Sum of absolute errors of each method in each class."""
+
+    single: float
+    """MAE of the single winner on the draws that check the choice; NaN where nothing was to check."""
+
+    pair: float
+    """MAE of the best two methods there; NaN likewise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutoFiller:
+    """A `Filler` and `Learner` that tries others on the cube; `auto_filler` makes one with all that there are.
+
+    Before it has learned, halo, stride, memory and cost are those of the costliest candidates.
+    """
+
+    candidates: tuple[Filler, ...]
+    """The methods to choose from, each with a name of its own; of equal ones the first wins."""
+
+    choice: Choice | None = None
+    """What was chosen; None before."""
+
+    scores: Scores | None = None
+    """What that rests on."""
+
+    fillers: tuple[Filler, ...] = ()
+    """The chosen methods with what they learned, in the order of `Choice.methods`."""
+
+    def __post_init__(self) -> None:
+        names = [filler.name for filler in self.candidates]
+        if not names or len(set(names)) < len(names):
+            raise OptionError(
+                f"auto chooses among methods that have names of their own, got {', '.join(names) or 'none'}"
+            )
+
+    @property
+    def name(self) -> str:
+        """The method's name on the command line."""
+        return "auto"
+
+    @property
+    def halo(self) -> tuple[int | None, int, int]:
+        """The whole time axis, and in the frame the widest of the candidates' and what tells the border."""
+        y, x = (max(filler.halo[axis] or 0 for filler in self.candidates) for axis in (1, 2))
+        least = int(np.ceil(RAMP * max(CLASS_PX)))
+        return (None, max(y, least), max(x, least))
+
+    @property
+    def stride(self) -> Triple:
+        """A multiple of all the candidates'."""
+        return triple(np.lcm.reduce([filler.stride for filler in self.candidates], axis=0))
+
+    @property
+    def process_bytes(self) -> int:
+        """The most that a candidate takes."""
+        return max(filler.process_bytes for filler in self.candidates)
+
+    @property
+    def sample_bytes(self) -> float:
+        """Memory of a fill for each sample of the read window: one method's answer is held while the other fills."""
+        return max(filler.sample_bytes for filler in self.candidates) + 14.0
+
+    @property
+    def seconds_per_million(self) -> float:
+        """Seconds for a million samples on one core: those of the chosen ones, or of the two costliest before."""
+        known = sorted((filler.seconds_per_million for filler in self.fillers or self.candidates), reverse=True)
+        return sum(known[:2]) + 0.1
+
+    @property
+    def learn_sample_bytes(self) -> float:
+        """Memory of learning for each sample of a crop: copies, draws, errors, and the costliest candidate."""
+        own = 13.0 + 4 * DRAWS * SHARE[1] * ROUNDS * len(self.candidates)
+        learners = [filler.learn_sample_bytes for filler in self.candidates if isinstance(filler, Learner)]
+        return max([self.sample_bytes, *learners]) + own + 20.0
+
+    @property
+    def learn_seconds_per_million(self) -> float:
+        """Seconds of learning for a million samples of crops on one core; of larger crops only a part is tried."""
+        fill = sum(filler.seconds_per_million + 0.1 for filler in self.candidates)
+        learn = sum(filler.learn_seconds_per_million for filler in self.candidates if isinstance(filler, Learner))
+        return DRAWS * (ROUNDS * fill + 2 * self.seconds_per_million) + (ROUNDS + 2) * learn
+
+    def identity(self) -> dict[str, JSON]:
+        """Return what decides the numbers."""
+        return {
+            "method": self.name,
+            "version": 1,
+            "candidates": [filler.identity() for filler in self.candidates],
+            "choice": None if self.choice is None else asdict(self.choice),
+            "chosen": [filler.identity() for filler in self.fillers],
+        }
+
+    def prepare(self) -> None:
+        """Load what the chosen methods need; candidates are loaded as they are tried."""
+        for filler in self.fillers:
+            filler.prepare()
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what was chosen and the table that it rests on, in lines of less than 66 characters."""
+        if self.choice is None or self.scores is None:
+            return ()
+        lines = [f"auto uses {self.choice}", *_table(self.scores)]
+        if not np.isnan(self.scores.pair):
+            gain = 100 * (1 - self.scores.pair / self.scores.single) if self.scores.single else 0.0
+            found = f"{gain:.1f} % better than one"
+            if self.choice.limit_px is None:
+                found = f"only {gain:.1f} % better: one is used" if gain >= 0 else "no better: one is used"
+            lines.append(f"on gaps set apart, two methods are {found}")
+        if sum(self.scores.samples) < TRUSTED_SAMPLES:
+            lines.append(f"the choice rests on only {sum(self.scores.samples)} artificial gap samples")
+        inner = (line for filler in self.fillers for line in getattr(filler, "notes", tuple)())
+        return (*lines, *inner)
+
+    def learn(self, crops: Sequence[Crop], *, seed: int) -> bytes:
+        """Try the candidates on artificial gaps, choose, and let the chosen ones learn from all there is.
+
+        Parameters
+        ----------
+        crops : sequence of Crop
+            Parts of the cube.
+        seed : int
+            Decides the artificial gaps and what learners do.
+
+        Returns
+        -------
+        bytes
+            An .npz file: choice and scores as JSON, and what each of the chosen methods learned.
+        """
+        frames = crops[0].days.size if crops else 0
+        able = tuple(filler for filler in self.candidates if frames > 1 or filler.name not in IN_TIME)
+        able = able or self.candidates
+        for filler in able:
+            filler.prepare()
+        tried = _middles(crops)
+        found = _together([_try(able, tried, seed=seed, number=number) for number in range(ROUNDS)])
+        single, pair = choose(found, np.random.default_rng([_SALT + 1, seed]))
+        choice, checked = single, (np.nan, np.nan)
+        if pair is not None:
+            checked = self._check(single, pair, tried, seed=seed, number=ROUNDS)
+            if checked[1] <= (1 - GAIN) * checked[0]:
+                choice = pair
+        scores = Scores(
+            methods=found.methods,
+            samples=tuple(np.bincount(found.classes, minlength=CLASS_COUNT).tolist()),
+            errors=tuple(
+                tuple(np.bincount(found.classes, weights=row, minlength=CLASS_COUNT).tolist()) for row in found.absolute
+            ),
+            single=checked[0],
+            pair=checked[1],
+        )
+        learned = [_learn(filler, crops, seed) for filler in self._named(choice)]
+        file = io.BytesIO()
+        arrays: dict[str, Any] = {
+            "choice": _as_array(json.dumps(asdict(choice)).encode()),
+            "scores": _as_array(json.dumps(asdict(scores)).encode()),
+            **{f"learned_{i}": _as_array(content) for i, content in enumerate(learned)},
+        }
+        np.savez(file, **arrays)
+        return file.getvalue()
+
+    def taught(self, learned: bytes) -> AutoFiller:
+        """Return the method with what `learn` gave.
+
+        Raises
+        ------
+        ScratchError
+            If the bytes are anything else.
+        """
+        try:
+            with np.load(io.BytesIO(learned), allow_pickle=False) as file:
+                choice = Choice(**json.loads(file["choice"].tobytes()))
+                scores = _scores_from(json.loads(file["scores"].tobytes()))
+                inner = [file[f"learned_{i}"].tobytes() for i in range(len(choice.methods))]
+            chosen = self._named(choice)
+        except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
+            raise ScratchError(f"what auto learned can't be read: {error}") from error
+        fillers = tuple(
+            filler.taught(content) if isinstance(filler, Learner) else filler
+            for filler, content in zip(chosen, inner, strict=True)
+        )
+        return replace(self, choice=choice, scores=scores, fillers=fillers)
+
+    def fill(self, block: BlockInput) -> Prediction:
+        """Predict as the chosen method does; around the border half-widths are blended like values."""
+        if self.choice is None:
+            raise RunError("auto has not chosen a method yet; call learn, and fill with what taught returns")
+        near = self.fillers[0].fill(block)
+        if self.choice.limit_px is None:
+            return near
+        far = self.fillers[1].fill(block)
+        values, half_width, fallback = near.values.copy(), near.half_width.copy(), near.fallback.copy()
+        for t, valid in enumerate(block.valid):  # a frame at a time: the temporaries stay small
+            weight = far_weight(space_distance(valid[None])[0], self.choice.limit_px)
+            weight[np.isnan(near.values[t])] = 1
+            weight[np.isnan(far.values[t])] = 0
+            for mine, other in ((values, far.values), (half_width, far.half_width)):
+                both = mine[t] + weight * (other[t] - mine[t])
+                mine[t] = np.where(weight == 0, mine[t], np.where(weight == 1, other[t], both))
+            np.copyto(fallback[t], far.fallback[t], where=weight > np.float32(0.5))
+        return Prediction(values=values, half_width=half_width, fallback=fallback)
+
+    def _named(self, choice: Choice) -> tuple[Filler, ...]:
+        """Return the candidates of a choice."""
+        by_name = {filler.name: filler for filler in self.candidates}
+        return tuple(by_name[name] for name in choice.methods)
+
+    def _check(
+        self, single: Choice, pair: Choice, crops: Sequence[Crop], *, seed: int, number: int
+    ) -> tuple[float, float]:
+        """Return the MAE of one method and of two on a round that took no part in the choice."""
+        left, hidden = _round(crops, seed=seed, number=number)
+        learned = {filler.name: _taught_on(filler, left, seed) for filler in self._named(pair)}
+        totals, count = np.zeros(2), 0
+        for crop, ways in zip(crops, hidden, strict=True):
+            for away in ways:
+                for i, choice in enumerate((single, pair)):
+                    fillers = tuple(learned[name] for name in choice.methods)
+                    absolute = _absolute(replace(self, choice=choice, fillers=fillers), crop, away)
+                    totals[i] += absolute.sum(dtype=np.float64)
+                count += int(away.sum())
+        return float(totals[0] / max(count, 1)), float(totals[1] / max(count, 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Errors:
+    """Absolute errors of several methods on the same samples."""
+
+    methods: tuple[str, ...]
+    """The methods."""
+
+    absolute: NDArray[np.float32]
+    """(method, sample), in spreads of the cube."""
+
+    classes: NDArray[np.uint8]
+    """(sample,), see `stpipe.core.gap_classes.calibration_class`."""
+
+    clusters: NDArray[np.intp]
+    """(sample,), samples of equal number are wrong together."""
+
+
+def choose(found: Errors, rng: np.random.Generator) -> tuple[Choice, Choice | None]:
+    """Return the single winner, and the two methods that are better still, if there are such.
+
+    Parameters
+    ----------
+    found : Errors
+        Of all candidates.
+    rng : numpy Generator
+        For the bootstrap.
+
+    Examples
+    --------
+    >>> near = np.arange(4000) % 2 == 0
+    >>> absolute = np.stack([np.where(near, 1, 3), np.where(near, 2, 1)]).astype(np.float32)
+    >>> classes, clusters = np.where(near, 0, 9).astype(np.uint8), np.arange(4000) // 40
+    >>> found = Errors(methods=("linear", "pyramid"), absolute=absolute, classes=classes, clusters=clusters)
+    >>> single, pair = choose(found, np.random.default_rng(0))
+    >>> str(single), str(pair)
+    ('pyramid', 'linear up to 1.5 px from an observation, pyramid beyond')
+    """
+    if not found.classes.size:
+        return Choice(near=found.methods[0], far=found.methods[0]), None
+    sums = found.absolute.sum(axis=1, dtype=np.float64)
+    first = int(sums.argmin())
+    single = Choice(near=found.methods[first], far=found.methods[first])
+    gains: list[tuple[float, Choice]] = []
+    for border, limit in enumerate(CLASS_PX):
+        near = np.asarray(found.classes // TIME_CLASSES <= border)
+        for side in (near, ~near):
+            number = np.unique(found.clusters[side], return_inverse=True)[1]
+            if side.sum() < ENOUGH or number.max() + 1 < ENOUGH_CLUSTERS:
+                continue
+            before = np.bincount(number, weights=found.absolute[first, side])
+            times = rng.multinomial(before.size, np.full(before.size, 1 / before.size), RESAMPLES)
+            for second, method in enumerate(found.methods):
+                gain = before - np.bincount(number, weights=found.absolute[second, side])
+                better = gain.sum() > max(MARGIN * before.sum(), GAIN * sums[first])
+                if second != first and better and np.quantile(times @ gain, 1 - CHANCE) > 0:
+                    names = (method, single.near) if side is near else (single.near, method)
+                    gains.append((float(gain.sum()), Choice(near=names[0], far=names[1], limit_px=limit)))
+    return single, max(gains, key=lambda each: each[0])[1] if gains else None
+
+
+def far_weight(distance: NDArray[np.float32], limit_px: float) -> NDArray[np.float32]:
+    """Return the weight of the method beyond the border: it grows with the logarithm of the distance.
+
+    >>> far_weight(np.array([0.0, 2.0, 4.0, 5.0, np.inf], dtype=np.float32), 4.0).round(2)
+    array([0.  , 0.  , 0.5 , 0.78, 1.  ], dtype=float32)
+    """
+    inside = np.clip(distance, limit_px / RAMP, limit_px * RAMP)
+    return np.asarray(np.log(inside * (RAMP / limit_px)) / (2 * np.log(RAMP))).clip(0, 1).astype(np.float32)
+
+
+def auto_filler() -> AutoFiller:
+    """Return the method with all others that there are as candidates, the default first."""
+    from stpipe.methods import _FACTORIES
+
+    fillers = []
+    for name, place in _FACTORIES.items():
+        if name not in NO_CANDIDATES:
+            module, factory = place.split(":")
+            fillers.append(getattr(import_module(module), factory)())
+    return AutoFiller(candidates=tuple(fillers))
+
+
+def _middles(crops: Sequence[Crop]) -> list[Crop]:
+    """Return as much of each crop's middle as all of them together have samples to try."""
+    size = sum(crop.valid.size for crop in crops)
+    return [_middle(crop, min(1.0, TRIED_SAMPLES / max(size, 1)) ** 0.5) for crop in crops]
+
+
+def _middle(crop: Crop, share: float) -> Crop:
+    """Cut a share of both sides of a crop, on whole cells of the overviews."""
+    frames, *sides = crop.valid.shape
+    cuts = []
+    for side in sides:
+        length = min(side, max(SMALLEST_SIDE, round_up(int(side * share), BASE_CELL)))
+        start = (side - length) // 2 // BASE_CELL * BASE_CELL
+        cuts.append(slice(start, start + length))
+    (rows, columns), (t, y, x) = cuts, crop.window.start
+    start = (t, y + rows.start, x + columns.start)
+    return Crop(
+        values=crop.values[:, rows, columns],
+        valid=crop.valid[:, rows, columns],
+        days=crop.days,
+        window=Window(start, (t + frames, y + rows.stop, x + columns.stop)),
+        domain=None if crop.domain is None else crop.domain[rows, columns],
+    )
+
+
+def _round(crops: Sequence[Crop], *, seed: int, number: int) -> tuple[list[Crop], list[list[NDArray[np.bool_]]]]:
+    """Return what all draws of a round leave of the crops, and what each of them hides."""
+    hidden = [
+        [
+            draw_gaps(
+                crop.valid, np.random.default_rng([_SALT, seed, number, draw, i]), domain=crop.domain, share=SHARE
+            )
+            for draw in range(DRAWS)
+        ]
+        for i, crop in enumerate(crops)
+    ]
+    return [crop.without(np.any(ways, axis=0)) for crop, ways in zip(crops, hidden, strict=True)], hidden
+
+
+def _try(able: Sequence[Filler], crops: Sequence[Crop], *, seed: int, number: int) -> Errors:
+    """Fill one round with each method."""
+    left, hidden = _round(crops, seed=seed, number=number)
+    cases = [(i, away) for i, ways in enumerate(hidden) for away in ways]
+    rows = []
+    for filler in able:
+        ready = _taught_on(filler, left, seed)
+        rows.append(_joined([_absolute(ready, crops[i], away) for i, away in cases], np.float32))
+    first = np.cumsum([0, *(cluster_count(crop) for crop in crops)])
+    classes = [
+        calibration_class(crops[i].valid & ~away, crops[i].days, median_step(crops[i].days))[away] for i, away in cases
+    ]
+    return Errors(
+        methods=tuple(filler.name for filler in able),
+        absolute=np.stack(rows),
+        classes=_joined(classes, np.uint8),
+        clusters=_joined([clusters_of(crops[i], away) + first[i] for i, away in cases], np.intp),
+    )
+
+
+def _together(rounds: Sequence[Errors]) -> Errors:
+    return Errors(
+        methods=rounds[0].methods,
+        absolute=np.concatenate([each.absolute for each in rounds], axis=1),
+        classes=np.concatenate([each.classes for each in rounds]),
+        clusters=np.concatenate([each.clusters for each in rounds]),
+    )
+
+
+def _joined(parts: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
+    return np.concatenate([np.empty(0, dtype), *parts]).astype(dtype, copy=False)
+
+
+def _absolute(filler: Filler, crop: Crop, away: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return the absolute error on what is hidden; what is left unfilled counts as if it were the cube's location."""
+    made = fill_crop(filler, crop.without(away)).values[away]
+    return np.abs(np.where(np.isnan(made), np.float32(0), made) - crop.values[away])
+
+
+def _learn(filler: Filler, crops: Sequence[Crop], seed: int) -> bytes:
+    return filler.learn(crops, seed=seed) if isinstance(filler, Learner) else b""
+
+
+def _taught_on(filler: Filler, crops: Sequence[Crop], seed: int) -> Filler:
+    """Return a method, prepared before, ready to fill."""
+    if not isinstance(filler, Learner):
+        return filler
+    taught = filler.taught(filler.learn(crops, seed=seed))
+    taught.prepare()
+    return taught
+
+
+def _as_array(content: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(content, dtype=np.uint8)
+
+
+def _scores_from(document: dict[str, Any]) -> Scores:
+    return Scores(
+        methods=tuple(document["methods"]),
+        samples=tuple(document["samples"]),
+        errors=tuple(tuple(row) for row in document["errors"]),
+        single=document["single"],
+        pair=document["pair"],
+    )
+
+
+def _table(scores: Scores) -> list[str]:
+    """Return the table of mean absolute errors, the best method first."""
+    samples = np.array(scores.samples, dtype=np.float64).reshape(-1, TIME_CLASSES)
+    headings = ["all", *(f"{limit:g}px" for limit in CLASS_PX), "more", *(f"{n:g}st" for n in CLASS_STEPS), "more"]
+    rows = []
+    for method, errors in zip(scores.methods, scores.errors, strict=True):
+        table = np.array(errors).reshape(samples.shape)
+        parts = [(table.sum(), samples.sum())]
+        parts += [(table[i].sum(), samples[i].sum()) for i in range(len(samples))]
+        parts += [(table[:, i].sum(), samples[:, i].sum()) for i in range(TIME_CLASSES)]
+        rows.append((method, [total / count if count else np.nan for total, count in parts]))
+    rows.sort(key=lambda row: row[1][0])
+    return [
+        f"mean absolute errors on {int(samples.sum()):,} artificial gap samples, in",
+        "spreads of the cube, by pixels (px) to the nearest observation of",
+        "the frame and by steps (st) to that of the pixel's own series:",
+        f"{'':11}" + "".join(f"{heading:>6}" for heading in headings),
+        *(f"{method:11.11}" + "".join(f"{_digits(value):>6}" for value in row) for method, row in rows),
+    ]
+
+
+def _digits(value: float) -> str:
+    """Return up to five characters.
+
+    >>> _digits(0.12345), _digits(12.345), _digits(float("nan"))
+    ('0.123', '12.3', '-')
+    """
+    return "-" if np.isnan(value) else f"{value:.3f}" if value < 10 else f"{value:.3g}"

@@ -1,0 +1,435 @@
+"""Laws of auto: it takes the method that suits the cube, two where that holds again, and fills just as they do."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stpipe.core.blocks import BlockGrid, BlockSpec
+from stpipe.core.crops import Crop, fill_crop
+from stpipe.core.gap_classes import CLASS_COUNT, CLASS_PX, TIME_CLASSES, space_distance
+from stpipe.core.gaps import draw_gaps
+from stpipe.core.ports import JSON, BlockInput, Filler, Learner, Prediction
+from stpipe.core.survey import ArrayOverviews
+from stpipe.core.windows import Window
+from stpipe.errors import OptionError, RunError, ScratchError
+from stpipe.methods import auto
+from stpipe.methods.auto import AutoFiller, Choice, Errors, auto_filler, choose, far_weight
+from stpipe.methods.calibrated import CalibratedFiller
+from stpipe.methods.idw import IdwFiller
+from stpipe.methods.linear import LinearFiller
+from stpipe.methods.pyramid import PyramidFiller
+
+SHAPE = (12, 64, 64)
+
+
+def crop_of(truth: np.ndarray, seed: int = 0, days: np.ndarray | None = None) -> Crop:
+    """The truth under clouds."""
+    valid = ~draw_gaps(np.ones(truth.shape, dtype=bool), np.random.default_rng(seed), share=(0.3, 0.4))
+    return Crop(
+        values=np.where(valid, truth, 0).astype(np.float32),
+        valid=valid,
+        days=np.arange(len(truth), dtype=np.float64) if days is None else days,
+        window=Window.of(truth.shape),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teller:
+    """Knows the truth and errs by so much, near to an observation of the frame and far from it."""
+
+    name: str
+    truth: np.ndarray
+    near: float
+    far: float
+    limit: float = 4.0
+    calls: list[str] = field(default_factory=list)
+    halo: tuple[int | None, int, int] = (0, 16, 8)
+    stride: tuple[int, int, int] = (1, 2, 3)
+    process_bytes: int = 2**20
+    sample_bytes: float = 10.0
+    seconds_per_million: float = 0.1
+
+    def identity(self) -> dict[str, JSON]:
+        return {"method": self.name}
+
+    def prepare(self) -> None:
+        self.calls.append("prepare")
+
+    def fill(self, block: BlockInput) -> Prediction:
+        self.calls.append("fill")
+        around = [(0, a - b) for a, b in zip(block.valid.shape, self.truth.shape, strict=True)]
+        sign = np.where(np.random.default_rng(1).random(block.valid.shape) < 0.5, 1, -1)
+        distance = space_distance(block.valid)
+        error = np.where(distance <= self.limit, self.near, self.far) * sign
+        values = (np.pad(self.truth, around) + error).astype(np.float32)
+        half_width = np.full(values.shape, self.near + self.far, np.float32)
+        return Prediction(values=values, half_width=half_width, fallback=np.full(values.shape, self.name == "b"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningTeller(Teller):
+    """Learns how many samples it was shown."""
+
+    shown: int | None = None
+    seen: list[int] = field(default_factory=list)
+    learn_sample_bytes: float = 99.0
+    learn_seconds_per_million: float = 3.0
+
+    def identity(self) -> dict[str, JSON]:
+        return {"method": self.name, "shown": self.shown}
+
+    def notes(self) -> tuple[str, ...]:
+        return (f"saw {self.shown}",)
+
+    def learn(self, crops: Sequence[Crop], *, seed: int) -> bytes:
+        assert all(not crop.values[~crop.valid].any() for crop in crops)
+        self.seen.append(sum(int(crop.valid.sum()) for crop in crops))
+        return str(self.seen[-1]).encode()
+
+    def taught(self, learned: bytes) -> LearningTeller:
+        return replace(self, shown=int(learned))
+
+    def fill(self, block: BlockInput) -> Prediction:
+        assert self.shown is not None
+        assert block.valid.sum() >= self.shown  # nothing that it learned from is hidden now
+        return super().fill(block)
+
+
+TRUTH = np.random.default_rng(5).normal(size=SHAPE)
+
+
+def teller(name: str, near: float, far: float, **more: object) -> Teller:
+    return Teller(name=name, truth=TRUTH, near=near, far=far, **more)  # type: ignore[arg-type]
+
+
+def taught(candidates: Sequence[Filler], crop: Crop, seed: int = 0) -> AutoFiller:
+    untaught = AutoFiller(candidates=tuple(candidates))
+    return untaught.taught(untaught.learn([crop], seed=seed))
+
+
+@pytest.mark.parametrize("best", [0, 1, 2])
+def test_the_best_method_fills_alone(best: int) -> None:
+    crop = crop_of(TRUTH)
+    tellers = [teller(name, *((0.1, 0.1) if i == best else (0.2, 0.2))) for i, name in enumerate("abc")]
+    filler = taught(tellers, crop)
+    assert filler.choice == Choice(near="abc"[best], far="abc"[best])
+    assert filler.fillers == (tellers[best],)
+    for each in tellers:
+        each.calls.clear()
+    filler.prepare()
+    made, alone = fill_crop(filler, crop), fill_crop(replace(tellers[best], stride=filler.stride), crop)
+    np.testing.assert_array_equal(made.values, alone.values)
+    np.testing.assert_array_equal(made.half_width, alone.half_width)
+    np.testing.assert_array_equal(made.fallback, alone.fallback)
+    assert [bool(each.calls) for each in tellers] == [i == best for i in range(3)]
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["near first", "far first"])
+def test_two_methods_share_the_work_where_each_is_better(order: int) -> None:
+    crop = crop_of(TRUTH)
+    filler = taught([teller("a", 0.1, 0.5), teller("b", 0.4, 0.2), teller("c", 0.3, 0.3)][::order], crop)
+    assert filler.choice == Choice(near="a", far="b", limit_px=4.0)
+    assert str(filler.choice) == "a up to 4 px from an observation, b beyond"
+    assert filler.scores is not None
+    assert filler.scores.pair < 0.9 * filler.scores.single
+    assert any(line.startswith("on gaps set apart, two methods are ") for line in filler.notes())
+    near, far = (
+        fill_crop(teller(each, *errors, stride=filler.stride), crop)
+        for each, errors in (("a", (0.1, 0.5)), ("b", (0.4, 0.2)))
+    )
+    made, distance = fill_crop(filler, crop), space_distance(crop.valid)
+    np.testing.assert_array_equal(made.values[distance < 2.5], near.values[distance < 2.5])
+    np.testing.assert_array_equal(made.values[distance > 6.1], far.values[distance > 6.1])
+    between = np.clip(made.values, *np.sort([near.values, far.values], axis=0))
+    np.testing.assert_allclose(made.values, between, atol=1e-5)
+    np.testing.assert_array_equal(made.fallback[distance != 4], (distance > 4)[distance != 4])
+
+
+@pytest.mark.parametrize(
+    ("near", "far"),
+    [
+        pytest.param(0.2, 0.198, id="by less than the margin"),
+        pytest.param(0.2, 0.2, id="not at all"),
+    ],
+)
+def test_a_second_method_has_to_be_worth_it(near: float, far: float) -> None:
+    filler = taught([teller("a", 0.1, 0.2), teller("b", near, far)], crop_of(TRUTH))
+    assert filler.choice == Choice(near="a", far="a")
+
+
+def test_what_does_not_hold_again_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AutoFiller, "_check", lambda *_, **__: (0.3, 0.299))
+    filler = taught([teller("a", 0.1, 0.5), teller("b", 0.4, 0.2)], crop_of(TRUTH))
+    assert filler.choice is not None
+    assert filler.choice.limit_px is None
+    assert "on gaps set apart, two methods are only 0.3 % better: one is used" in filler.notes()
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), methods=st.integers(1, 4), size=st.integers(0, 3000))
+def test_a_pair_is_better_on_what_it_was_chosen_on(seed: int, methods: int, size: int) -> None:
+    rng = np.random.default_rng(seed)
+    classes = rng.integers(0, CLASS_COUNT, size).astype(np.uint8)
+    scale = rng.uniform(0.5, 2, (methods, CLASS_COUNT))
+    absolute = (scale[:, classes] * rng.exponential(size=(methods, size))).astype(np.float32)
+    names = tuple("abcd"[:methods])
+    found = Errors(methods=names, absolute=absolute, classes=classes, clusters=np.arange(size) // 20)
+    single, pair = choose(found, rng)
+    total = {name: float(row.sum(dtype=np.float64)) for name, row in zip(names, absolute, strict=True)}
+    assert total[single.near] == min(total.values())
+    if pair is not None:
+        border = CLASS_PX.index(pair.limit_px or 0)
+        inside = classes // TIME_CLASSES <= border
+        both = np.where(inside, absolute[names.index(pair.near)], absolute[names.index(pair.far)])
+        assert single.near in pair.methods
+        assert both.sum(dtype=np.float64) < 0.99 * total[single.near] + 1e-3
+
+
+def test_what_rests_on_one_cloud_is_chance() -> None:
+    classes = np.where(np.arange(4000) < 2000, 0, 11).astype(np.uint8)
+    second = np.where(classes == 0, 0.5, 3.0)
+    absolute = np.stack([np.ones(4000), second]).astype(np.float32)
+    one = np.where(classes == 0, 0, 1 + np.arange(4000) // 50)
+    many = np.arange(4000) // 50
+    pairs = [
+        choose(
+            Errors(methods=("a", "b"), absolute=absolute, classes=classes, clusters=clusters), np.random.default_rng(0)
+        )[1]
+        for clusters in (one, many)
+    ]
+    assert pairs[0] is None
+    assert str(pairs[1]) == "b up to 1.5 px from an observation, a beyond"
+
+
+@given(
+    limit=st.sampled_from([1.5, 4.0, 12.0]),
+    distances=st.lists(st.floats(0, 100, width=32) | st.just(float("inf")), min_size=2, max_size=20),
+)
+def test_the_border_is_a_ramp(limit: float, distances: list[float]) -> None:
+    ordered = np.sort(np.array(distances, dtype=np.float32))
+    weight = far_weight(ordered, limit)
+    assert (np.diff(weight) >= 0).all()
+    assert (weight[ordered >= limit * 1.5001] == 1).all()
+    assert (weight[ordered <= limit / 1.5001] == 0).all()
+    assert weight.dtype == np.float32
+
+
+def fields(kind: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scenes with a method made for each."""
+    rng = np.random.default_rng(seed)
+    days = np.cumsum(rng.integers(2, 6, 24)).astype(np.float64)
+    y, x = np.mgrid[:64, :64] / 10.0
+    if kind == "smooth without memory":
+        phase = rng.uniform(0, 6, (4, days.size, 1, 1))
+        return np.sin(y + phase[0]) * np.cos(x + phase[1]) + np.sin((x + y) / 2 + phase[2]), days
+    parcels = np.kron(rng.normal(size=(16, 16)), np.ones((4, 4))) + 0.3 * rng.normal(size=(64, 64))
+    return parcels + 0.02 * rng.normal(size=(days.size, 64, 64)), days
+
+
+@pytest.mark.parametrize(
+    ("kind", "right"),
+    [
+        pytest.param("smooth without memory", {"pyramid", "idw"}, id="smooth without memory"),
+        pytest.param("persistent", {"linear"}, id="persistent"),
+    ],
+)
+def test_each_cube_gets_its_own_method(kind: str, right: set[str]) -> None:
+    candidates = (LinearFiller(), PyramidFiller(), IdwFiller())
+    truth, days = fields(kind, 3)
+    crop = crop_of(truth, 3, days)
+    errors: dict[str, float] = {}
+    hidden = draw_gaps(crop.valid, np.random.default_rng(100))
+    left = crop.without(hidden)
+    filler = taught(candidates, left)
+    assert filler.choice is not None
+    assert set(filler.choice.methods) <= right
+    for each in (filler, *candidates):
+        errors[each.name] = float(np.abs(fill_crop(each, left).values - crop.values)[hidden].mean())
+    assert errors["auto"] <= 1.02 * min(value for name, value in errors.items() if name != "auto")
+
+
+def test_what_is_learned_repeats_and_depends_on_the_seed() -> None:
+    crop, untaught = crop_of(TRUTH), AutoFiller(candidates=(teller("a", 0.1, 0.5), teller("b", 0.4, 0.2)))
+    learned = untaught.learn([crop], seed=3)
+    assert learned == untaught.learn([crop], seed=3)
+    assert learned != untaught.learn([crop], seed=4)
+    assert untaught.taught(learned).identity() == untaught.taught(learned).identity()
+    assert untaught.taught(learned).identity() != untaught.identity()
+
+
+def test_nothing_under_a_gap_can_speak() -> None:
+    crop, untaught = crop_of(TRUTH), AutoFiller(candidates=(PyramidFiller(), LinearFiller()))
+    loud = replace(crop, values=np.where(crop.valid, crop.values, np.float32(99)))
+    nothing = np.zeros_like(crop.valid)
+    assert untaught.learn([crop], seed=1) == untaught.learn([loud.without(nothing)], seed=1)
+
+
+def test_a_learner_is_scored_on_what_it_has_not_seen_and_learns_from_all_in_the_end() -> None:
+    crop = crop_of(TRUTH)
+    best = LearningTeller(name="a", truth=TRUTH, near=0.1, far=0.1)
+    untaught = AutoFiller(candidates=(teller("b", 0.4, 0.2), best))
+    assert isinstance(untaught, Filler)
+    assert isinstance(untaught, Learner)
+    assert untaught.learn_sample_bytes > 99
+    assert untaught.learn_seconds_per_million > 3 * 3.0
+    filler = untaught.taught(untaught.learn([crop], seed=0))
+    assert len(best.seen) == auto.ROUNDS + 1
+    assert max(best.seen[:-1]) < best.seen[-1] == crop.valid.sum()
+    assert filler.fillers[0].identity() == {"method": "a", "shown": int(crop.valid.sum())}
+    assert filler.notes()[-1] == f"saw {crop.valid.sum()}"
+
+
+def test_plans_made_before_learning_hold_after_it() -> None:
+    wide = teller("c", 0.4, 0.4, halo=(None, 8, 40), stride=(4, 4, 1), process_bytes=2**30, sample_bytes=50.0)
+    untaught = AutoFiller(candidates=(teller("a", 0.1, 0.5), teller("b", 0.4, 0.2), wide))
+    filler = untaught.taught(untaught.learn([crop_of(TRUTH)], seed=0))
+    assert len(filler.fillers) == 2
+    assert untaught.halo == filler.halo == (None, 18, 40)
+    assert untaught.stride == filler.stride == (4, 4, 3)
+    assert untaught.process_bytes == filler.process_bytes == 2**30
+    assert untaught.sample_bytes == filler.sample_bytes > 50
+    assert untaught.seconds_per_million >= filler.seconds_per_million
+
+
+def test_of_one_frame_methods_in_time_say_nothing() -> None:
+    y, x = np.mgrid[:64, :64] / 8.0
+    filler = taught([LinearFiller(), PyramidFiller()], crop_of((np.sin(y) * np.cos(x))[None]))
+    assert filler.choice == Choice(near="pyramid", far="pyramid")
+    assert filler.scores is not None
+    assert filler.scores.methods == ("pyramid",)
+
+
+def test_a_cube_with_nothing_to_hide_takes_the_first() -> None:
+    empty = Crop(
+        values=np.zeros((3, 8, 8), np.float32),
+        valid=np.zeros((3, 8, 8), dtype=bool),
+        days=np.arange(3.0),
+        window=Window.of((3, 8, 8)),
+    )
+    filler = taught([LinearFiller(), PyramidFiller()], empty)
+    assert filler.choice == Choice(near="linear", far="linear")
+    assert "the choice rests on only 0 artificial gap samples" in filler.notes()
+    assert np.isnan(fill_crop(filler, empty).values).all()
+
+
+def test_large_crops_are_tried_in_their_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "TRIED_SAMPLES", 2 * 16 * 16)
+    monkeypatch.setattr(auto, "SMALLEST_SIDE", 8)
+    crops = [replace(crop_of(TRUTH), domain=np.ones(SHAPE[1:], dtype=bool)), crop_of(TRUTH[:, :20, :9])]
+    for crop, part in zip(crops, auto._middles(crops), strict=True):
+        cut = part.window.slices
+        assert 8 <= part.valid.shape[1] < crop.valid.shape[1]
+        np.testing.assert_array_equal(part.values, crop.values[cut])
+        np.testing.assert_array_equal(part.valid, crop.valid[cut])
+        assert part.window.start[1] % 8 == part.window.start[2] % 8 == 0
+        assert (part.domain is None) == (crop.domain is None)
+
+
+def test_one_method_stands_in_where_the_other_has_no_value() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Holey(Teller):
+        def fill(self, block: BlockInput) -> Prediction:
+            made = super().fill(block)
+            holes = np.zeros(block.valid.shape, dtype=bool)
+            holes[:, :20] = True
+            return replace(made, values=np.where(holes, np.float32(np.nan), made.values))
+
+    crop = crop_of(TRUTH)
+    whole, holey = teller("a", 0.1, 0.1), Holey(name="h", truth=TRUTH, near=0.1, far=0.1)
+    for near, far in ((whole, holey), (holey, whole)):
+        choice = Choice(near=near.name, far=far.name, limit_px=4.0)
+        filler = AutoFiller(candidates=(whole, holey), choice=choice, fillers=(near, far))
+        made = fill_crop(filler, crop).values
+        assert np.isfinite(made).all()
+    assert taught([holey, whole], crop).choice == Choice(
+        near="a", far="a"
+    )  # no value is an error as large as the truth
+
+
+def test_blocks_give_what_the_whole_gives() -> None:
+    crop = crop_of(fields("persistent", 1)[0][:9])
+    fillers = (LinearFiller(), PyramidFiller())
+    choice = Choice(near="linear", far="pyramid", limit_px=12.0)
+    filler = AutoFiller(candidates=fillers, choice=choice, fillers=fillers)
+    whole = fill_crop(filler, crop)
+    grid = BlockGrid(crop.window.stop, BlockSpec(size=(9, 20, 28), halo=filler.halo, stride=filler.stride))
+    overviews = ArrayOverviews.of(crop.values.astype(np.float64), crop.valid)
+    for block in grid:
+        inside = block.read.intersect(crop.window)
+        around = [(0, a - b) for a, b in zip(block.read.shape, inside.shape, strict=True)]
+        made = filler.fill(
+            BlockInput(
+                values=np.pad(crop.values[inside.slices], around),
+                valid=np.pad(crop.valid[inside.slices], around),
+                days=crop.days,
+                window=block.read,
+                overviews=overviews,
+                all_days=crop.days,
+                wanted=block.write,
+            )
+        )
+        for mine, theirs in ((made.values, whole.values), (made.half_width, whole.half_width)):
+            np.testing.assert_allclose(mine[block.trim], theirs[block.write.slices], atol=1e-4)
+
+
+def test_it_is_calibrated_like_any_other() -> None:
+    crop = crop_of(fields("persistent", 2)[0])
+    hidden = draw_gaps(crop.valid, np.random.default_rng(9))
+    untaught = CalibratedFiller(filler=AutoFiller(candidates=(LinearFiller(), PyramidFiller())))
+    filler = untaught.taught(untaught.learn([crop.without(hidden)], seed=0))
+    made = fill_crop(filler, crop.without(hidden))
+    assert filler.notes()[0] == "auto uses linear"
+    assert 0.8 < np.mean((np.abs(made.values - crop.values) <= made.half_width)[hidden]) < 0.99
+
+
+def test_the_table_fits_a_terminal() -> None:
+    filler = taught([teller("a", 0.1, 50.0), teller("climatology", 0.4, 0.2), teller("c", 0.3, 0.3)], crop_of(TRUTH))
+    lines = filler.notes()
+    assert max(map(len, lines)) <= 80 - len("stpipe: note: ")
+    assert [line.split()[0] for line in lines[5:8]] == ["climatology", "c", "a"]
+    assert filler.scores is not None
+    everything = dict(zip(filler.scores.methods, np.sum(filler.scores.errors, axis=1), strict=True))
+    shown = float(lines[5].split()[1])
+    assert shown == pytest.approx(everything["climatology"] / sum(filler.scores.samples), abs=1e-3)
+
+
+@pytest.mark.parametrize("learned", [b"nothing of the kind", b""], ids=["no archive", "empty"])
+def test_damaged_bytes_are_told(learned: bytes) -> None:
+    with pytest.raises(ScratchError, match="what auto learned can't be read"):
+        AutoFiller(candidates=(PyramidFiller(),)).taught(learned)
+
+
+def test_bytes_of_other_candidates_are_told() -> None:
+    crop = crop_of(TRUTH)
+    learned = AutoFiller(candidates=(teller("a", 0.1, 0.1),)).learn([crop], seed=0)
+    with np.load(io.BytesIO(learned), allow_pickle=False) as file:
+        assert json.loads(file["choice"].tobytes())["near"] == "a"
+    with pytest.raises(ScratchError, match="what auto learned can't be read: 'a'"):
+        AutoFiller(candidates=(PyramidFiller(),)).taught(learned)
+
+
+@pytest.mark.parametrize("candidates", [(), (PyramidFiller(), PyramidFiller())], ids=["none", "twice the same"])
+def test_candidates_have_names_of_their_own(candidates: tuple[Filler, ...]) -> None:
+    with pytest.raises(OptionError, match="auto chooses among methods that have names of their own"):
+        AutoFiller(candidates=candidates)
+
+
+def test_nothing_is_filled_before_the_choice() -> None:
+    with pytest.raises(RunError, match="auto has not chosen a method yet"):
+        fill_crop(AutoFiller(candidates=(PyramidFiller(),)), crop_of(TRUTH))
+    assert AutoFiller(candidates=(PyramidFiller(),)).notes() == ()
+
+
+def test_all_methods_are_candidates_but_itself() -> None:
+    names = [filler.name for filler in auto_filler().candidates]
+    assert names[0] == "pconv"
+    assert {"pyramid", "linear", "eof"} <= set(names)
+    assert "auto" not in names
