@@ -1,5 +1,6 @@
 # Everything from a fresh machine: Python 3.11 or newer with pip, and make. See README.md.
 #   make demo    fill a made-up scene, score it, write demo/
+#   make scores  score every method on real data that nothing was trained on, write docs/scores.md
 #   make test    the whole test suite
 #   make lint    what a change must pass besides the tests
 #   make wheel   dist/stpipe-*.whl
@@ -9,20 +10,24 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Test processes: TensorFlow takes 0.7 GB in each that needs it.
 JOBS ?= 2
-# What pytest should take besides, such as ARGS="tests/core -k blocks".
+# What pytest, or the scores, should take besides, such as ARGS="tests/core -k blocks" or ARGS=--quick.
 ARGS ?=
 
-.PHONY: help demo test lint format wheel clean
+.PHONY: help demo scores test lint format wheel clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '2,6s/^#   //p' Makefile
+	@sed -n '2,7s/^#   //p' Makefile
 
 demo: $(VENV)/.stamp-test
 	$(BIN)/stpipe demo -o demo
 
 test: $(VENV)/.stamp-test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+# Half an hour on two cores; results stay in build/scores, so that a run that was interrupted goes on.
+scores: $(VENV)/.stamp-test
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scores.py -o build/scores --jobs $(JOBS) --page docs/scores.md $(ARGS)
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .

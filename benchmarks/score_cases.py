@@ -302,18 +302,18 @@ CASES: dict[str, Callable[[Path, str], Case]] = {
     "hls-ndvi": Real(scene="hls ndvi", draws=2, what="HLS NDVI, 30 dates, a strip in the east"),
     "hls-nir": Real(scene="hls nir", draws=2, what="HLS near infrared, the same", units="reflectance"),
     "monthly-ndvi": Real(
-        scene="monthly ndvi", draws=2, what="Sentinel-2 NDVI, 12 months, the south-west", gaps=BORROWED
+        scene="monthly ndvi", draws=1, what="Sentinel-2 NDVI, 12 months, the south-west", gaps=BORROWED
     ),
     "monthly-nir": Real(
-        scene="monthly b08", draws=2, what="Sentinel-2 near infrared, the same", units="reflectance", gaps=BORROWED
+        scene="monthly b08", draws=1, what="Sentinel-2 near infrared, the same", units="reflectance", gaps=BORROWED
     ),
-    "sinop-ndvi": Real(scene="sinop ndvi", draws=2, what="MODIS NDVI, 23 dates, the east", gaps=BORROWED),
-    "cereal-ndvi": Real(scene="worldcereal ndvi", draws=4, what="Sentinel-2 NDVI of one site, later dates"),
+    "sinop-ndvi": Real(scene="sinop ndvi", draws=1, what="MODIS NDVI, 23 dates, the east", gaps=BORROWED),
+    "cereal-ndvi": Real(scene="worldcereal ndvi", draws=2, what="Sentinel-2 NDVI of one site, later dates"),
     "cereal-nir": Real(
-        scene="worldcereal nir", draws=4, what="Sentinel-2 near infrared, the same", units="reflectance"
+        scene="worldcereal nir", draws=2, what="Sentinel-2 near infrared, the same", units="reflectance"
     ),
     "fields-ndvi": Real(scene="fusets", draws=4, what="Sentinel-2 NDVI of a field, 31 dates", gaps=BORROWED),
-    "alaska-ndvi": Real(scene="gapfill", draws=8, what="MODIS NDVI of Alaska, the last 2 of 4 years, 4 dates each"),
+    "alaska-ndvi": Real(scene="gapfill", draws=4, what="MODIS NDVI of Alaska, the last 2 of 4 years, 4 dates each"),
     "patch-ndvi": Real(scene="eolearn", draws=3, what="Sentinel-2 NDVI of a patch, 68 dates", kind=NEVER),
     "sst": Real(scene="alboran", draws=2, what="AVHRR sea surface temperature, 10 days", units="K", kind=NEVER),
     "temperature": _temperature,

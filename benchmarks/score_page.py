@@ -406,6 +406,6 @@ def _ablations(ablations: Mapping[str, Mapping[str, float]]) -> str:
         ratios = [errors[name] / full[name] for name in names if name in errors]
         lines.append([model, *(number(errors.get(name)) for name in names), number(geometric_mean(ratios), 3)])
     return (
-        "## Ablations\n\nMean absolute errors of models that were trained without a part, and the geometric mean\nof their "
-        "ratios to the full one.\n\n" + table(["model", *names, "ratio to the full one"], lines)
+        "## Ablations\n\nMean absolute errors of models that were trained without a part, and the geometric mean\n"
+        "of their ratios to the full one.\n\n" + table(["model", *names, "ratio to the full one"], lines)
     )

@@ -208,12 +208,11 @@ def file_of(folder: Path, case: Case, method: str, model: str | None) -> Path:
     return folder / "results" / f"{case.name}--{method.replace(' ', '-')}--{key}.npz"
 
 
-def work(name: str, method: str, data: Path, folder: Path, model: str | None) -> float:
-    """Score one method on one row, unless that was done; return the seconds it took."""
+def work(name: str, method: str, data: Path, path: Path, model: str | None) -> float:
+    """Score one method on one row, unless its file is there; return the seconds it took."""
     began = time.perf_counter()
-    case = case_of(name, data)
-    path = file_of(folder, case, method, model)
     if not path.exists():
+        case = case_of(name, data)
         try:
             filler = filler_of(method, model)
             said, record = score(case, filler)
@@ -286,13 +285,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", metavar="NAMES", help="methods to score, with commas between them")
     parser.add_argument("--model", help="other weights for the default method")
     parser.add_argument("--ablations", type=Path, help="JSON of other models' errors, {model: {row: MAE}}, full first")
-    parser.add_argument("--page", type=Path, help="write the tables here too")
+    parser.add_argument("--page", type=Path, help="write the tables of a whole run here too")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     return parser.parse_args(arguments)
 
 
-def _run(jobs: list[tuple[str, str]], options: argparse.Namespace) -> list[str]:
-    """Do all jobs in processes, and return what went wrong."""
+def _run(jobs: dict[tuple[str, str], Path], options: argparse.Namespace) -> list[str]:
+    """Do all jobs, a method and a row each, in processes; return what went wrong."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")  # one process a core; they read it when they load NumPy
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -300,8 +299,8 @@ def _run(jobs: list[tuple[str, str]], options: argparse.Namespace) -> list[str]:
     context = multiprocessing.get_context("spawn")  # a fork of a process with TensorFlow in it hangs
     with ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
         futures: dict[Future[float], tuple[str, str]] = {
-            pool.submit(work, row, method, options.data, options.out, options.model): (row, method)
-            for method, row in jobs
+            pool.submit(work, row, method, options.data, path, options.model): (row, method)
+            for (method, row), path in jobs.items()
         }
         for future in as_completed(futures):
             row, method = futures[future]
@@ -327,19 +326,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     methods.sort(key=lambda method: cost(method, options.model))
-    wrong = _run([(method, row) for method in methods for row in rows], options)
+    # Where results go is settled before any work: code that changes meanwhile belongs to the next run.
+    cases = {row: case_of(row, options.data) for row in rows}
+    jobs = {
+        (method, row): file_of(options.out, case, method, options.model)
+        for method in methods
+        for row, case in cases.items()
+    }
+    wrong = _run(jobs, options)
     measured = []
-    for row in rows:
-        case = case_of(row, options.data)
-        paths = {name: file_of(options.out, case, name, options.model) for name in methods_there_are()}
-        files = {name: path for name, path in paths.items() if path.exists() and name in methods}
+    for row, case in cases.items():
+        files = {method: jobs[method, row] for method in methods if jobs[method, row].exists()}
         if files:
             measured.append(gather(case, files))
     ablations = json.loads(options.ablations.read_text(encoding="utf-8")) if options.ablations else {}
     text = page(measured, default=METHODS[0], untuned=METHODS[0] + UNTUNED, ablations=ablations)
-    for path in {options.out / "scores.md", *([options.page] if options.page else [])}:
-        path.write_text(text, encoding="utf-8")
+    (options.out / "scores.md").write_text(text, encoding="utf-8")
     print(text)
+    whole = not wrong and options.model is None and (rows, set(methods)) == (list(CASES), set(methods_there_are()))
+    if options.page is not None and whole:
+        options.page.write_text(text, encoding="utf-8")
+    elif options.page is not None:
+        print(f"{options.page} is left as it is, for this was not every method on every row", file=sys.stderr)
     for line in wrong:
         print(line, file=sys.stderr)
     return int(bool(wrong))
