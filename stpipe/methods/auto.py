@@ -3,11 +3,12 @@
 Learning hides samples of the crops, lets every other method fill them, and compares on the same samples. The method
 with the lowest mean absolute error wins. Another one may take over on one side of one border, a distance to the
 nearest observation of the frame: there it has to be better by more than `MARGIN` and than the bootstrap says could be
-chance, and the pair has to beat the single winner again on draws that took no part in the choice.
+chance, and the pair has to beat the single winner again on every one of the draws that took no part in the choice.
 
-One border in space and not a method for each class of gap: on sea temperature, vegetation, reflectance and carbon
-monoxide a method for each of the twelve calibration classes was no better on held-out gaps than one border, borders
-in time did harm on some, and every change of method can be seen in the picture. The two are blended around the border.
+One border in space and not a method for each class of gap, for every change of method can be seen in the picture. The
+two are blended around the border. Over ten splits of the draws on vegetation, reflectance and carbon monoxide, a method
+for each calibration class made 7 % less error on one scene but up to 4 % more in single splits, and up to 21 % more
+where nothing checked the choice; one border, and every draw asked, did no harm in any.
 """
 
 from __future__ import annotations
@@ -83,6 +84,9 @@ CHANCE = 0.95
 RAMP = 1.5
 """The two methods are blended from the border divided by this to the border times this."""
 
+LEFT_BEHIND = 128 * 2**20
+"""Memory that methods keep of a worker after they were tried, measured."""
+
 TRUSTED_SAMPLES = 1000
 """A choice that rests on fewer artificial gap samples than this is one that the user should be warned of."""
 
@@ -131,11 +135,11 @@ class Scores:
     errors: tuple[tuple[float, ...], ...]
     """Sum of absolute errors of each method in each class."""
 
-    single: float
-    """MAE of the single winner on the draws that check the choice; NaN where nothing was to check."""
+    single: tuple[float, ...]
+    """MAE of the single winner on each draw that checks the choice; empty where nothing was to check."""
 
-    pair: float
-    """MAE of the best two methods there; NaN likewise."""
+    pair: tuple[float, ...]
+    """MAE of the best two methods there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,8 +187,8 @@ class AutoFiller:
 
     @property
     def process_bytes(self) -> int:
-        """The most that a candidate takes."""
-        return max(filler.process_bytes for filler in self.candidates)
+        """The most that a candidate takes, and what others leave behind that were tried before it; measured."""
+        return max(filler.process_bytes for filler in self.candidates) + LEFT_BEHIND
 
     @property
     def sample_bytes(self) -> float:
@@ -231,12 +235,12 @@ class AutoFiller:
         if self.choice is None or self.scores is None:
             return ()
         lines = [f"auto uses {self.choice}", *_table(self.scores)]
-        if not np.isnan(self.scores.pair):
-            gain = 100 * (1 - self.scores.pair / self.scores.single) if self.scores.single else 0.0
-            found = f"{gain:.1f} % better than one"
+        if self.scores.pair:
+            gain = 100 * _gain(self.scores.single, self.scores.pair)
             if self.choice.limit_px is None:
-                found = f"only {gain:.1f} % better: one is used" if gain >= 0 else "no better: one is used"
-            lines.append(f"on gaps set apart, two methods are {found}")
+                lines.append("two methods did not hold up on gaps set apart: one is used")
+            else:
+                lines.append(f"on gaps set apart, two methods are {gain:.1f} % better than one")
         if sum(self.scores.samples) < TRUSTED_SAMPLES:
             lines.append(f"the choice rests on only {sum(self.scores.samples)} artificial gap samples")
         inner = (line for filler in self.fillers for line in getattr(filler, "notes", tuple)())
@@ -265,10 +269,12 @@ class AutoFiller:
         tried = _middles(crops)
         found = _together([_try(able, tried, seed=seed, number=number) for number in range(ROUNDS)])
         single, pair = choose(found, np.random.default_rng([_SALT + 1, seed]))
-        choice, checked = single, (np.nan, np.nan)
+        choice = single
+        ones: tuple[float, ...] = ()
+        pairs: tuple[float, ...] = ()
         if pair is not None:
-            checked = self._check(single, pair, tried, seed=seed, number=ROUNDS)
-            if checked[1] <= (1 - GAIN) * checked[0]:
+            ones, pairs = self._check(single, pair, tried, seed=seed, number=ROUNDS)
+            if _gain(ones, pairs) >= GAIN and all(two <= one for one, two in zip(ones, pairs, strict=True)):
                 choice = pair
         scores = Scores(
             methods=found.methods,
@@ -276,8 +282,8 @@ class AutoFiller:
             errors=tuple(
                 tuple(np.bincount(found.classes, weights=row, minlength=CLASS_COUNT).tolist()) for row in found.absolute
             ),
-            single=checked[0],
-            pair=checked[1],
+            single=ones,
+            pair=pairs,
         )
         learned = [_learn(filler, crops, seed) for filler in self._named(choice)]
         file = io.BytesIO()
@@ -337,19 +343,20 @@ class AutoFiller:
 
     def _check(
         self, single: Choice, pair: Choice, crops: Sequence[Crop], *, seed: int, number: int
-    ) -> tuple[float, float]:
-        """Return the MAE of one method and of two on a round that took no part in the choice."""
+    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return the MAE of one method and of two on each draw of a round that took no part in the choice."""
         left, hidden = _round(crops, seed=seed, number=number)
         learned = {filler.name: _taught_on(filler, left, seed) for filler in self._named(pair)}
-        totals, count = np.zeros(2), 0
+        totals, counts = np.zeros((2, DRAWS)), np.zeros(DRAWS)
         for crop, ways in zip(crops, hidden, strict=True):
-            for away in ways:
+            for draw, away in enumerate(ways):
                 for i, choice in enumerate((single, pair)):
                     fillers = tuple(learned[name] for name in choice.methods)
                     absolute = _absolute(replace(self, choice=choice, fillers=fillers), crop, away)
-                    totals[i] += absolute.sum(dtype=np.float64)
-                count += int(away.sum())
-        return float(totals[0] / max(count, 1)), float(totals[1] / max(count, 1))
+                    totals[i, draw] += absolute.sum(dtype=np.float64)
+                counts[draw] += away.sum()
+        ones, pairs = (totals / np.maximum(counts, 1)).tolist()
+        return tuple(ones), tuple(pairs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -420,6 +427,15 @@ def far_weight(distance: NDArray[np.float32], limit_px: float) -> NDArray[np.flo
     """
     inside = np.clip(distance, limit_px / RAMP, limit_px * RAMP)
     return np.asarray(np.log(inside * (RAMP / limit_px)) / (2 * np.log(RAMP))).clip(0, 1).astype(np.float32)
+
+
+def _gain(single: Sequence[float], pair: Sequence[float]) -> float:
+    """Return how much less error the pair makes, as a share.
+
+    >>> _gain((0.5, 0.5), (0.25, 0.5))
+    0.25
+    """
+    return 1 - sum(pair) / sum(single) if sum(single) else 0.0
 
 
 def auto_filler() -> AutoFiller:
@@ -534,8 +550,8 @@ def _scores_from(document: dict[str, Any]) -> Scores:
         methods=tuple(document["methods"]),
         samples=tuple(document["samples"]),
         errors=tuple(tuple(row) for row in document["errors"]),
-        single=document["single"],
-        pair=document["pair"],
+        single=tuple(document["single"]),
+        pair=tuple(document["pair"]),
     )
 
 

@@ -139,7 +139,7 @@ def test_two_methods_share_the_work_where_each_is_better(order: int) -> None:
     assert filler.choice == Choice(near="a", far="b", limit_px=4.0)
     assert str(filler.choice) == "a up to 4 px from an observation, b beyond"
     assert filler.scores is not None
-    assert filler.scores.pair < 0.9 * filler.scores.single
+    assert max(filler.scores.pair) < 0.9 * min(filler.scores.single)
     assert any(line.startswith("on gaps set apart, two methods are ") for line in filler.notes())
     near, far = (
         fill_crop(teller(each, *errors, stride=filler.stride), crop)
@@ -165,12 +165,23 @@ def test_a_second_method_has_to_be_worth_it(near: float, far: float) -> None:
     assert filler.choice == Choice(near="a", far="a")
 
 
-def test_what_does_not_hold_again_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AutoFiller, "_check", lambda *_, **__: (0.3, 0.299))
+@pytest.mark.parametrize(
+    ("again", "used"),
+    [
+        pytest.param(((0.3, 0.3), (0.2, 0.2)), True, id="on both draws"),
+        pytest.param(((0.3, 0.3), (0.299, 0.299)), False, id="by too little"),
+        pytest.param(((0.3, 0.3), (0.1, 0.31)), False, id="on one draw alone"),
+    ],
+)
+def test_what_does_not_hold_again_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, again: tuple[tuple[float, ...], ...], used: bool
+) -> None:
+    monkeypatch.setattr(AutoFiller, "_check", lambda *_, **__: again)
     filler = taught([teller("a", 0.1, 0.5), teller("b", 0.4, 0.2)], crop_of(TRUTH))
     assert filler.choice is not None
-    assert filler.choice.limit_px is None
-    assert "on gaps set apart, two methods are only 0.3 % better: one is used" in filler.notes()
+    assert (filler.choice.limit_px is not None) == used
+    line = "two methods did not hold up on gaps set apart: one is used"
+    assert (line in filler.notes()) != used
 
 
 @settings(max_examples=40, deadline=None)
@@ -294,7 +305,7 @@ def test_plans_made_before_learning_hold_after_it() -> None:
     assert len(filler.fillers) == 2
     assert untaught.halo == filler.halo == (None, 18, 40)
     assert untaught.stride == filler.stride == (4, 4, 3)
-    assert untaught.process_bytes == filler.process_bytes == 2**30
+    assert untaught.process_bytes == filler.process_bytes > 2**30
     assert untaught.sample_bytes == filler.sample_bytes > 50
     assert untaught.seconds_per_million >= filler.seconds_per_million
 
