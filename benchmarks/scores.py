@@ -148,9 +148,10 @@ def shown(case: Case, *, scale: float = 1.0, offset: float = 0.0) -> list[list[S
 
 def ready(filler: Filler, left: Crop, seed: int) -> Filler:
     """Let a method learn from what is left, and load what it needs."""
-    taught = filler.taught(filler.learn([left], seed=seed)) if isinstance(filler, Learner) else filler
-    taught.prepare()
-    return taught
+    if isinstance(filler, Learner):  # learning fills, for which it has loaded everything
+        return filler.taught(filler.learn([left], seed=seed))
+    filler.prepare()
+    return filler
 
 
 def score(case: Case, filler: Filler) -> tuple[NDArray[np.float32], dict[str, float]]:
