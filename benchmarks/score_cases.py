@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil
 from pathlib import Path
@@ -327,24 +327,17 @@ CASES: dict[str, Callable[[Path, str], Case]] = {
 """How each row is made, in the order of the table."""
 
 QUICK = ("fields-ndvi", "alaska-ndvi", "temperature")
-"""Rows that take seconds."""
+"""Rows that take seconds, of which one draw is enough for a look."""
 
 
 @cache
-def case_of(name: str, folder: Path) -> Case:
-    """Return a case by its name."""
-    return CASES[name](folder, name)
+def case_of(name: str, folder: Path, *, quick: bool = False) -> Case:
+    """Return a case by its name; a quick one has its first draw alone."""
+    case = CASES[name](folder, name)
+    return replace(case, hidden=case.hidden[:1]) if quick else case
 
 
 def small(case: Case) -> Case:
     """Return the first scene of a case, 64 pixels wide at most, with its first draw: enough to try a method on."""
     part = (ALL, slice(0, 64), slice(0, 64))
-    scene = cut(case.scenes[0], part)
-    return Case(
-        name=case.name,
-        kind=case.kind,
-        units=case.units,
-        what=case.what,
-        scenes=(scene,),
-        hidden=((case.hidden[0][0][part],),),
-    )
+    return replace(case, scenes=(cut(case.scenes[0], part),), hidden=((case.hidden[0][0][part],),))

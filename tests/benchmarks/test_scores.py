@@ -58,7 +58,7 @@ def kept(modules: dict[str, ModuleType], folder: Path, case: object, methods: tu
     """Score methods, and return where their results are."""
     scores, files = modules["scores"], {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scores, "case_of", lambda name, folder: case)
+        patch.setattr(scores, "case_of", lambda name, folder, quick: case)
         for method in methods:
             files[method] = scores.file_of(folder, case, method, None)
             scores.work("waves", method, folder, files[method], None)
