@@ -132,10 +132,8 @@ def load_monthly(folder: Path) -> list[Scene]:
 def load_sinop(folder: Path) -> list[Scene]:
     """MOD13Q1 composites, wrapped values out."""
     scenes = []
-    for index, pattern in (("ndvi", "TERRA-MODIS*NDVI*.jp2"), ("evi", "TERRA-MODIS*EVI*.jp2")):
+    for index, pattern in (("ndvi", "TERRA-MODIS_h12v10_NDVI_*.jp2"), ("evi", "TERRA_MODIS_h12v10_EVI_*.jp2")):
         paths = sorted((folder / "sits_mod13q1_sinop").glob(pattern))
-        if not paths:
-            continue
         stamps = np.array([path.stem[-10:] for path in paths], dtype="datetime64[D]")
         values = np.concatenate([_tif(path) for path in paths])
         scenes.append(scene_of(f"sinop {index}", values / 1e4, _days(stamps), values <= 10000))
@@ -164,11 +162,14 @@ def load_worldcereal(folder: Path) -> list[Scene]:
 
 
 def load_fusets(folder: Path) -> list[Scene]:
-    """NDVI of fields, clouds out by the scene classification; the first is the largest."""
+    """NDVI of two fields, clouds out by the scene classification; the first is the larger.
+
+    The set has the second one twice, as BIDS_workshop and as FOSS4G_demo.
+    """
     import xarray as xr
 
     scenes = []
-    for name in ("BIDS_demo", "BIDS_workshop", "FOSS4G_demo"):
+    for name in ("BIDS_demo", "BIDS_workshop"):
         with xr.open_dataset(folder / f"fusets_s2_ndvi_s1_rvi/workshops_{name}_raw_s2_ndvi_field.nc") as source:
             good = np.isin(source["SCL"].values, (4, 5, 6, 7))
             made = scene_of(f"fusets {name}", source["NDVI"].values, _days(source["t"].values), good)

@@ -34,6 +34,19 @@ def test_examples_in_docstrings_run(modules: dict[str, ModuleType], name: str) -
     assert doctest.testmod(modules[name]).failed == 0
 
 
+def test_both_indices_of_the_composites_are_there_and_each_field_once(
+    modules: dict[str, ModuleType], data_folder: Path
+) -> None:
+    data = modules["data"]
+    ndvi, evi = data.load_sinop(data_folder)
+    assert (ndvi.name, evi.name) == ("sinop ndvi", "sinop evi")
+    assert evi.values.shape == ndvi.values.shape
+    np.testing.assert_array_equal(evi.days, ndvi.days)
+    assert np.corrcoef(ndvi.values[ndvi.valid & evi.valid], evi.values[ndvi.valid & evi.valid])[0, 1] > 0.5
+    one, other = data.load_fusets(data_folder)
+    assert not np.array_equal(one.values, other.values)
+
+
 def made_case(modules: dict[str, ModuleType], draws: int = 2) -> object:
     """Two scenes of waves, each with gaps of its own and others hidden."""
     scenes, hidden = [], []
