@@ -114,8 +114,7 @@ class PConvFiller:
     def prepare(self) -> None:
         """Load TensorFlow and the weights, and claim the network's memory before the first block does."""
         backend.start(one_thread=True)
-        side = 256
-        _runner(self.model, self.digest)(np.ones((MOST_SAMPLES // side**2, side, side, INPUTS), dtype=np.float32))
+        _claim(self.model, self.digest)
 
     def fill(self, block: BlockInput) -> Prediction:
         """Predict every sample of the read window that any guide has a value for."""
@@ -281,3 +280,10 @@ def _runner(model: str, digest: str | None) -> Runner:
         return out
 
     return run
+
+
+@lru_cache(maxsize=4)
+def _claim(model: str, digest: str | None) -> None:
+    """Run a network once a process over as much as it ever sees at a time."""
+    side = 256
+    _runner(model, digest)(np.ones((MOST_SAMPLES // side**2, side, side, INPUTS), dtype=np.float32))

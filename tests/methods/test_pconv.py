@@ -74,6 +74,21 @@ def test_it_is_a_filler(small: PConvFiller) -> None:
     assert pickle.loads(pickle.dumps(small)) == small
 
 
+def test_the_network_claims_its_memory_once_a_process_and_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, str | None, int]] = []
+    monkeypatch.setattr(pconv.backend, "start", lambda **_: None)
+    monkeypatch.setattr(
+        pconv, "_runner", lambda model, digest: lambda inputs: seen.append((model, digest, inputs[..., 0].size))
+    )
+    pconv._claim.cache_clear()
+    try:
+        for model, digest in (("a", "1"), ("a", "1"), ("a", "2"), ("b", "2"), ("a", "1")):
+            PConvFiller(model=model, digest=digest).prepare()
+    finally:
+        pconv._claim.cache_clear()
+    assert seen == [(*key, pconv.MOST_SAMPLES) for key in (("a", "1"), ("a", "2"), ("b", "2"))]
+
+
 def test_blocks_give_what_the_whole_gives(small: PConvFiller) -> None:
     shape = (5, 112, 120)
     block = whole(*scene(0, shape))
