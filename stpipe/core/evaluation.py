@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stpipe.core.comparison import ALL, Row, Sums, cluster_count, clusters_of, groups_of
 from stpipe.core.crops import Crop, fill_crop
-from stpipe.core.gaps import draw_gaps
+from stpipe.core.gaps import Purpose, draw_gaps, generator
 from stpipe.core.ports import Filler, Learner
 from stpipe.core.seams import seam_ratio
 from stpipe.errors import CubeError, OptionError
@@ -179,7 +179,7 @@ def evaluate(
 
     for draw in range(draws):
         hidden = [
-            draw_gaps(crop.valid, np.random.default_rng([seed, draw, i]), domain=crop.domain)
+            draw_gaps(crop.valid, generator(Purpose.EVALUATION, seed, draw, i), domain=crop.domain)
             for i, crop in enumerate(crops)
         ]
         left = [crop.without(away) for crop, away in zip(crops, hidden, strict=True)]
@@ -206,7 +206,7 @@ def evaluate(
                 groups_of(left[i], away),
                 clusters_of(crop, away) + offsets[i],
             )
-    rows, best = sums.rows(spread, np.random.default_rng([seed, draws]))
+    rows, best = sums.rows(spread, generator(Purpose.EVALUATION_BOOTSTRAP, seed, draws))
     size = draws * sum(crop.valid.size for crop in crops)
     costs = tuple(
         Cost(

@@ -8,6 +8,7 @@ and runs of frames. `draw_gaps` is what methods learn from and are scored on: a 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 from math import ceil
 
 import numpy as np
@@ -33,6 +34,41 @@ _GAPS_ENOUGH = 0.005
 """A frame with less gap than this, as a share of its domain, has no shape to lend."""
 
 _LONGEST_RUN = 5
+
+
+class Purpose(IntEnum):
+    """What something is drawn at random for."""
+
+    STACK = 1
+    """Gaps that the stack learns from."""
+
+    CALIBRATION = 2
+    """Gaps on which intervals are calibrated."""
+
+    EVALUATION = 3
+    """Gaps on which methods are scored."""
+
+    EVALUATION_BOOTSTRAP = 4
+    """The error bars of the scores."""
+
+    AUTO = 7
+    """Gaps on which a method is chosen."""
+
+    AUTO_BOOTSTRAP = 8
+    """Whether a choice could be chance."""
+
+
+def generator(purpose: Purpose, seed: int, *numbers: int) -> np.random.Generator:
+    """Return a generator that no other purpose has, whatever its seed and numbers.
+
+    NumPy takes no notice of zeros at the end of a seed, so that seed and numbers alone do not tell purposes apart. Each
+    purpose always has the same number of numbers.
+
+    >>> same = (np.random.default_rng(seed).random() for seed in ([0, 0], [0, 0, 0]))
+    >>> len(set(same)), generator(Purpose.AUTO, 0, 0).random() == generator(Purpose.STACK, 0, 0).random()
+    (1, False)
+    """
+    return np.random.default_rng([purpose, seed, *numbers])
 
 
 def draw_gaps(

@@ -33,7 +33,7 @@ from stpipe.core.gap_classes import (
     calibration_class,
     space_distance,
 )
-from stpipe.core.gaps import draw_gaps
+from stpipe.core.gaps import Purpose, draw_gaps, generator
 from stpipe.core.ports import JSON, BlockInput, Filler, Learner, Prediction
 from stpipe.core.survey import BASE_CELL
 from stpipe.core.timeline import median_step
@@ -89,9 +89,6 @@ LEFT_BEHIND = 128 * 2**20
 
 TRUSTED_SAMPLES = 1000
 """A choice that rests on fewer artificial gap samples than this is one that the user should be warned of."""
-
-_SALT = 7
-"""Begins the seeds, so that the draws are not those of whoever hid gaps of its own by the same seed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,7 +265,7 @@ class AutoFiller:
             filler.prepare()
         tried = _middles(crops)
         found = _together([_try(able, tried, seed=seed, number=number) for number in range(ROUNDS)])
-        single, pair = choose(found, np.random.default_rng([_SALT + 1, seed]))
+        single, pair = choose(found, generator(Purpose.AUTO_BOOTSTRAP, seed))
         choice = single
         ones: tuple[float, ...] = ()
         pairs: tuple[float, ...] = ()
@@ -479,9 +476,7 @@ def _round(crops: Sequence[Crop], *, seed: int, number: int) -> tuple[list[Crop]
     """Return what all draws of a round leave of the crops, and what each of them hides."""
     hidden = [
         [
-            draw_gaps(
-                crop.valid, np.random.default_rng([_SALT, seed, number, draw, i]), domain=crop.domain, share=SHARE
-            )
+            draw_gaps(crop.valid, generator(Purpose.AUTO, seed, number, draw, i), domain=crop.domain, share=SHARE)
             for draw in range(DRAWS)
         ]
         for i, crop in enumerate(crops)

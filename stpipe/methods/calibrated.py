@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from stpipe.core.crops import Crop, fill_crop
 from stpipe.core.gap_classes import REACH, calibration_class
-from stpipe.core.gaps import draw_gaps
+from stpipe.core.gaps import Purpose, draw_gaps, generator
 from stpipe.core.intervals import Calibration, calibrate, check_coverage, unlearned_factor, widths
 from stpipe.core.ports import JSON, BlockInput, Filler, Learner, Prediction
 from stpipe.core.timeline import median_step
@@ -112,7 +112,7 @@ class CalibratedFiller:
         learned = None if self.calibration is None else _digest(self.calibration)
         return {
             "method": self.name,
-            "version": 1,
+            "version": 2,
             "coverage": self.coverage,
             "calibration": learned,
             "inner": self.filler.identity(),
@@ -212,7 +212,7 @@ def _draws_of(method: CalibratedFiller, crops: Sequence[Crop], number: int, seed
     """Hide a part of one crop, in several ways."""
     small = sum(crop.valid.size for crop in crops) <= SMALL and method.filler.seconds_per_million <= SLOW
     count = LEARNER_DRAWS if isinstance(method.filler, Learner) else 2 * DRAWS if small else DRAWS
-    rng = np.random.default_rng([seed, number])
+    rng = generator(Purpose.CALIBRATION, seed, number)
     crop = crops[number]
     return [draw_gaps(crop.valid, rng, domain=crop.domain, share=SHARE) for _ in range(count)]
 

@@ -11,7 +11,7 @@ import pytest
 from stpipe.core.comparison import GROUPS, TILE, Sums, clusters_of, groups_of
 from stpipe.core.crops import Crop, fill_crop
 from stpipe.core.evaluation import evaluate
-from stpipe.core.gaps import draw_gaps
+from stpipe.core.gaps import Purpose, draw_gaps, generator
 from stpipe.core.ports import JSON, BlockInput, Filler, Prediction
 from stpipe.core.seams import seam_ratio
 from stpipe.core.windows import Window
@@ -71,7 +71,7 @@ def test_scores_are_those_of_a_loop() -> None:
     answers: dict[str, list[np.ndarray]] = {name: [] for name in fillers}
     truth, groups = [], []
     for draw in range(2):
-        hidden = draw_gaps(crop.valid, np.random.default_rng([seed, draw, 0]))
+        hidden = draw_gaps(crop.valid, generator(Purpose.EVALUATION, seed, draw, 0))
         left = crop.without(hidden)
         truth.append(crop.values[hidden].astype(np.float64))
         groups.append(np.stack(groups_of(left, hidden)))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from stpipe.core.gap_classes import EDGE, RUN, WHOLE_FRAME, report_classes
-from stpipe.core.gaps import SHARE, draw_gaps
+from stpipe.core.gaps import SHARE, Purpose, draw_gaps, generator
 
 
 def cloudy(seed: int, shape: tuple[int, int, int], share: float, *, empty: tuple[int, ...] = ()) -> np.ndarray:
@@ -113,3 +113,14 @@ def test_the_frames_around_a_whole_hidden_one_keep_what_they_have() -> None:
             assert set(around) <= {0.0, 1.0}
             seen += 1
     assert seen > 5
+
+
+def test_no_two_purposes_draw_the_same_at_any_seed() -> None:
+    """Zeros at the end of a seed mean nothing to NumPy: as many numbers as a purpose likes, it has its own draws."""
+    first = [
+        generator(purpose, seed, *numbers).random()
+        for purpose in Purpose
+        for seed in range(12)
+        for numbers in [(0,) * int(purpose % 4)]
+    ]
+    assert len(set(first)) == len(first)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import xarray as xr
 
 from stpipe.core.blocks import BlockGrid, BlockSpec
 from stpipe.core.crops import Crop, fill_crop
+from stpipe.core.evaluation import evaluate
 from stpipe.core.gaps import draw_gaps
 from stpipe.core.intervals import Calibration
 from stpipe.core.ports import JSON, BlockInput, Filler, Learner, Prediction
@@ -219,3 +221,23 @@ def test_intervals_hold_on_a_real_sea(data_folder: Path) -> None:
             found.append(np.mean((np.abs(made.values - crop.values) <= made.half_width)[hidden]))
     assert np.mean(plain) < 0.75  # the sea is no random walk of the common rate
     assert 0.85 < np.mean(covered) < 0.97
+
+
+def test_intervals_are_scored_on_other_gaps_than_they_were_calibrated_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    states: dict[str, list[str]] = {"stpipe.methods.calibrated": [], "stpipe.core.evaluation": []}
+
+    def noting(room: str) -> Any:
+        def noted(valid: np.ndarray, rng: np.random.Generator, **options: Any) -> np.ndarray:
+            states[room].append(str(rng.bit_generator.state))
+            return draw_gaps(valid, rng, **options)
+
+        return noted
+
+    for room in states:
+        monkeypatch.setattr(f"{room}.draw_gaps", noting(room))
+    crop = made_crop(shape=(6, 24, 24))
+    evaluate({"linear": CalibratedFiller(filler=LinearFiller())}, [crop, crop], variable="v", spread=1.0, seed=0)
+    calibrated, scored = (set(each) for each in states.values())
+    assert calibrated
+    assert scored
+    assert not calibrated & scored
