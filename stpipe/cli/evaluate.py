@@ -64,14 +64,9 @@ def command(
 
     _check_picture(picture)
     limits, selection = parse_range("--valid-range", valid_range), parse_period("--time", period)
-    from stpipe.cli.scene_plan import FillOptions, _worth_filling
-    from stpipe.io.cube import open_source
+    from stpipe.io.fillable import open_fillable
 
-    source = open_source(cube, variables=variables or None, domain=domain, time=selection, aoi=aoi)
-    remarks: list[str] = []
-    if not variables:
-        options = FillOptions(cube=cube, domain=domain, time=selection, aoi=aoi)
-        source = _worth_filling(options, source, remarks)
+    source, remarks = open_fillable(cube, variables=variables or None, domain=domain, time=selection, aoi=aoi)
     with progress_bar("scoring") as progress:
         results = evaluate_cube(
             source.reader(),

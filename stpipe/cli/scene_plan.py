@@ -14,11 +14,12 @@ from stpipe.core.plan import Plan, check_max_gap, make_plan
 from stpipe.core.ports import JSON, Filler
 from stpipe.core.samples import check_fillable
 from stpipe.core.windows import Triple
-from stpipe.errors import CubeError, OptionError, PlanError
+from stpipe.errors import OptionError, PlanError
 from stpipe.execution.cluster import check_workers, cores, share_of_memory
-from stpipe.io.cube import Cube, open_source
-from stpipe.io.frames import SOURCE_SUFFIX, half_width_name, holds_sources, infos_of, interval_percent
-from stpipe.io.mosaic import Layout, mosaic_variables
+from stpipe.io.cube import Cube
+from stpipe.io.fillable import open_fillable
+from stpipe.io.frames import SOURCE_SUFFIX, half_width_name, interval_percent
+from stpipe.io.mosaic import Layout
 from stpipe.io.run_folder import PRODUCTS, RunFolder, State, check_disk, check_writable, file_state
 from stpipe.methods import make_filler
 
@@ -155,16 +156,13 @@ def prepare(options: FillOptions) -> Prepared:
     if options.valid_range is not None and not options.valid_range[0] <= options.valid_range[1]:
         raise OptionError(f"--valid-range needs LO,HI with LO <= HI, got {options.valid_range}")
     workers = check_workers(cores() if options.workers is None else options.workers)
-    cube = open_source(
+    cube, notes = open_fillable(
         options.cube,
         variables=options.variables or None,
         domain=options.domain,
         time=options.time,
         aoi=options.aoi,
     )
-    notes: list[str] = []
-    if not options.variables:
-        cube = _worth_filling(options, cube, notes)
     _refuse_twins(cube, percent)
     for info in cube.variables:
         check_fillable(info)
@@ -182,7 +180,7 @@ def prepare(options: FillOptions) -> Prepared:
         workers=workers,
         memory_limit=limit,
         input_state=file_state(Path(cube.path), [stored.source for stored in cube.stored]),
-        notes=tuple(notes),
+        notes=notes,
     )
 
 
@@ -235,28 +233,6 @@ def _fitting_plan(options: FillOptions, cube: Cube, filler: Filler, workers: int
                 with suppress(PlanError):
                     return plan_for(limit), fewer, limit
         raise
-
-
-CLASSES = frozenset({"scl", "clm", "fmask", "qa", "qa_pixel", "pixel_qa", "bqa", "qa60", "cloud_mask", "qa_radsat"})
-"""Well-known names of variables that hold codes, which no method can fill."""
-
-
-def _worth_filling(options: FillOptions, cube: Cube, notes: list[str]) -> Cube:
-    """Leave out codes, and VAR_source and VAR_ci90 of a cube that was filled before; say so."""
-    infos = infos_of(cube)
-    names = mosaic_variables(infos)
-    codes = [n for n in names if n.lower() in CLASSES or {"flag_values", "flag_masks"} & set(infos[n].attrs)]
-    names = tuple(name for name in names if name not in codes)
-    if codes:
-        notes.append(f"left out {', '.join(codes)}: codes can't be filled; name one with --var to fill it all the same")
-    filled = [name for name in names if name + SOURCE_SUFFIX in infos and holds_sources(infos[name + SOURCE_SUFFIX])]
-    if filled:
-        notes.append(f"{', '.join(filled)} was filled before: what was filled then counts as observed now")
-    if not names:
-        raise CubeError(f"{cube.path} holds nothing but codes ({', '.join(codes)}); name one with --var to fill it")
-    if names == cube.names:
-        return cube
-    return open_source(options.cube, variables=names, domain=options.domain, time=options.time, aoi=options.aoi)
 
 
 def _identity(options: FillOptions, cube: Cube) -> JSON:

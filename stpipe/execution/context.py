@@ -15,7 +15,7 @@ from stpipe.core.plan import Plan
 from stpipe.core.ports import BlockStore, CubeReader, FilledStore, Filler, OverviewStore, VariableInfo
 from stpipe.core.samples import credible, physical, valid_samples
 from stpipe.core.survey import FARTHEST
-from stpipe.core.windows import Window
+from stpipe.core.windows import Triple, Window
 from stpipe.execution.records import RecordBook
 
 
@@ -70,19 +70,8 @@ class FillJob:
 
     def read_standardised(self, info: VariableInfo, window: Window) -> Standardised:
         """Read a window, which may reach past the cube's end, by the scene's location and spread."""
-        scale = self.scales[info.name]
         inside = window.intersect(Window.of(self.plan.extent))
-        samples = self.read(info, inside)
-        values = np.zeros(window.shape, dtype=np.float32)
-        valid = np.zeros(window.shape, dtype=bool)
-        _, height, width = inside.shape
-        for t in range(inside.shape[0]):
-            frame, known = samples.frame(t)
-            known = credible(frame, known)
-            valid[t, :height, :width] = known
-            standard = (np.where(known, frame, scale.location) - scale.location) / scale.spread
-            values[t, :height, :width] = standard.clip(-FARTHEST, FARTHEST)
-        return Standardised(values=values, valid=valid, domain=samples.domain)
+        return self.read(info, inside).standardised(self.scales[info.name], window.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,3 +165,28 @@ class Samples:
         """Return one frame's physical values and where they are valid."""
         values = physical(self.stored[t], self.info)
         return values, valid_samples(values, valid_range=self.valid_range, domain=self.domain)
+
+    def believed(self, t: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return one frame's physical values and where they are valid and may speak for others."""
+        values, valid = self.frame(t)
+        return values, credible(values, valid)
+
+    def standardised(self, scale: Scale, shape: Triple | None = None) -> Standardised:
+        """Return the window as methods see it.
+
+        Parameters
+        ----------
+        scale : Scale
+            The scene's location and spread.
+        shape : (time, y, x), optional
+            A larger shape; what is more than the window is gap.
+        """
+        values = np.zeros(shape or self.stored.shape, dtype=np.float32)
+        valid = np.zeros(values.shape, dtype=bool)
+        _, height, width = self.stored.shape
+        for t in range(len(self.stored)):
+            frame, known = self.believed(t)
+            valid[t, :height, :width] = known
+            standard = (np.where(known, frame, scale.location) - scale.location) / scale.spread
+            values[t, :height, :width] = standard.clip(-FARTHEST, FARTHEST)
+        return Standardised(values=values, valid=valid, domain=self.domain)

@@ -13,12 +13,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from stpipe.core.crops import Crop
 from stpipe.core.plan import canonical
 from stpipe.core.ports import Filler, Learner, VariableInfo
 from stpipe.core.windows import Window
 from stpipe.errors import ScratchError
-from stpipe.execution.context import FillJob, RunContext
+from stpipe.execution.context import FillJob, RunContext, Standardised
 from stpipe.execution.records import write_whole
 
 LEARN_SEED = 0
@@ -43,8 +46,12 @@ def learn(job: FillJob, info: VariableInfo) -> bytes:
 
 def read_crop(job: FillJob, info: VariableInfo, window: Window) -> Crop:
     """Read one crop, standardised like every block."""
-    read = job.read_standardised(info, window)
-    return Crop(values=read.values, valid=read.valid, days=job.days, window=window, domain=read.domain)
+    return crop_of(job.read_standardised(info, window), job.days, window)
+
+
+def crop_of(read: Standardised, days: NDArray[np.float64], window: Window) -> Crop:
+    """Return what was read of a window inside the cube, over all of its times, as a crop."""
+    return Crop(values=read.values, valid=read.valid, days=days, window=window, domain=read.domain)
 
 
 def learn_task(context: RunContext, number: int) -> str:

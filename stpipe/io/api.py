@@ -8,7 +8,7 @@ output tile. Nothing is computed until the result is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import dask.array as da
@@ -21,22 +21,18 @@ from numpy.typing import NDArray
 
 from stpipe.core.blend import PAYLOAD_PARTS, Blend
 from stpipe.core.plan import check_max_gap, make_plan
-from stpipe.core.ports import Learner, VariableInfo
+from stpipe.core.ports import Learner
 from stpipe.core.samples import SOURCE_CODES, check_fillable
 from stpipe.core.survey import ArrayOverviews, Level, coarser, lattice_step, levels_of, location_and_spread, standardise
-from stpipe.core.windows import Triple, Window, triple
+from stpipe.core.windows import Triple, Window
 from stpipe.errors import CubeError
 from stpipe.execution.cluster import cores, share_of_memory
 from stpipe.execution.context import FillJob, Scale
 from stpipe.execution.learning import learn, taught_by
 from stpipe.execution.tasks import fill_block, finish_tile, has_gaps, survey_samples
-from stpipe.io.dimensions import coordinate_of, roles_of
 from stpipe.io.frames import SOURCE_SUFFIX, companions, half_width_name, interval_percent
-from stpipe.io.times import check_order, decode_times
+from stpipe.io.objects import ArrayReader, understand
 from stpipe.methods import make_filler
-
-NAMELESS = "values"
-"""What a DataArray without a name is called."""
 
 
 class Survey(NamedTuple):
@@ -117,26 +113,18 @@ def fill(
     >>> float(filled.ndvi.min()), sorted(filled)
     (1.0, ['ndvi', 'ndvi_ci90', 'ndvi_source'])
     """
-    dataset = obj.to_dataset(name=obj.name or NAMELESS) if isinstance(obj, xr.DataArray) else obj
     check_max_gap(max_gap, "max_gap")
     percent = interval_percent(interval, "interval")
-    names = _choose(dataset, variables)
-    dims = _dims(dataset, names[0])
-    time = coordinate_of(dataset, dims[0], "time")
-    if time is None:
-        raise CubeError(f"axis {dims[0]!r} has no dates: give it a coordinate, with assign_coords({dims[0]}=...)")
-    axis = decode_times(time, "the dataset")
-    check_order(axis, "the dataset", dims[0])
-    extent = triple(dataset.sizes[dim] for dim in dims)
-    static = _domain(dataset, domain, dims)
+    cube = understand(obj, variables=variables, domain=domain)
     filler = make_filler(method, model=model, coverage=percent / 100)
-    result = dataset.drop_vars([old for name in names for old in companions(name)], errors="ignore")
-    for name in names:
-        array = dataset[name].transpose(*dims)
-        info = _info(array, name, extent)
+    result: xr.Dataset = cube.dataset.drop_vars(
+        [old for name in cube.names for old in companions(name)], errors="ignore"
+    )
+    for name in cube.names:
+        array, info = cube.array(name), cube.info(name)
         check_fillable(info)
         plan = make_plan(
-            extent=extent,
+            extent=cube.extent,
             variables=[info],
             filler=filler,
             identity={"xarray": name},
@@ -147,8 +135,8 @@ def fill(
         )
         job = FillJob(
             plan=plan,
-            days=axis.days,
-            reader=ArrayReader(name=name, array=array.variable.data, domain=static),
+            days=cube.days,
+            reader=cube.reader(name),
             filler=filler,
             valid_range=valid_range,
             max_gap=max_gap,
@@ -156,88 +144,6 @@ def fill(
         products = _fill_lazily(job) if is_dask_collection(array.variable.data) else _fill_now(job)
         result = result.assign(_named(array, name, percent, products))
     return result
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ArrayReader:
-    """A `CubeReader` over an array; a Dask array is evaluated window by window, in the thread that asks."""
-
-    name: str
-    """The variable."""
-
-    array: Any
-    """(t, y, x) NumPy or Dask array."""
-
-    domain: NDArray[np.bool_] | None = None
-    """(y, x), where values can exist."""
-
-    @property
-    def extent(self) -> Triple:
-        """Shape of the cube."""
-        return triple(self.array.shape)
-
-    def read(self, variable: str, window: Window) -> NDArray[Any]:  # noqa: ARG002 - there is one variable
-        """Return the samples of a window inside the cube."""
-        part = self.array[window.slices]
-        return np.asarray(part.compute(scheduler="synchronous") if is_dask_collection(part) else part)
-
-    def read_domain(self, window: Window) -> NDArray[np.bool_] | None:
-        """Return (y, x) True where values can exist, or None where that is everywhere."""
-        return None if self.domain is None else self.domain[window.slices[1:]]
-
-
-def _choose(dataset: xr.Dataset, variables: Sequence[str] | None) -> list[str]:
-    """Return the names of the variables to fill."""
-    cubes = [
-        str(name)
-        for name, array in dataset.data_vars.items()
-        if set(roles_of(dataset, array.dims)) == {"time", "y", "x"} and array.ndim == 3 and array.dtype.kind in "iuf"
-    ]
-    if variables is not None:
-        unknown = [name for name in variables if name not in cubes]
-        if unknown:
-            raise CubeError(f"no variable {unknown[0]!r} over (time, y, x); there are {', '.join(cubes) or 'none'}")
-        return list(variables)
-    known = {companion for name in cubes for companion in companions(name)}
-    chosen = [name for name in cubes if name not in known]
-    if not chosen:
-        listed = ", ".join(f"{name} over {array.dims}" for name, array in dataset.data_vars.items()) or "nothing"
-        raise CubeError(f"no numeric variable over (time, y, x) to fill; the dataset has {listed}")
-    return chosen
-
-
-def _dims(dataset: xr.Dataset, name: str) -> tuple[str, str, str]:
-    roles = roles_of(dataset, dataset[name].dims)
-    return roles["time"], roles["y"], roles["x"]
-
-
-def _domain(
-    dataset: xr.Dataset, domain: str | xr.DataArray | None, dims: tuple[str, str, str]
-) -> NDArray[np.bool_] | None:
-    if domain is None:
-        return None
-    if isinstance(domain, str):
-        if domain not in dataset.variables:
-            raise CubeError(
-                f"no variable {domain!r} for the domain; there are {', '.join(map(str, dataset.variables))}"
-            )
-        domain = dataset[domain]
-    if set(domain.dims) != set(dims[1:]):
-        raise CubeError(f"the domain has to be over ({dims[1]}, {dims[2]}), got {domain.dims}")
-    values = domain.transpose(*dims[1:]).to_numpy()
-    if values.shape != tuple(dataset.sizes[dim] for dim in dims[1:]):
-        raise CubeError(f"the domain's shape {values.shape} is not that of the cube's frames")
-    return np.asarray(np.isfinite(values) & (values != 0))
-
-
-def _info(array: xr.DataArray, name: str, extent: Triple) -> VariableInfo:
-    """Describe an array as it is: decoded values, with NaN or an undecoded _FillValue for nodata."""
-    data = array.variable.data
-    chunks = triple(max(part) for part in data.chunks) if is_dask_collection(data) else extent
-    nodata = array.attrs.get("_FillValue")
-    return VariableInfo(
-        name=name, dtype=array.dtype.name, chunks=chunks, nodata=None if nodata is None else float(nodata)
-    )
 
 
 def _survey_part(job: FillJob, tile: Window) -> SurveyPart:

@@ -14,21 +14,13 @@ from stpipe.core.evaluation import Evaluation
 from stpipe.core.evaluation import evaluate as evaluate_crops
 from stpipe.core.intervals import check_coverage
 from stpipe.core.ports import CubeReader, Filler, VariableInfo
-from stpipe.core.samples import check_fillable, credible
-from stpipe.core.survey import FARTHEST, lattice_step, location_and_spread, on_lattice
-from stpipe.core.windows import triple
+from stpipe.core.samples import check_fillable
+from stpipe.core.survey import lattice_step, location_and_spread, on_lattice
 from stpipe.errors import CubeError, OptionError
-from stpipe.execution.context import Samples
-from stpipe.io.api import NAMELESS, ArrayReader, _choose, _dims, _domain, _info
-from stpipe.io.dimensions import coordinate_of
-from stpipe.io.times import check_order, decode_times
-from stpipe.methods import METHODS, make_filler
-
-IN_TIME = frozenset({"linear", "whittaker", "harmonic", "climatology", "eof"})
-"""Methods that have nothing of their own to say of a single frame."""
-
-NOT_SCORED = frozenset({"auto", "sar"})
-"""Methods that are no candidates: one chooses among the others, one needs other data."""
+from stpipe.execution.context import Samples, Scale
+from stpipe.execution.learning import crop_of
+from stpipe.io.objects import understand
+from stpipe.methods import IN_TIME, METHODS, candidates, make_filler
 
 Progress = Callable[[int, int], None]
 """Called with steps done and steps there are."""
@@ -55,7 +47,7 @@ def fillers_for(methods: Sequence[str] | None, *, model: str | None, interval: f
     """
     check_coverage(interval)
     if methods is None:
-        names = [name for name in METHODS if name not in NOT_SCORED and (frames > 1 or name not in IN_TIME)]
+        names = list(candidates(frames))
     else:
         names = list(dict.fromkeys(methods))
         if not names:
@@ -87,33 +79,26 @@ def read_crops(
         If none of them has a valid sample.
     """
     windows = choose_crops(reader.extent)
-    raw, picked = [], []
     frames, height, width = windows[0].shape
     step = lattice_step((len(windows) * frames, height, width))
+    parts, picked = [], []
     for window in windows:
-        samples = Samples(
+        part = Samples(
             stored=reader.read(info.name, window),
             domain=reader.read_domain(window),
             info=info,
             valid_range=valid_range,
         )
-        values = np.zeros(window.shape)
-        valid = np.zeros(window.shape, dtype=bool)
-        for t in range(window.shape[0]):
-            frame, known = samples.frame(t)
-            valid[t] = credible(frame, known)
-            values[t][valid[t]] = frame[valid[t]]
-            picked.append(on_lattice(values[t], valid[t], triple((window.start[0] + t, *window.start[1:])), step))
-        raw.append((window, values, valid, samples.domain))
-    if not any(valid.any() for _, _, valid, _ in raw):
+        parts.append(part)
+        t0, y0, x0 = window.start
+        picked += [on_lattice(*part.believed(t), (t0 + t, y0, x0), step) for t in range(frames)]
+    location, spread = location_and_spread(np.concatenate(picked))
+    scale = Scale(location=location, spread=spread)
+    # Taken out of the list one by one, so that each one's stored samples are let go.
+    crops = [crop_of(parts.pop(0).standardised(scale), days, window) for window in windows]
+    if not any(crop.valid.any() for crop in crops):
         where = "" if len(windows) == 1 else f" in the {len(windows)} parts that were looked at"
         raise CubeError(f"variable {info.name!r} has no valid sample{where}, so that nothing can be hidden to score on")
-    location, spread = location_and_spread(np.concatenate(picked))
-    crops = []
-    while raw:
-        window, values, valid, domain = raw.pop(0)
-        standard = np.where(valid, (values - location) / spread, 0.0).clip(-FARTHEST, FARTHEST)
-        crops.append(Crop(values=standard.astype(np.float32), valid=valid, days=days, window=window, domain=domain))
     return crops, spread
 
 
@@ -221,23 +206,13 @@ def evaluate(
     >>> sorted(scores.sizes), float(scores.skill.sel(variable="ndvi", method_name="linear", group="all"))
     (['group', 'method_name', 'variable'], 0.0)
     """
-    dataset = obj.to_dataset(name=obj.name or NAMELESS) if isinstance(obj, xr.DataArray) else obj
-    names = _choose(dataset, variables)
-    dims = _dims(dataset, names[0])
-    time = coordinate_of(dataset, dims[0], "time")
-    if time is None:
-        raise CubeError(f"axis {dims[0]!r} has no dates: give it a coordinate, with assign_coords({dims[0]}=...)")
-    axis = decode_times(time, "the dataset")
-    check_order(axis, "the dataset", dims[0])
-    extent = triple(dataset.sizes[dim] for dim in dims)
-    static = _domain(dataset, domain, dims)
+    cube = understand(obj, variables=variables, domain=domain)
     results = []
-    for name in names:
-        array = dataset[name].transpose(*dims)
+    for name in cube.names:
         results += evaluate_cube(
-            ArrayReader(name=name, array=array.variable.data, domain=static),
-            [_info(array, name, extent)],
-            axis.days,
+            cube.reader(name),
+            [cube.info(name)],
+            cube.days,
             methods=methods,
             model=model,
             draws=draws,
@@ -246,7 +221,7 @@ def evaluate(
             valid_range=valid_range,
             progress=progress,
         )
-    return as_dataset(results, {name: str(dataset[name].attrs.get("units", "")) for name in names})
+    return as_dataset(results, {name: str(cube.dataset[name].attrs.get("units", "")) for name in cube.names})
 
 
 SCORES: Mapping[str, str] = {

@@ -28,6 +28,22 @@ METHODS = tuple(_FACTORIES)
 """Names of the methods, the default first."""
 
 
+IN_TIME = frozenset({"linear", "whittaker", "harmonic", "climatology", "eof"})
+"""Methods that have nothing of their own to say of a single frame."""
+
+NO_CANDIDATES = frozenset({"auto", "sar"})
+"""Methods that are not compared with the others: one chooses among them, one needs other data."""
+
+
+def candidates(frames: int) -> tuple[str, ...]:
+    """Return the names of the methods that can be compared on a cube of so many frames, the default first.
+
+    >>> "linear" in candidates(2), "linear" in candidates(1), "auto" in candidates(2)
+    (True, False, False)
+    """
+    return tuple(name for name in METHODS if name not in NO_CANDIDATES and (frames > 1 or name not in IN_TIME))
+
+
 def make_filler(method: str, *, model: str | None = None, coverage: float = 0.9) -> Filler:
     """Return a method by its name, with intervals that are calibrated on the cube that it fills.
 
@@ -45,6 +61,14 @@ def make_filler(method: str, *, model: str | None = None, coverage: float = 0.9)
     >>> make_filler("pyramid").name
     'pyramid'
     """
+    filler = bare_filler(method, model=model)
+    from stpipe.methods.calibrated import CalibratedFiller
+
+    return CalibratedFiller(filler=filler, coverage=coverage)
+
+
+def bare_filler(method: str, *, model: str | None = None) -> Filler:
+    """Return a method by its name as it is, its intervals not calibrated; takes what `make_filler` takes."""
     if method not in _FACTORIES:
         raise OptionError(f"no method {method!r}; there are {', '.join(METHODS)}")
     if model is not None and method != "pconv":
@@ -52,6 +76,4 @@ def make_filler(method: str, *, model: str | None = None, coverage: float = 0.9)
     module, name = _FACTORIES[method].split(":")
     factory = getattr(import_module(module), name)
     filler: Filler = factory() if model is None else factory(model)
-    from stpipe.methods.calibrated import CalibratedFiller
-
-    return CalibratedFiller(filler=filler, coverage=coverage)
+    return filler

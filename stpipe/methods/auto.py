@@ -17,7 +17,6 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -39,12 +38,7 @@ from stpipe.core.survey import BASE_CELL
 from stpipe.core.timeline import median_step
 from stpipe.core.windows import Triple, Window, round_up, triple
 from stpipe.errors import OptionError, RunError, ScratchError
-
-IN_TIME = frozenset({"linear", "whittaker", "harmonic", "climatology", "eof"})
-"""Methods that have nothing of their own to say of a single frame."""
-
-NO_CANDIDATES = frozenset({"auto", "sar"})
-"""Methods that are not tried: one is this, one needs other data."""
+from stpipe.methods import IN_TIME, METHODS, NO_CANDIDATES, bare_filler
 
 SHARE = (0.05, 0.15)
 """What each draw hides of the crops, least and most."""
@@ -437,14 +431,7 @@ def _gain(single: Sequence[float], pair: Sequence[float]) -> float:
 
 def auto_filler() -> AutoFiller:
     """Return the method with all others that there are as candidates, the default first."""
-    from stpipe.methods import _FACTORIES
-
-    fillers = []
-    for name, place in _FACTORIES.items():
-        if name not in NO_CANDIDATES:
-            module, factory = place.split(":")
-            fillers.append(getattr(import_module(module), factory)())
-    return AutoFiller(candidates=tuple(fillers))
+    return AutoFiller(candidates=tuple(bare_filler(name) for name in METHODS if name not in NO_CANDIDATES))
 
 
 def _middles(crops: Sequence[Crop]) -> list[Crop]:

@@ -19,7 +19,7 @@ from stpipe.errors import ReadError, RunError
 from stpipe.execution.cluster import connect
 from stpipe.execution.context import RunContext
 from stpipe.execution.run import RunOutcome, run_blocks
-from stpipe.io.api import ArrayReader
+from stpipe.io.objects import ArrayReader
 from stpipe.io.scratch import ZarrBlockStore, ZarrOverviewStore, create_array, forget_stores, open_array, read_checked
 from tests.execution.fillers import SumFiller, around
 

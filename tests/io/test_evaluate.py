@@ -12,8 +12,8 @@ from stpipe.core.crops import choose_crops
 from stpipe.core.ports import VariableInfo
 from stpipe.core.windows import Window
 from stpipe.errors import CubeError, OptionError
-from stpipe.io.api import ArrayReader
 from stpipe.io.evaluate import fillers_for, read_crops
+from stpipe.io.objects import ArrayReader
 
 
 def made_cube(frames: int = 8, side: int = 40, *, scale: float = 1.0, offset: float = 0.0) -> xr.DataArray:
