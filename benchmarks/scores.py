@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from score_cases import CASES, QUICK, SEED, Case, case_of, small
 from score_page import Measured, page
 
-from stpipe.core.comparison import Sums, cluster_count, clusters_of, groups_of, is_simple
+from stpipe.core.comparison import Sums, cluster_frames, clusters_of, groups_of, is_simple
 from stpipe.core.crops import Crop, fill_crop
 from stpipe.core.gap_classes import space_distance
 from stpipe.core.ports import Filler, Learner
@@ -247,8 +247,11 @@ def gather(case: Case, files: dict[str, Path]) -> Measured:
     draws = shown(case)
     truth = np.concatenate([s.values[h] for draw in case.hidden for s, h in zip(case.scenes, draw, strict=True)])
     location, spread = location_and_spread(truth.astype(np.float64))
-    offsets = np.cumsum([0, *(cluster_count(scene.crop) for scene in draws[0])])
-    sums, start = Sums(tuple(said), int(offsets[-1])), 0
+    frames = [cluster_frames(scene.crop) for scene in draws[0]]
+    offsets = np.cumsum([0, *(part.size for part in frames)])
+    before = np.cumsum([0, *(len(scene.crop.valid) for scene in draws[0])])  # frames of other scenes are other frames
+    numbers = np.concatenate([part + first for part, first in zip(frames, before[:-1], strict=True)])
+    sums, start = Sums(tuple(said), numbers), 0
     for draw in draws:
         for scene, offset in zip(draw, offsets[:-1], strict=True):
             count = int(scene.hidden.sum())

@@ -121,8 +121,8 @@ def show(result: Evaluation, console: Console) -> None:
             console.print(_by_group(result, methods, grouping))
     best = "" if result.best_simple is None else f" against {result.best_simple}, the best simple method;"
     console.print(
-        f"* the lowest. difference: of the MAE,{best} in brackets the middle 90 % of a bootstrap over clusters. "
-        "skill: against linear. seams: steps across block borders over those when filled in one piece."
+        f"* the lowest. difference: of the MAE,{best} in brackets the middle 90 % of a bootstrap over frames or their "
+        "parts. skill: against linear. seams: steps across block borders over those when filled in one piece."
     )
 
 

@@ -1,8 +1,9 @@
 """Comparing methods on the same samples: sums by kind of gap, and what follows from them.
 
 Samples that some method leaves unfilled are counted for it, and compared for none. Differences of mean absolute errors
-come with a bootstrap over clusters of `TILE` x `TILE` pixels of a frame, for the samples of one cloud are wrong
-together.
+come with a bootstrap over whole frames, for the samples of one frame are wrong together: over its weather a method errs
+alike from end to end. Where samples lie in fewer than `ENOUGH_FRAMES` frames, which are too few to draw from, it is
+over clusters of `TILE` x `TILE` pixels of a frame instead, and tells too little of what could be chance.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ def is_simple(method: str) -> bool:
 
 TILE = 32
 """Side of a cluster of samples that the bootstrap takes or leaves together, in pixels."""
+
+ENOUGH_FRAMES = 20
+"""Fewer frames with hidden samples than this are not what the bootstrap takes or leaves, but clusters within them."""
 
 RESAMPLES = 500
 """Times that the bootstrap draws."""
@@ -124,11 +128,20 @@ class Row:
 
 
 class Sums:
-    """Sums over samples that make the rows; clusters are kept apart for what the bootstrap needs."""
+    """Sums over samples that make the rows; clusters are kept apart for what the bootstrap needs.
 
-    def __init__(self, methods: Sequence[str], clusters: int) -> None:
-        groups, count = len(GROUPS), len(methods)
+    Parameters
+    ----------
+    methods : sequence of str
+        What is compared.
+    frames : (cluster,) ndarray of int
+        The frame that each cluster lies in; clusters of the same frame bear the same number.
+    """
+
+    def __init__(self, methods: Sequence[str], frames: NDArray[np.integer]) -> None:
+        groups, count, clusters = len(GROUPS), len(methods), len(frames)
         self.methods = tuple(methods)
+        self.frames = frames
         self.samples = np.zeros((clusters, groups))
         self.absolute = np.zeros((count, clusters, groups))
         self.hidden, self.truth, self.squares = np.zeros((3, groups))
@@ -229,7 +242,10 @@ class Sums:
     def _bootstrap(
         self, best: NDArray[np.integer] | None, rng: np.random.Generator
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the 5th and 95th percentile of each method's difference to the best simple one, by group."""
+        """Return the 5th and 95th percentile of each method's difference to the best simple one, by group.
+
+        What is drawn with replacement is frames where `ENOUGH_FRAMES` of them have samples, else clusters.
+        """
         nothing = np.full((len(self.methods), len(GROUPS)), np.nan)
         used = np.flatnonzero(self.samples[:, 0])
         if best is None or not used.size:
@@ -238,12 +254,28 @@ class Sums:
         differences = self.absolute[:, used]
         differences = differences - differences[best, :, np.arange(len(GROUPS))].T
         flat = differences.transpose(1, 0, 2).reshape(used.size, -1)
+        frames, owner = np.unique(self.frames[used], return_inverse=True)
+        if frames.size >= ENOUGH_FRAMES:
+            samples, flat = (_summed(part, owner, frames.size) for part in (samples, flat))
+        count = len(flat)
         found = np.empty((RESAMPLES, *nothing.shape))
         for i in range(RESAMPLES):  # one at a time: a matrix of all resamples may be large
-            times = np.bincount(rng.integers(0, used.size, used.size), minlength=used.size).astype(np.float64)
+            times = np.bincount(rng.integers(0, count, count), minlength=count).astype(np.float64)
             found[i] = _ratio((times @ flat).reshape(nothing.shape), times @ samples)
         # A group that some resamples miss altogether has no error bars.
         return np.quantile(found, 0.05, axis=0), np.quantile(found, 0.95, axis=0)
+
+
+def _summed(rows: NDArray[np.float64], owner: NDArray[np.integer], count: int) -> NDArray[np.float64]:
+    """Add up the rows of each owner.
+
+    >>> _summed(np.array([[1.0], [2.0], [4.0]]), np.array([1, 0, 1]), 2)
+    array([[2.],
+           [5.]])
+    """
+    total = np.zeros((count, rows.shape[1]))
+    np.add.at(total, owner, rows)
+    return total
 
 
 def _ratio(total: NDArray[np.float64], count: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -267,8 +299,13 @@ def groups_of(left: Crop, hidden: NDArray[np.bool_]) -> list[NDArray[np.integer]
 
 def cluster_count(crop: Crop) -> int:
     """Return how many clusters a crop has."""
+    return cluster_frames(crop).size
+
+
+def cluster_frames(crop: Crop) -> NDArray[np.integer]:
+    """Return the frame of the cube that each of a crop's clusters lies in, in the order of their numbers."""
     frames, height, width = crop.valid.shape
-    return int(frames * -(-height // TILE) * -(-width // TILE))
+    return np.repeat(crop.window.start[0] + np.arange(frames), -(-height // TILE) * -(-width // TILE))
 
 
 def clusters_of(crop: Crop, hidden: NDArray[np.bool_]) -> NDArray[np.integer]:

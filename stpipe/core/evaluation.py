@@ -1,7 +1,8 @@
 """Scoring methods on artificial gaps.
 
 Each draw hides a part of the crops, lets the methods that learn learn from what is left, fills, and compares all
-methods on the same samples.
+methods on the same samples. Error bars come from a bootstrap over the cube's frames where 20 of them or more have
+hidden samples, else over parts of frames; see `stpipe.core.comparison`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stpipe.core.comparison import ALL, Row, Sums, cluster_count, clusters_of, groups_of
+from stpipe.core.comparison import ALL, Row, Sums, cluster_frames, clusters_of, groups_of
 from stpipe.core.crops import Crop, fill_crop
 from stpipe.core.gaps import Purpose, draw_gaps, generator
 from stpipe.core.ports import Filler, Learner
@@ -163,9 +164,9 @@ def evaluate(
         raise OptionError("there is no method to evaluate; name one")
     if sum(int(crop.valid.sum()) for crop in crops) < 2:
         raise CubeError(f"variable {variable!r} has next to no valid sample, so that nothing can be hidden to score on")
-    tiles = [cluster_count(crop) for crop in crops]
-    offsets = np.concatenate([[0], np.cumsum(tiles)])
-    sums = Sums(tuple(fillers), int(offsets[-1]))
+    frames = [cluster_frames(crop) for crop in crops]  # a date is one frame, whichever crops it shows in
+    offsets = np.cumsum([0, *(part.size for part in frames)])
+    sums = Sums(tuple(fillers), np.concatenate(frames))
     seconds = {name: [0.0, 0.0] for name in fillers}
     seams = dict.fromkeys(fillers, float("nan"))
     notes: dict[str, None] = {}

@@ -234,8 +234,8 @@ SCORES: Mapping[str, str] = {
     "coverage": "share of the truth inside the interval",
     "width": "mean full width of the interval",
     "difference": "MAE minus that of the best simple method in the group",
-    "difference_low": "5th percentile of the difference, by bootstrap over clusters",
-    "difference_high": "95th percentile of the difference, by bootstrap over clusters",
+    "difference_low": "5th percentile of the difference, by bootstrap over frames or their parts",
+    "difference_high": "95th percentile of the difference, by bootstrap over frames or their parts",
 }
 """Columns of a row, and what they are."""
 

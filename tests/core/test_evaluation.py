@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from stpipe.core.comparison import GROUPS, TILE, Sums, clusters_of, groups_of
+from stpipe.core.comparison import ENOUGH_FRAMES, GROUPS, RESAMPLES, TILE, Sums, cluster_frames, clusters_of, groups_of
 from stpipe.core.crops import Crop, fill_crop
 from stpipe.core.evaluation import evaluate
 from stpipe.core.gaps import Purpose, draw_gaps, generator
@@ -132,7 +132,7 @@ def test_error_bars_hold_the_difference_and_count_clusters_not_samples() -> None
     rng = np.random.default_rng(0)
 
     def bars(clusters: int, copies: int) -> tuple[float, float, float]:
-        sums = Sums(("linear", "pconv"), clusters)
+        sums = Sums(("linear", "pconv"), np.arange(clusters))
         worse = np.repeat(rng.normal(0.5, 1.0, clusters), copies).astype(np.float32)
         numbers = np.repeat(np.arange(clusters), copies)
         nothing = np.zeros(worse.size, dtype=np.float32)
@@ -164,6 +164,52 @@ def test_clusters_are_tiles_of_frames() -> None:
     found = clusters_of(crop, hidden).reshape(crop.valid.shape)
     assert len(np.unique(found)) == 3 * 2 * 2
     assert found[1, TILE, TILE] == found[1, TILE, 2 * TILE - 1] != found[1, TILE - 1, TILE]
+
+
+def bars(worse: np.ndarray, frames: np.ndarray) -> tuple[float, float]:
+    """Error bars of a method that is worse by so much in each cluster, each of one sample."""
+    sums = Sums(("linear", "pconv"), frames)
+    nothing = np.zeros(worse.size, dtype=np.float32)
+    base = nothing + 10
+    answers = [(base, base), ((base + worse).astype(np.float32), base)]
+    sums.add(nothing, answers, [np.zeros(worse.size, dtype=int)], np.arange(worse.size))
+    row = sums.rows(1.0, np.random.default_rng(1))[0][1]
+    return row.difference_low, row.difference_high
+
+
+@pytest.mark.parametrize("frames", [ENOUGH_FRAMES - 1, ENOUGH_FRAMES, 3 * ENOUGH_FRAMES])
+def test_error_bars_are_those_of_frames_where_there_are_enough(frames: int) -> None:
+    """Against a loop that draws frames, or clusters, by name; each frame is off as a whole."""
+    tiles = 40
+    rng = np.random.default_rng(frames)
+    worse = np.repeat(rng.normal(0.5, 1.0, frames), tiles) + 0.1 * rng.normal(size=frames * tiles)
+    owner = np.repeat(5 + np.arange(frames), tiles)
+    low, high = bars(worse, owner)
+    keys = owner if frames >= ENOUGH_FRAMES else np.arange(worse.size)
+    units = [worse[keys == key] for key in np.unique(keys)]
+    draw = np.random.default_rng(2)
+    means = [
+        np.concatenate([units[i] for i in draw.integers(0, len(units), len(units))]).mean() for _ in range(RESAMPLES)
+    ]
+    expected = np.quantile(means, (0.05, 0.95))
+    width = expected[1] - expected[0]
+    np.testing.assert_allclose((low, high), expected, atol=0.2 * width)
+    # As if every part of a frame were a witness of its own, the bars would be six times too narrow.
+    assert (width > 2.4 / np.sqrt(frames)) == (frames >= ENOUGH_FRAMES)
+
+
+def test_a_date_is_one_frame_in_all_crops() -> None:
+    """Copies of a crop beside it are no more witnesses than it is by itself."""
+    one = made_crop(6, (24, 2 * TILE, TILE))
+    other = replace(one, window=Window((0, 0, TILE), (24, 2 * TILE, 2 * TILE)))
+    np.testing.assert_array_equal(cluster_frames(one), np.repeat(np.arange(24), 2))
+    np.testing.assert_array_equal(cluster_frames(one), cluster_frames(other))
+    fillers: dict[str, Filler] = {"linear": LinearFiller(), "off": Off()}
+    widths = []
+    for crops in ([one], [one, other, other, other]):
+        row = evaluate(fillers, crops, variable="v", spread=1.0, draws=3, seed=1).row("off")
+        widths.append(row.difference_high - row.difference_low)
+    assert widths[1] > 0.65 * widths[0]
 
 
 def test_seams_are_seen_where_there_are_some_and_only_there() -> None:
