@@ -88,7 +88,7 @@ class CalibratedFiller:
     @property
     def sample_bytes(self) -> float:
         """Memory of a fill for each sample of the read window, measured: classes are told after the inner fill."""
-        return max(self.filler.sample_bytes, 16.0)
+        return max(self.filler.sample_bytes, 15.0)
 
     @property
     def seconds_per_million(self) -> float:
@@ -99,13 +99,14 @@ class CalibratedFiller:
     def learn_sample_bytes(self) -> float:
         """Memory of learning for each sample of a crop, measured: its copies, its overviews and a fill of one crop."""
         inner = self.filler.learn_sample_bytes if isinstance(self.filler, Learner) else 0.0
-        return max(inner, self.filler.sample_bytes) + 30.0
+        return max(inner, self.filler.sample_bytes) + 20.0
 
     @property
     def learn_seconds_per_million(self) -> float:
         """Seconds of learning for a million samples of crops on one core."""
         inner = self.filler.learn_seconds_per_million if isinstance(self.filler, Learner) else 0.0
-        return inner + DRAWS * (self.filler.seconds_per_million + 0.1)
+        draws = LEARNER_DRAWS if isinstance(self.filler, Learner) else DRAWS
+        return inner + draws * (self.filler.seconds_per_million + 0.1)
 
     def identity(self) -> dict[str, JSON]:
         """Return what decides the numbers."""

@@ -70,7 +70,7 @@ class PyramidFiller:
     @property
     def sample_bytes(self) -> float:
         """Memory of a fill for each sample of the read window, measured."""
-        return 9.0
+        return 11.0
 
     @property
     def seconds_per_million(self) -> float:
