@@ -93,6 +93,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option("--method", default="pconv", show_default=True, help=f"One of {', '.join(METHODS)}."),
             click.option("--model", metavar="NAME|PATH", help="Weights for pconv [the packaged ones]."),
+            click.option("--tune/--no-tune", default=None, help="Let pconv learn from gaps of this cube [on]."),
             click.option("--domain", metavar="V", help="Static variable that is non-zero where values can exist."),
             click.option("--valid-range", metavar="LO,HI", help="Physical values outside of it are gaps."),
             click.option(
@@ -139,6 +140,7 @@ def fill_options(
     variables: tuple[str, ...],
     method: str,
     model: str | None,
+    tune: bool | None,
     domain: str | None,
     valid_range: str | None,
     max_gap: float | None,
@@ -169,6 +171,7 @@ def fill_options(
         variables=variables,
         method=method,
         model=model,
+        tune=tune,
         domain=domain,
         valid_range=parse_range("--valid-range", valid_range),
         max_gap=max_gap,

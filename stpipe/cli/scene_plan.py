@@ -43,6 +43,9 @@ class FillOptions:
     model: str | None = None
     """Name or path of the weights, for pconv."""
 
+    tune: bool | None = None
+    """Whether pconv learns from the cube; it does unless told otherwise."""
+
     domain: str | None = None
     """Static variable that is non-zero where values can exist."""
 
@@ -166,7 +169,7 @@ def prepare(options: FillOptions) -> Prepared:
     _refuse_twins(cube, percent)
     for info in cube.variables:
         check_fillable(info)
-    filler = make_filler(options.method, model=options.model, coverage=percent / 100)
+    filler = make_filler(options.method, model=options.model, coverage=percent / 100, tune=options.tune)
     plan, workers, limit = _fitting_plan(options, cube, filler, workers)
     output = options.output or default_output(options.cube)
     _refuse_overlap(options, cube, output)

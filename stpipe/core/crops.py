@@ -7,6 +7,7 @@ left, so that nothing hidden shines through the coarse levels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isqrt
 
@@ -100,27 +101,61 @@ def _starts(length: int, side: int, count: int) -> list[int]:
     return [int((i + 0.5) * share - side / 2) // BASE_CELL * BASE_CELL if length > side else 0 for i in range(count)]
 
 
-def fill_crop(filler: Filler, crop: Crop) -> Prediction:
-    """Fill a crop as if it were a whole scene.
+def middles(crops: Sequence[Crop], samples: int) -> tuple[Crop, ...]:
+    """Return crops that hold no more than `samples` in all, about: the middle of each one's frames.
 
-    The window is padded with gap to the method's stride, and the result is cut back.
+    Examples
+    --------
+    >>> frames = np.ones((4, 64, 64), dtype=bool)
+    >>> crop = Crop(
+    ...     values=frames.astype(np.float32), valid=frames, days=np.arange(4.0), window=Window.of((4, 64, 64))
+    ... )
+    >>> [part.window for part in middles([crop, crop], 8192)][1]
+    Window(start=(0, 16, 16), stop=(4, 48, 48))
     """
+    have = sum(crop.valid.size for crop in crops)
+    if have <= samples:
+        return tuple(crops)
+    shrink = (samples / have) ** 0.5
+    return tuple(_middle(crop, shrink) for crop in crops)
+
+
+def _middle(crop: Crop, shrink: float) -> Crop:
+    frames, *sides = crop.valid.shape
+    kept = [min(n, max(SMALLEST_SIDE, int(n * shrink) // BASE_CELL * BASE_CELL)) for n in sides]
+    first = [(n - keep) // 2 // BASE_CELL * BASE_CELL for n, keep in zip(sides, kept, strict=True)]
+    rows, columns = (slice(start, start + keep) for start, keep in zip(first, kept, strict=True))
+    _, top, left = crop.window.start
+    start = (0, top + rows.start, left + columns.start)
+    return Crop(
+        values=crop.values[:, rows, columns],
+        valid=crop.valid[:, rows, columns],
+        days=crop.days,
+        window=Window(start, (frames, start[1] + kept[0], start[2] + kept[1])),
+        domain=None if crop.domain is None else crop.domain[rows, columns],
+    )
+
+
+def block_of(crop: Crop, stride: Triple) -> BlockInput:
+    """Return a crop as a block that is a whole scene of its own, padded with gap to multiples of `stride`."""
     shape = triple(crop.valid.shape)
-    padded = triple(round_up(n, step) for n, step in zip(shape, filler.stride, strict=True))
+    padded = triple(round_up(n, step) for n, step in zip(shape, stride, strict=True))
     around = [(0, n - have) for n, have in zip(padded, shape, strict=True)]
-    values, valid = np.pad(crop.values, around), np.pad(crop.valid, around)
     step = float(crop.days[-1] - crop.days[-2]) if crop.days.size > 1 else 1.0
     days = np.concatenate([crop.days, crop.days[-1] + step * np.arange(1, around[0][1] + 1)])
-    result = filler.fill(
-        BlockInput(
-            values=values,
-            valid=valid,
-            days=days,
-            window=Window.of(padded),
-            overviews=ArrayOverviews.of(crop.values.astype(np.float64), crop.valid),
-            all_days=crop.days,
-            wanted=Window.of(shape),
-        )
+    return BlockInput(
+        values=np.pad(crop.values, around),
+        valid=np.pad(crop.valid, around),
+        days=days,
+        window=Window.of(padded),
+        overviews=ArrayOverviews.of(crop.values.astype(np.float64), crop.valid),
+        all_days=crop.days,
+        wanted=Window.of(shape),
     )
-    cut = Window.of(shape).slices
+
+
+def fill_crop(filler: Filler, crop: Crop) -> Prediction:
+    """Fill a crop as if it were a whole scene."""
+    result = filler.fill(block_of(crop, filler.stride))
+    cut = Window.of(triple(crop.valid.shape)).slices
     return Prediction(values=result.values[cut], half_width=result.half_width[cut], fallback=result.fallback[cut])

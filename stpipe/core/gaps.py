@@ -42,6 +42,9 @@ class Purpose(IntEnum):
     STACK = 1
     """Gaps that the stack learns from."""
 
+    STACK_PICK = 9
+    """Which of their samples it keeps."""
+
     CALIBRATION = 2
     """Gaps on which intervals are calibrated."""
 

@@ -61,6 +61,7 @@ def fill(
     variables: Sequence[str] | None = None,
     method: str = "pconv",
     model: str | None = None,
+    tune: bool | None = None,
     domain: str | xr.DataArray | None = None,
     valid_range: tuple[float, float] | None = None,
     max_gap: float | None = None,
@@ -80,6 +81,8 @@ def fill(
         What to fill; all numeric variables over (time, y, x) unless given.
     method, model : str
         As for ``stpipe fill-scene``.
+    tune : bool, optional
+        As for ``stpipe fill-scene``: whether pconv learns from gaps of this cube, which it does unless told otherwise.
     domain : str or DataArray over (y, x), optional
         Non-zero where values can exist at all.
     valid_range : (low, high), optional
@@ -116,7 +119,7 @@ def fill(
     check_max_gap(max_gap, "max_gap")
     percent = interval_percent(interval, "interval")
     cube = understand(obj, variables=variables, domain=domain)
-    filler = make_filler(method, model=model, coverage=percent / 100)
+    filler = make_filler(method, model=model, coverage=percent / 100, tune=tune)
     result: xr.Dataset = cube.dataset.drop_vars(
         [old for name in cube.names for old in companions(name)], errors="ignore"
     )

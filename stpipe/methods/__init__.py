@@ -16,13 +16,18 @@ _FACTORIES = {
     "linear": "stpipe.methods.linear:LinearFiller",
     "anomaly": "stpipe.methods.anomaly:AnomalyFiller",
     "idw": "stpipe.methods.idw:IdwFiller",
+    "kriging": "stpipe.methods.kriging:KrigingFiller",
     "whittaker": "stpipe.methods.whittaker:WhittakerFiller",
     "harmonic": "stpipe.methods.harmonic:HarmonicFiller",
     "climatology": "stpipe.methods.climatology:ClimatologyFiller",
     "eof": "stpipe.methods.eof:EofFiller",
+    "stack": "stpipe.methods.stack:StackFiller",
     "auto": "stpipe.methods.auto:auto_filler",
 }
 """Where each method is made; its module is imported on first use."""
+
+_TUNED = "stpipe.methods.tuned:tuned_pconv"
+"""Where `pconv` is made that learns from the cube."""
 
 METHODS = tuple(_FACTORIES)
 """Names of the methods, the default first."""
@@ -44,7 +49,7 @@ def candidates(frames: int) -> tuple[str, ...]:
     return tuple(name for name in METHODS if name not in NO_CANDIDATES and (frames > 1 or name not in IN_TIME))
 
 
-def make_filler(method: str, *, model: str | None = None, coverage: float = 0.9) -> Filler:
+def make_filler(method: str, *, model: str | None = None, coverage: float = 0.9, tune: bool | None = None) -> Filler:
     """Return a method by its name, with intervals that are calibrated on the cube that it fills.
 
     Parameters
@@ -55,25 +60,29 @@ def make_filler(method: str, *, model: str | None = None, coverage: float = 0.9)
         Name or path of the weights; for pconv alone.
     coverage : float
         Share of the truth that the intervals are to hold.
+    tune : bool, optional
+        Whether pconv learns from artificial gaps of the cube what to trust; it does unless told otherwise.
 
     Examples
     --------
     >>> make_filler("pyramid").name
     'pyramid'
     """
-    filler = bare_filler(method, model=model)
+    filler = bare_filler(method, model=model, tune=method == "pconv" if tune is None else tune)
     from stpipe.methods.calibrated import CalibratedFiller
 
     return CalibratedFiller(filler=filler, coverage=coverage)
 
 
-def bare_filler(method: str, *, model: str | None = None) -> Filler:
+def bare_filler(method: str, *, model: str | None = None, tune: bool = False) -> Filler:
     """Return a method by its name as it is, its intervals not calibrated; takes what `make_filler` takes."""
     if method not in _FACTORIES:
         raise OptionError(f"no method {method!r}; there are {', '.join(METHODS)}")
     if model is not None and method != "pconv":
         raise OptionError(f"--model {model} goes with --method pconv, not with {method}; leave one of them out")
-    module, name = _FACTORIES[method].split(":")
+    if tune and method != "pconv":
+        raise OptionError(f"--tune goes with --method pconv, not with {method}, which has nothing to tune")
+    module, name = (_TUNED if tune else _FACTORIES[method]).split(":")
     factory = getattr(import_module(module), name)
     filler: Filler = factory() if model is None else factory(model)
     return filler

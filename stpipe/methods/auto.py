@@ -430,8 +430,12 @@ def _gain(single: Sequence[float], pair: Sequence[float]) -> float:
 
 
 def auto_filler() -> AutoFiller:
-    """Return the method with all others that there are as candidates, the default first."""
-    return AutoFiller(candidates=tuple(bare_filler(name) for name in METHODS if name not in NO_CANDIDATES))
+    """Return the method with all others that there are as candidates, the default first.
+
+    Without `stack`: it chooses among the others by itself, and would have to learn in every round.
+    """
+    names = (name for name in METHODS if name not in NO_CANDIDATES | {"stack"})
+    return AutoFiller(candidates=tuple(bare_filler(name) for name in names))
 
 
 def _middles(crops: Sequence[Crop]) -> list[Crop]:

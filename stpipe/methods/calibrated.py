@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from stpipe.core.crops import Crop, fill_crop
+from stpipe.core.crops import Crop, fill_crop, middles
 from stpipe.core.gap_classes import REACH, calibration_class
 from stpipe.core.gaps import Purpose, draw_gaps, generator
 from stpipe.core.intervals import Calibration, calibrate, check_coverage, unlearned_factor, widths
@@ -37,7 +37,10 @@ LEARNER_DRAWS = 2
 """The same for a learner, which sees nothing of what any of them hides."""
 
 SLOW = 1.0
-"""Seconds for a million samples from which on a method is not asked for more than `DRAWS`."""
+"""Seconds for a million samples from which on a method learns from fewer samples, and in fewer ways."""
+
+SLOW_SAMPLES = 2**20
+"""Samples of crops that a slow method learns from and is calibrated on, about: their middles."""
 
 TRUSTED_SAMPLES = 1000
 """Fewer artificial gap samples than this make intervals that the user should be warned of."""
@@ -147,6 +150,8 @@ class CalibratedFiller:
         bytes
             An .npz file: what the inner method learned, and the calibration as JSON.
         """
+        if self.filler.seconds_per_million > SLOW:
+            crops = middles(crops, SLOW_SAMPLES)
         draws = [_draws_of(self, crops, number, seed) for number in range(len(crops))]
         filler, inner = self.filler, b""
         if isinstance(filler, Learner):

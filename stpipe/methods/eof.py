@@ -155,6 +155,9 @@ class EofFiller:
     fallback: Filler = field(default_factory=PyramidFiller)
     """Fills the pixels without any observation."""
 
+    rank: int | None = None
+    """Number of patterns; None for what cross-validation chooses."""
+
     modes: Modes | None = None
     """What was learned; None before."""
 
@@ -226,7 +229,7 @@ class EofFiller:
             groups.append(group[seen])
         everything = (np.concatenate(parts, axis=-1) for parts in (values, valid, groups))
         matrix, known, group = everything
-        return learn_modes(matrix, known, crops[0].days, seed=seed, groups=group).to_bytes()
+        return learn_modes(matrix, known, crops[0].days, seed=seed, groups=group, rank=self.rank).to_bytes()
 
     def taught(self, learned: bytes) -> EofFiller:
         """Return the method with what `learn` gave."""
@@ -257,6 +260,7 @@ def learn_modes(
     *,
     seed: int,
     groups: NDArray[np.int64] | None = None,
+    rank: int | None = None,
 ) -> Modes:
     """Learn the patterns of a gappy matrix; how many, by cross-validation on clusters of hidden observations.
 
@@ -272,6 +276,8 @@ def learn_modes(
         Decides what cross-validation hides.
     groups : (pixel,) ndarray of int, optional
         Pixels of equal number are hidden together; by default runs of 64.
+    rank : int, optional
+        Number of patterns, where it need not be chosen; fewer where there is less to learn from.
 
     Returns
     -------
@@ -296,7 +302,9 @@ def learn_modes(
     speaking = known.sum(axis=1) >= max(1.0, LEAST_SHARE * picked.size)
     if speaking.sum() < 3:
         return _without_patterns(observed, known, days)
-    ranks, scores = _try_ranks(observed[speaking], known[speaking], groups[picked], np.random.default_rng(seed))
+    ranks, scores = [min(rank or 0, int(speaking.sum()) - 1, picked.size - 1)], [0.0]
+    if rank is None:
+        ranks, scores = _try_ranks(observed[speaking], known[speaking], groups[picked], np.random.default_rng(seed))
     rank = max(rank for rank, score in zip(ranks, scores, strict=True) if score <= TOLERANCE * min(scores))
     mean, loadings, noise = _learn(observed[speaking], known[speaking], rank)
     mean, loadings, noise = _filter_in_time(mean, loadings, noise, known.mean(axis=1), speaking, days)

@@ -1,0 +1,98 @@
+"""Trees over guides: better than the guides, the same each time, and shy of what they have not seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from stpipe.core.crops import Crop, fill_crop
+from stpipe.core.gaps import draw_gaps
+from stpipe.core.ports import Learner
+from stpipe.core.windows import Window, triple
+from stpipe.errors import RunError, ScratchError
+from stpipe.methods.linear import LinearFiller
+from stpipe.methods.pyramid import PyramidFiller
+from stpipe.methods.stack import Learned, StackFiller
+from tests.methods.scenes import made_up_scene
+
+SMALL = (10, 32, 24)
+
+
+def test_it_learns_whom_to_trust() -> None:
+    crop, truth = made_up_scene(0, (16, 64, 56))
+    hidden = draw_gaps(crop.valid, np.random.default_rng(9))
+    left = crop.without(hidden)
+    filler = StackFiller()
+    assert isinstance(filler, Learner)
+    taught = filler.taught(filler.learn([left], seed=0))
+    made = fill_crop(taught, left)
+    errors = {
+        name: float(np.abs(fill_crop(simple, left).values - truth)[hidden].mean())
+        for name, simple in (("pyramid", PyramidFiller()), ("linear", LinearFiller()))
+    }
+    assert float(np.abs(made.values - truth)[hidden].mean()) < 0.8 * min(errors.values())
+    assert 0.75 < (np.abs(made.values - truth) <= made.half_width)[hidden].mean() < 0.99
+    assert taught.notes()[0].startswith("stack: learned from ")
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[Crop, bytes]:
+    crop, _ = made_up_scene(2, SMALL)
+    return crop, StackFiller().learn([crop], seed=0)
+
+
+def test_the_same_crops_and_seed_give_the_same_bytes_and_these_come_back(small: tuple[Crop, bytes]) -> None:
+    crop, once = small
+    again, other = (StackFiller().learn([crop], seed=seed) for seed in (0, 1))
+    assert once == again != other
+    assert Learned.from_bytes(once).to_bytes() == once
+    identities = {str(StackFiller().taught(part).identity()) for part in (once, again, other)}
+    assert len(identities | {str(StackFiller().identity())}) == 3
+
+
+def test_scaling_and_shifting_the_input_does_the_same_to_the_output(small: tuple[Crop, bytes]) -> None:
+    crop, learned = small
+    taught = StackFiller().taught(learned)
+    made = fill_crop(taught, crop).values
+    # What the survey does to a cube in other units: location and spread go with them, to the last float.
+    moved = replace(crop, values=np.where(crop.valid, (crop.values * 1000 + 7 - 7) / 1000, np.float32(0)))
+    np.testing.assert_allclose(fill_crop(taught, moved).values, made, atol=1e-3)
+
+
+def test_nothing_under_a_gap_is_heard(small: tuple[Crop, bytes]) -> None:
+    crop, learned = small
+    poisoned = replace(crop, values=np.where(crop.valid, crop.values, np.float32(-1e9)))
+    assert StackFiller().learn([poisoned], seed=0) == learned
+    taught = StackFiller().taught(learned)
+    np.testing.assert_array_equal(fill_crop(taught, crop).values, fill_crop(taught, poisoned).values)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 40, 40), (2, 9, 11), (6, 3, 30)], ids=str)
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.6, 1.0])
+def test_sparse_cubes_have_an_answer_wherever_the_pyramid_has(shape: tuple[int, int, int], share: float) -> None:
+    rng = np.random.default_rng(0)
+    valid = rng.random(shape) < share
+    values = np.where(valid, rng.standard_normal(shape), 0).astype(np.float32)
+    crop = Crop(values=values, valid=valid, days=np.arange(float(shape[0])), window=Window.of(triple(shape)))
+    taught = StackFiller().taught(StackFiller().learn([crop], seed=0))
+    made, simple = fill_crop(taught, crop), fill_crop(PyramidFiller(), crop)
+    np.testing.assert_array_equal(np.isfinite(made.values), np.isfinite(simple.values))
+    assert (made.half_width[np.isfinite(made.half_width)] >= 0).all()
+
+
+def test_it_says_so_if_there_was_too_little_to_learn_from() -> None:
+    crop, _ = made_up_scene(4, (2, 12, 12), empty=False)
+    taught = StackFiller().taught(StackFiller().learn([crop], seed=0))
+    assert "samples to hide and learn from" in taught.notes()[0]
+
+
+def test_it_refuses_to_fill_untaught_and_bytes_that_are_nothing() -> None:
+    crop, _ = made_up_scene(5, (3, 16, 16), empty=False)
+    with pytest.raises(RunError, match="learn"):
+        fill_crop(StackFiller(), crop)
+    with pytest.raises(RunError, match="crops"):
+        StackFiller().learn([], seed=0)
+    with pytest.raises(ScratchError, match="nothing that stack has learned"):
+        StackFiller().taught(b"nonsense")
