@@ -11,7 +11,7 @@ fall makes no difference.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from scipy import ndimage
 from stpipe.core.ports import JSON, BlockInput, Filler
 from stpipe.core.survey import COUNT, SUM
 from stpipe.core.timeline import Neighbours, median_step, neighbours
-from stpipe.core.windows import Triple, Window, triple
+from stpipe.core.windows import Triple, Window, round_up, triple
 from stpipe.methods.anomaly import AnomalyFiller
 from stpipe.methods.eof import Modes, project
 from stpipe.methods.idw import IdwFiller
@@ -61,6 +61,9 @@ class Guides:
     unknown: NDArray[np.bool_]
     """(t, y, x), True where even the pyramid has no answer; all guides are zero there."""
 
+    block: BlockInput
+    """What they are the guides of: the part of the read window that what is wanted depends on."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuideMaker:
@@ -79,12 +82,20 @@ class GuideMaker:
     """Guide."""
 
     others: tuple[Filler, ...] = ()
-    """Further methods that are guides, taught if they are learners."""
+    """Further methods that can be guides, taught if they are learners."""
+
+    skipped: frozenset[str] = frozenset()
+    """Names of those that are not: a cube may not be worth what they cost."""
+
+    @property
+    def used(self) -> tuple[Filler, ...]:
+        """Further methods that are guides."""
+        return tuple(filler for filler in self.others if filler.name not in self.skipped)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the guides, in order."""
-        return (*GUIDES, *(filler.name for filler in self.others))
+        return (*GUIDES, *(filler.name for filler in self.used))
 
     @property
     def halo(self) -> tuple[int | None, int, int]:
@@ -104,16 +115,17 @@ class GuideMaker:
             "version": 1,
             "anomaly": self.anomaly.identity(),
             "idw": self.idw.identity(),
-            "others": [filler.identity() for filler in self.others],
+            "others": [filler.identity() for filler in self.used],
         }
 
     def prepare(self) -> None:
         """Load what the guides need."""
-        for filler in self.others:
+        for filler in self.used:
             filler.prepare()
 
     def make(self, block: BlockInput) -> Guides:
-        """Return the guides of a block's read window."""
+        """Return the guides of what is wanted of a block and of its surroundings, as far as they matter."""
+        whole, block = block, self.narrowed(block)
         values, valid = block.values, block.valid
         pyramid = self.pyramid.fill(block)
         unknown = np.isnan(pyramid.values)
@@ -137,12 +149,34 @@ class GuideMaker:
             block, made["linear"], half_widths["linear"]
         )
         made["eof here"] = made["eof"] + spread(differences["eof"], valid)
-        for filler in self.others:
-            answer = filler.fill(block).values
+        for filler in self.used:
+            answer = filler.fill(whole).values[block.window.within(whole.window).slices]
             made[filler.name] = np.where(np.isnan(answer), base, answer)
         for half_width in half_widths.values():
             np.nan_to_num(half_width, copy=False, nan=10.0)
-        return Guides(values=made, half_widths=half_widths, differences=differences, around=around, unknown=unknown)
+        return Guides(
+            values=made,
+            half_widths=half_widths,
+            differences=differences,
+            around=around,
+            unknown=unknown,
+            block=block,
+        )
+
+    def narrowed(self, block: BlockInput) -> BlockInput:
+        """Cut from a block what only the other guides need to see."""
+        if block.wanted is None:
+            return block
+        own = replace(self, others=())
+        wanted = block.wanted.intersect(block.window)
+        start, stop = list(block.window.start), list(block.window.stop)
+        for axis in (1, 2):
+            reach, step = int(own.halo[axis] or 0), own.stride[axis]
+            start[axis] = max(start[axis], (wanted.start[axis] - reach) // step * step)
+            stop[axis] = min(stop[axis], round_up(wanted.stop[axis] + reach, step))
+        window = Window(triple(start), triple(stop))
+        cut = window.within(block.window).slices
+        return replace(block, values=block.values[cut], valid=block.valid[cut], window=window)
 
     def _patterns(self, block: BlockInput, linear: F32, half_width: F32) -> tuple[F32, F32, F32]:
         """Return the patterns' answer; for pixels never observed, and without patterns, that of `linear`."""

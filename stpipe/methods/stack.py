@@ -58,7 +58,13 @@ TREES = 150
 """Most trees of the answer."""
 
 LEAST_GAIN = 0.005
-"""Trees that lower the error by a smaller share than this are not worth their time."""
+"""A dear guide that lowers the error of the mean by a smaller share than this is not worth its time."""
+
+LEAST_TREE_GAIN = 0.02
+"""Trees that lower the error by a smaller share than this may as well be chance: on other gaps they did harm."""
+
+DEAR = 1.0
+"""Seconds for a million samples from which on a guide has to prove its worth."""
 
 WIDTH_TREES = 60
 """Trees of the errors' size."""
@@ -99,6 +105,9 @@ class Learned:
     others: tuple[bytes, ...] = ()
     """What each of the maker's other guides learned; nothing for one that is no learner."""
 
+    skipped: tuple[str, ...] = ()
+    """Names of those that gained too little for what they cost."""
+
     answer: bytes = b""
     """Trees of what is added to the mean, as LightGBM's text; empty if they gained nothing."""
 
@@ -114,7 +123,12 @@ class Learned:
     def to_bytes(self) -> bytes:
         """Return everything as the bytes of an npz file, the same for the same contents."""
         file = io.BytesIO()
-        told = {"weights": self.mixture.weights, "samples": self.samples, "errors": self.errors}
+        told = {
+            "weights": self.mixture.weights,
+            "samples": self.samples,
+            "errors": self.errors,
+            "skipped": self.skipped,
+        }
         parts = [json.dumps(told).encode(), self.modes, self.answer, self.width, *self.others]
         np.savez(file, *(np.frombuffer(part, dtype=np.uint8) for part in parts))
         return file.getvalue()
@@ -130,6 +144,7 @@ class Learned:
                 mixture=Mixture(tuple(tuple(row) for row in told["weights"])),
                 modes=modes,
                 others=tuple(others),
+                skipped=tuple(told["skipped"]),
                 answer=answer,
                 width=width,
                 samples=told["samples"],
@@ -168,7 +183,8 @@ class StackFiller:
     @property
     def process_bytes(self) -> int:
         """Memory of a worker before its first block: LightGBM and its trees, measured, and the other guides'."""
-        return max(260 * 2**20, *(filler.process_bytes + 100 * 2**20 for filler in self.maker.others), 0)
+        own = 300 * 2**20
+        return max([own, *(filler.process_bytes + own - 2**27 for filler in self.maker.others)])
 
     @property
     def sample_bytes(self) -> float:
@@ -230,16 +246,33 @@ class StackFiller:
             samples=count,
         )
         if count >= LEAST_SAMPLES and all(part.truth.size for part in parts):
+            skipped = self._not_worth_it(Samples.of(parts))
+            kept = np.array([name not in skipped for name in names])
+            parts = [replace(part, answers=part.answers[:, kept]) for part in parts]
             everything = Samples.of(parts)
             mixture = Mixture.best(everything.answers, everything.truth, everything.distance)
             answer, width, errors = _grow_forests(parts, mixture, seed)
-            made = replace(made, mixture=mixture, answer=answer, width=width, errors=errors)
+            made = replace(made, mixture=mixture, answer=answer, width=width, errors=errors, skipped=skipped)
         return made.to_bytes()
+
+    def _not_worth_it(self, samples: Samples) -> tuple[str, ...]:
+        """Return the names of the dear guides without which the mean is as good, the dearest asked first."""
+        names = list(self.maker.names)
+        kept = np.ones(len(names), dtype=bool)
+        dear = [filler for filler in self.maker.others if filler.seconds_per_million > DEAR]
+        error = _mean_error(samples, kept)
+        for filler in sorted(dear, key=lambda one: -one.seconds_per_million):
+            without = kept & np.array([name != filler.name for name in names])
+            other = _mean_error(samples, without)
+            if other * (1 - LEAST_GAIN) < error:
+                kept, error = without, other
+        return tuple(name for name, stays in zip(names, kept, strict=True) if not stays)
 
     def taught(self, learned: bytes) -> StackFiller:
         """Return the method with what `learn` gave."""
         made = Learned.from_bytes(learned)
-        maker = replace(taught_maker(self.maker, made.others), modes=Modes.from_bytes(made.modes))
+        maker = taught_maker(self.maker, made.others)
+        maker = replace(maker, modes=Modes.from_bytes(made.modes), skipped=frozenset(made.skipped))
         return replace(self, learned=made, maker=maker)
 
     def notes(self) -> tuple[str, ...]:
@@ -254,31 +287,42 @@ class StackFiller:
         led = ", ".join(f"{name} {weight:.0%}" for name, weight in ranked[:3] if weight >= 0.05)
         gain = 1 - made.errors[1] / made.errors[0] if made.errors[0] > 0 else 0.0
         trees = f"trees took another {gain:.0%} off its error" if made.answer else "trees could not better it"
-        return (f"{self.name}: learned from {made.samples:,} artificial gap samples: a mean of {led}; {trees}",)
+        lines = [f"{self.name}: learned from {made.samples:,} artificial gap samples: a mean of {led}; {trees}"]
+        if made.skipped:
+            lines.append(
+                f"{self.name}: left out {', '.join(made.skipped)}, which gained too little for the time it takes"
+            )
+        return tuple(lines)
 
     def fill(self, block: BlockInput) -> Prediction:
         """Predict the gaps of what is wanted of a block; observed samples get the guides' mean."""
         if self.learned is None:
             raise RunError(f"{self.name} has not learned anything yet; call learn, and fill with what taught returns")
-        made, place = self.maker.make(block), lie(block)
-        values = self.learned.mixture.mean(list(made.values.values()), place.distance)
+        made = self.maker.make(block)
+        near, place = made.block, lie(made.block)
+        mean = self.learned.mixture.mean(list(made.values.values()), place.distance)
         half_width = made.half_widths["eof"].copy()
         if self.learned.width:
             forests = [_forest(text) if text else None for text in (self.learned.answer, self.learned.width)]
-            wanted = _wanted(block)
+            wanted = _wanted(near)
             for t in range(wanted.start[0], wanted.stop[0]):  # a frame at a time: the table of features stays small
-                where = np.zeros(block.valid.shape[1:], dtype=bool)
+                where = np.zeros(near.valid.shape[1:], dtype=bool)
                 where[wanted.slices[1:]] = True
-                where &= ~block.valid[t] & ~made.unknown[t]
+                where &= ~near.valid[t] & ~made.unknown[t]
                 if where.any():
-                    table = features(Samples.at(made, place, t, where), values[t][where])
+                    table = features(Samples.at(made, place, t, where), mean[t][where])
                     if forests[0] is not None:
-                        values[t][where] += _predict(forests[0], table)
+                        mean[t][where] += _predict(forests[0], table)
                     half_width[t][where] = np.maximum(_predict(forests[1], table), LEAST_WIDTH)
-        values[made.unknown] = np.nan
+        mean[made.unknown] = np.nan
         half_width[made.unknown] = np.nan
+        del made
+        # Beyond what is wanted and its surroundings nothing was worked out.
+        cut = near.window.within(block.window).slices
+        values, widths = (np.full(block.values.shape, np.nan, dtype=np.float32) for _ in range(2))
+        values[cut], widths[cut] = mean, half_width
         fallback = np.broadcast_to(~block.valid.any(axis=0), values.shape).copy()
-        return Prediction(values=values, half_width=half_width, fallback=fallback)
+        return Prediction(values=values, half_width=widths, fallback=fallback)
 
 
 def taught_maker(maker: GuideMaker, learned: Sequence[bytes]) -> GuideMaker:
@@ -380,7 +424,8 @@ def samples_of(maker: GuideMaker, lesson: Lesson, *, rank: int, seed: int) -> Sa
     left = lesson.crop.without(lesson.hidden)
     modes = Modes.from_bytes(EofFiller(rank=rank).learn([left], seed=seed))
     block = block_of(left, maker.stride)
-    made, place = replace(maker, modes=modes).make(block), lie(block)
+    made = replace(maker, modes=modes).make(block)
+    block, place = made.block, lie(made.block)
     _, height, width = lesson.hidden.shape
     parts = []
     for t, hidden in enumerate(lesson.hidden):
@@ -418,11 +463,13 @@ def _grow_forests(parts: Sequence[Samples], mixture: Mixture, seed: int) -> tupl
         curves.append(told["valid_0"]["l1"])
     curve = np.mean(curves, axis=0)
     count = int(np.argmin(curve)) + 1
-    errors = (float(np.mean([np.abs(target).mean() for target in targets])), float(curve[count - 1]))
+    before = np.array([np.abs(target).mean() for target in targets])
+    errors = (float(before.mean()), float(curve[count - 1]))
+    bettered = sum(own[count - 1] < error for own, error in zip(curves, before, strict=True))
     table, target = np.concatenate(tables), np.concatenate(targets)
     answer = b""
     left = np.abs(target)
-    if errors[1] < (1 - LEAST_GAIN) * errors[0]:
+    if errors[1] < (1 - LEAST_TREE_GAIN) * errors[0] and bettered >= len(parts) - 1:
         answer = _text(lightgbm.train(parameters, lightgbm.Dataset(table, target), count))
         # Errors of trees on what they learned from would be too small: each fold is judged by those that did not.
         pairs = zip(grown, tables, targets, strict=True)
@@ -430,6 +477,13 @@ def _grow_forests(parts: Sequence[Samples], mixture: Mixture, seed: int) -> tupl
     parameters |= {"objective": "quantile", "alpha": COVERED}
     width = _text(lightgbm.train(parameters, lightgbm.Dataset(table, left), WIDTH_TREES))
     return answer, width, errors
+
+
+def _mean_error(samples: Samples, kept: NDArray[np.bool_]) -> float:
+    """Return the mean absolute error of the best mean of some of the guides."""
+    answers = samples.answers[:, kept]
+    mixture = Mixture.best(answers, samples.truth, samples.distance)
+    return float(np.abs(mixture.mean(list(answers.T), samples.distance) - samples.truth).mean())
 
 
 def _text(forest: Any) -> bytes:

@@ -55,7 +55,7 @@ def test_the_guides_of_a_part_are_those_of_the_whole() -> None:
     crop, _ = made_up_scene(3, (10, 128, 136))
     maker = GuideMaker(modes=Modes.from_bytes(EofFiller().learn([crop], seed=0)))
     whole = block_of(crop, maker.stride)
-    read, write = Window((0, 8, 16), (10, 112, 128)), Window((0, 40, 48), (10, 80, 96))
+    read, write = Window((0, 0, 0), (10, 128, 136)), Window((0, 40, 48), (10, 80, 96))
     part = BlockInput(
         values=whole.values[read.slices],
         valid=whole.valid[read.slices],
@@ -67,10 +67,11 @@ def test_the_guides_of_a_part_are_those_of_the_whole() -> None:
     )
     assert all(w - r >= h for w, r, h in zip(write.start[1:], read.start[1:], maker.halo[1:], strict=True))  # type: ignore[operator]
     everything, cut = maker.make(whole), maker.make(part)
-    inner = write.within(read).slices
+    assert cut.block.window == Window((0, 8, 16), (10, 112, 128))
+    inner = write.within(cut.block.window).slices
     for name in GUIDES:
         np.testing.assert_allclose(cut.values[name][inner], everything.values[name][write.slices], atol=2e-4)
-    there, here = lie(whole), lie(part)
+    there, here = lie(whole), lie(cut.block)
     np.testing.assert_array_equal(here.distance[inner], there.distance[write.slices])
     np.testing.assert_array_equal(here.frame_share, there.frame_share)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from stpipe.core.gaps import draw_gaps
 from stpipe.core.ports import Learner
 from stpipe.core.windows import Window, triple
 from stpipe.errors import RunError, ScratchError
+from stpipe.methods.guides import GuideMaker
 from stpipe.methods.linear import LinearFiller
 from stpipe.methods.pyramid import PyramidFiller
 from stpipe.methods.stack import Learned, StackFiller
@@ -35,6 +36,29 @@ def test_it_learns_whom_to_trust() -> None:
     assert float(np.abs(made.values - truth)[hidden].mean()) < 0.8 * min(errors.values())
     assert 0.75 < (np.abs(made.values - truth) <= made.half_width)[hidden].mean() < 0.99
     assert taught.notes()[0].startswith("stack: learned from ")
+
+
+@dataclass(frozen=True)
+class SameAgain(PyramidFiller):
+    """A guide that adds nothing and takes its time."""
+
+    @property
+    def name(self) -> str:
+        return "same again"
+
+    @property
+    def seconds_per_million(self) -> float:
+        return 9.0
+
+
+def test_a_dear_guide_that_adds_nothing_is_left_out_and_said_to_be() -> None:
+    crop, _ = made_up_scene(6, SMALL)
+    filler = StackFiller(maker=GuideMaker(others=(SameAgain(),)))
+    taught = filler.taught(filler.learn([crop], seed=0))
+    assert taught.maker.used == ()
+    assert taught.halo == filler.halo
+    assert "left out same again" in taught.notes()[1]
+    assert np.isfinite(fill_crop(taught, crop).values).all()
 
 
 @pytest.fixture(scope="module")
