@@ -49,7 +49,7 @@ def spread(differences: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArra
     >>> valid[0, :, :8] = True
     >>> carried = spread(np.full(valid.shape, 2, dtype=np.float32), valid)
     >>> carried[0, 16, [4, 10, 31]].round(1)
-    array([2., 2., 2.], dtype=float32)
+    array([2. , 1.8, 0. ], dtype=float32)
     """
     carried = np.empty(differences.shape, dtype=np.float32)
     for t, (frame, known) in enumerate(zip(differences, valid, strict=True)):

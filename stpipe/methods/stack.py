@@ -289,9 +289,7 @@ class StackFiller:
         trees = f"trees took another {gain:.0%} off its error" if made.answer else "trees could not better it"
         lines = [f"{self.name}: learned from {made.samples:,} artificial gap samples: a mean of {led}; {trees}"]
         if made.skipped:
-            lines.append(
-                f"{self.name}: left out {', '.join(made.skipped)}, which gained too little for the time it takes"
-            )
+            lines.append(f"{self.name}: left out the guide {', '.join(made.skipped)}, not worth its time on this cube")
         return tuple(lines)
 
     def fill(self, block: BlockInput) -> Prediction:

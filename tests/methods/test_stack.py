@@ -57,7 +57,7 @@ def test_a_dear_guide_that_adds_nothing_is_left_out_and_said_to_be() -> None:
     taught = filler.taught(filler.learn([crop], seed=0))
     assert taught.maker.used == ()
     assert taught.halo == filler.halo
-    assert "left out same again" in taught.notes()[1]
+    assert "left out the guide same again" in taught.notes()[1]
     assert np.isfinite(fill_crop(taught, crop).values).all()
 
 
