@@ -1,6 +1,6 @@
 """Peak memory of a worker against the plan's figure, for a scene and one sixteen times as large.
 
-    python benchmarks/memory.py [--method pyramid] [--sides 1024 4096] [--frames 32] [--memory-limit 4GiB]
+    python benchmarks/memory.py [--method pyramid] [--sides 1024 4096] [--frames 32] [--memory-limit 4GiB] [--no-tune]
 
 Writes each scene tile by tile (seeded, int16, about 40 % gap in clouds of many sizes), fills it, and prints the plan's
 figure and the largest resident size that any worker process reported.
@@ -62,9 +62,10 @@ def write_scene(path: Path, frames: int, side: int, seed: int = 7) -> None:
             values[:, top : top + CHUNK[1], left : left + CHUNK[2]] = tile
 
 
-def run(cube: Path, method: str, limit: str, workers: int) -> dict[str, float]:
+def run(cube: Path, method: str, limit: str, workers: int, *, tune: bool) -> dict[str, float]:
     """Fill a scene in a process of its own and return its figures."""
     words = ["fill-scene", str(cube), "--method", method, "--memory-limit", limit, "--workers", str(workers), "--json"]
+    words += [] if tune else ["--no-tune"]
     started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "stpipe.cli.main", *words, "--overwrite"], check=True, capture_output=True, text=True
@@ -82,6 +83,7 @@ def run(cube: Path, method: str, limit: str, workers: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", default="pyramid")
+    parser.add_argument("--no-tune", action="store_true", help="with pconv: the network alone")
     parser.add_argument("--sides", type=int, nargs="+", default=[1024, 4096])
     parser.add_argument("--frames", type=int, default=32)
     parser.add_argument("--memory-limit", default="4GiB")
@@ -95,7 +97,7 @@ def main() -> None:
         cube = folder / f"scene{side}.zarr"
         if not cube.exists():
             write_scene(cube, options.frames, side)
-        figures = run(cube, options.method, options.memory_limit, options.workers)
+        figures = run(cube, options.method, options.memory_limit, options.workers, tune=not options.no_tune)
         peaks.append(figures["measured"])
         mib = {key: round(value / 2**20) for key, value in figures.items() if key[0] in "mp"}
         seconds = {key.removeprefix("s_"): round(value, 1) for key, value in figures.items() if key[0] in "sw"}

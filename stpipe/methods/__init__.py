@@ -81,7 +81,7 @@ def bare_filler(method: str, *, model: str | None = None, tune: bool = False) ->
     if model is not None and method != "pconv":
         raise OptionError(f"--model {model} goes with --method pconv, not with {method}; leave one of them out")
     if tune and method != "pconv":
-        raise OptionError(f"--tune goes with --method pconv, not with {method}, which has nothing to tune")
+        raise OptionError(f"--tune goes with --method pconv, not with {method}; leave one of them out")
     module, name = (_TUNED if tune else _FACTORIES[method]).split(":")
     factory = getattr(import_module(module), name)
     filler: Filler = factory() if model is None else factory(model)
