@@ -24,7 +24,7 @@ from scipy import sparse
 
 from stpipe.core.ports import JSON, BlockInput, Overviews, Prediction
 from stpipe.core.survey import COUNT, SUM, Level
-from stpipe.core.windows import Triple, Window
+from stpipe.core.windows import Window
 from stpipe.methods.anomaly import (
     AnomalyFiller,
     AnomalyOverviews,
@@ -35,6 +35,7 @@ from stpipe.methods.anomaly import (
     over_pixels,
     pixel_deviations,
 )
+from stpipe.methods.fallback import WithFallback
 
 YEAR_DAYS = 365.25
 """Length of a year."""
@@ -53,7 +54,7 @@ Kernel = sparse.csr_array[np.float64, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClimatologyFiller:
+class ClimatologyFiller(WithFallback):
     """The same season in other years as a `Filler`; nothing is trained."""
 
     fallback: AnomalyFiller = field(default_factory=AnomalyFiller)
@@ -63,21 +64,6 @@ class ClimatologyFiller:
     def name(self) -> str:
         """The method's name on the command line."""
         return "climatology"
-
-    @property
-    def halo(self) -> tuple[int | None, int, int]:
-        """That of the anomalies."""
-        return self.fallback.halo
-
-    @property
-    def stride(self) -> Triple:
-        """That of the anomalies."""
-        return self.fallback.stride
-
-    @property
-    def process_bytes(self) -> int:
-        """Memory of a worker before its first block."""
-        return self.fallback.process_bytes
 
     @property
     def sample_bytes(self) -> float:
@@ -92,9 +78,6 @@ class ClimatologyFiller:
     def identity(self) -> dict[str, JSON]:
         """Return what decides the numbers."""
         return {"method": self.name, "version": 1, "fallback": self.fallback.identity()}
-
-    def prepare(self) -> None:
-        """Nothing to load."""
 
     def fill(self, block: BlockInput) -> Prediction:
         """Predict every sample of the read window that has any observation of the scene in reach.

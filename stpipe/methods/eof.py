@@ -28,17 +28,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stpipe.core.crops import Crop
-from stpipe.core.ports import JSON, BlockInput, Filler, Prediction
-from stpipe.core.windows import Triple
+from stpipe.core.ports import JSON, BlockInput, Prediction
 from stpipe.errors import ModelFileError, RunError, ShapeError
-from stpipe.methods.pyramid import NORMAL_90, PyramidFiller
+from stpipe.methods.fallback import WithFallback
+from stpipe.methods.pyramid import NORMAL_90
 from stpipe.methods.whittaker import roughness, solve
 
 F64 = NDArray[np.float64]
@@ -149,11 +149,8 @@ class Modes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EofFiller:
-    """The patterns as a `Filler` and `Learner`."""
-
-    fallback: Filler = field(default_factory=PyramidFiller)
-    """Fills the pixels without any observation."""
+class EofFiller(WithFallback):
+    """The patterns as a `Filler` and `Learner`; the fallback fills the pixels without any observation."""
 
     rank: int | None = None
     """Number of patterns; None for what cross-validation chooses."""
@@ -165,16 +162,6 @@ class EofFiller:
     def name(self) -> str:
         """The method's name on the command line."""
         return "eof"
-
-    @property
-    def halo(self) -> tuple[int | None, int, int]:
-        """The whole time axis, and what the fallback needs in the frame."""
-        return (None, *self.fallback.halo[1:])
-
-    @property
-    def stride(self) -> Triple:
-        """That of the fallback."""
-        return self.fallback.stride
 
     @property
     def process_bytes(self) -> int:
@@ -210,9 +197,6 @@ class EofFiller:
         learned = None if self.modes is None else sha256(self.modes.to_bytes()).hexdigest()
         return {"method": self.name, "version": 1, "learned": learned, "fallback": self.fallback.identity()}
 
-    def prepare(self) -> None:
-        """Nothing to load."""
-
     def learn(self, crops: Sequence[Crop], *, seed: int) -> bytes:
         """Learn from the pixels of crops; the same crops and seed give the same bytes."""
         if not crops:
@@ -245,12 +229,7 @@ class EofFiller:
         estimate, deviation = project(series, known, self.modes)[:2]  # nothing holds on to the rest
         values, half_width = estimate.reshape(shape), deviation.reshape(shape)
         half_width *= np.float32(NORMAL_90)
-        never = np.isnan(values)
-        if never.any():
-            other = self.fallback.fill(block)
-            np.copyto(values, other.values, where=never)
-            np.copyto(half_width, other.half_width, where=never)
-        return Prediction(values=values, half_width=half_width, fallback=never)
+        return self.completed(values, half_width, block)
 
 
 def learn_modes(

@@ -17,22 +17,25 @@ Methods Eng. 15; after Shepard (1968), A two-dimensional interpolation function 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
-from stpipe.core.ports import JSON, BlockInput, Filler, Prediction
+from stpipe.core.ports import JSON, BlockInput, Prediction
 from stpipe.core.survey import BASE_CELL
-from stpipe.core.windows import Triple, round_up
+from stpipe.core.windows import round_up
 from stpipe.errors import OptionError
-from stpipe.methods.pyramid import NORMAL_90, PyramidFiller
+from stpipe.methods.fallback import WithFallback
+from stpipe.methods.pyramid import NORMAL_90
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IdwFiller:
+class IdwFiller(WithFallback):
     """Inverse-distance weighting as a `Filler`; nothing is trained.
+
+    The fallback joins in, and fills what has no sample within the radius.
 
     Examples
     --------
@@ -48,9 +51,6 @@ class IdwFiller:
 
     far: float = 16.0
     """Weight of the pyramid, in samples half a radius away."""
-
-    fallback: Filler = field(default_factory=PyramidFiller)
-    """Joins in, and fills what has no sample within the radius."""
 
     def __post_init__(self) -> None:
         """Refuse what would divide by zero, or see nothing."""
@@ -72,16 +72,6 @@ class IdwFiller:
         return frames, max(own, height), max(own, width)
 
     @property
-    def stride(self) -> Triple:
-        """That of the fallback."""
-        return self.fallback.stride
-
-    @property
-    def process_bytes(self) -> int:
-        """Memory of a worker before its first block."""
-        return self.fallback.process_bytes
-
-    @property
     def sample_bytes(self) -> float:
         """Memory of a fill for each sample of the read window, measured."""
         return 12.0
@@ -101,10 +91,6 @@ class IdwFiller:
             "far": self.far,
             "fallback": self.fallback.identity(),
         }
-
-    def prepare(self) -> None:
-        """Load what the fallback needs."""
-        self.fallback.prepare()
 
     def fill(self, block: BlockInput) -> Prediction:
         """Predict every sample of the read window."""

@@ -45,9 +45,9 @@ from scipy import ndimage
 from stpipe.core.crops import Crop, fill_crop
 from stpipe.core.gaps import draw_gaps
 from stpipe.core.ports import JSON, BlockInput, Filler, Prediction
-from stpipe.core.windows import Triple
 from stpipe.errors import ModelFileError, OptionError, RunError
-from stpipe.methods.pyramid import NORMAL_90, PyramidFiller
+from stpipe.methods.fallback import WithFallback
+from stpipe.methods.pyramid import NORMAL_90
 
 F64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
@@ -173,8 +173,11 @@ class Covariance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KrigingFiller:
+class KrigingFiller(WithFallback):
     """Kriging as a `Filler` and `Learner`; without learning it takes the covariance it is given.
+
+    The fallback fills what is out of reach, and has a say in the sill. Its stride, whole cells of the finest overview,
+    is steps of `DEEP_STEP` too.
 
     Examples
     --------
@@ -184,9 +187,6 @@ class KrigingFiller:
 
     covariance: Covariance = field(default_factory=Covariance)
     """Given, or learned."""
-
-    fallback: Filler = field(default_factory=PyramidFiller)
-    """Fills what is out of reach, and has a say in the sill."""
 
     @property
     def name(self) -> str:
@@ -199,11 +199,6 @@ class KrigingFiller:
         frames, height, width = self.fallback.halo
         own = SEARCH + DEEP_STEP - 1
         return frames, max(own, height), max(own, width)
-
-    @property
-    def stride(self) -> Triple:
-        """That of the fallback: whole cells of the finest overview, so steps of `DEEP_STEP` too."""
-        return self.fallback.stride
 
     @property
     def process_bytes(self) -> int:
@@ -238,10 +233,6 @@ class KrigingFiller:
             "learned": sha256(self.covariance.to_bytes()).hexdigest(),
             "fallback": self.fallback.identity(),
         }
-
-    def prepare(self) -> None:
-        """Load what the fallback needs."""
-        self.fallback.prepare()
 
     def learn(self, crops: Sequence[Crop], *, seed: int) -> bytes:
         """Learn range and nugget from artificial gaps of crops; the same crops and seed give the same bytes."""
@@ -310,6 +301,7 @@ def learn_covariance(crops: Sequence[Crop], fallback: Filler, *, seed: int, othe
     Examples
     --------
     >>> from stpipe.core.windows import Window
+    >>> from stpipe.methods.pyramid import PyramidFiller
     >>> rng = np.random.default_rng(0)
     >>> smooth = ndimage.gaussian_filter(rng.normal(size=(1, 96, 96)), (0, 6, 6)).astype(np.float32)
     >>> window = Window((0, 0, 0), smooth.shape)

@@ -6,43 +6,24 @@ Between two observations of a pixel the value runs linearly in days; before the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stpipe.core.ports import JSON, BlockInput, Filler, Prediction
+from stpipe.core.ports import JSON, BlockInput, Prediction
 from stpipe.core.timeline import median_step, neighbours
-from stpipe.core.windows import Triple
-from stpipe.methods.pyramid import PyramidFiller
+from stpipe.methods.fallback import WithFallback
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LinearFiller:
-    """Interpolation in true time as a `Filler`."""
-
-    fallback: Filler = field(default_factory=PyramidFiller)
-    """Fills the pixels without any observation."""
+class LinearFiller(WithFallback):
+    """Interpolation in true time as a `Filler`; the fallback fills the pixels without any observation."""
 
     @property
     def name(self) -> str:
         """The method's name on the command line."""
         return "linear"
-
-    @property
-    def halo(self) -> tuple[int | None, int, int]:
-        """The whole time axis, and what the fallback needs in the frame."""
-        return (None, *self.fallback.halo[1:])
-
-    @property
-    def stride(self) -> Triple:
-        """That of the fallback."""
-        return self.fallback.stride
-
-    @property
-    def process_bytes(self) -> int:
-        """Memory of a worker before its first block."""
-        return self.fallback.process_bytes
 
     @property
     def sample_bytes(self) -> float:
@@ -58,18 +39,10 @@ class LinearFiller:
         """Return what decides the numbers."""
         return {"method": self.name, "version": 1, "fallback": self.fallback.identity()}
 
-    def prepare(self) -> None:
-        """Nothing to load."""
-
     def fill(self, block: BlockInput) -> Prediction:
         """Predict every sample of the read window."""
         values, half_width = interpolate(block.values, block.valid, block.days)
-        never = np.isnan(values)
-        if never.any():
-            other = self.fallback.fill(block)
-            values = np.where(never, other.values, values)
-            half_width = np.where(never, other.half_width, half_width)
-        return Prediction(values=values, half_width=half_width, fallback=never)
+        return self.completed(values, half_width, block)
 
 
 def interpolate(

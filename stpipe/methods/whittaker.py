@@ -20,14 +20,14 @@ noisy data with spline functions, Numerische Mathematik 47.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stpipe.core.ports import JSON, BlockInput, Filler, Prediction
-from stpipe.core.windows import Triple
-from stpipe.methods.pyramid import NORMAL_90, PyramidFiller
+from stpipe.core.ports import JSON, BlockInput, Prediction
+from stpipe.methods.fallback import WithFallback
+from stpipe.methods.pyramid import NORMAL_90
 
 F64 = NDArray[np.float64]
 
@@ -54,26 +54,13 @@ CHUNK_SAMPLES = 2**17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WhittakerFiller:
-    """The smoother as a `Filler`."""
-
-    fallback: Filler = field(default_factory=PyramidFiller)
-    """Fills the pixels without any observation."""
+class WhittakerFiller(WithFallback):
+    """The smoother as a `Filler`; the fallback fills the pixels without any observation."""
 
     @property
     def name(self) -> str:
         """The method's name on the command line."""
         return "whittaker"
-
-    @property
-    def halo(self) -> tuple[int | None, int, int]:
-        """The whole time axis, and what the fallback needs in the frame."""
-        return (None, *self.fallback.halo[1:])
-
-    @property
-    def stride(self) -> Triple:
-        """That of the fallback."""
-        return self.fallback.stride
 
     @property
     def process_bytes(self) -> int:
@@ -94,18 +81,10 @@ class WhittakerFiller:
         """Return what decides the numbers."""
         return {"method": self.name, "version": 1, "fallback": self.fallback.identity()}
 
-    def prepare(self) -> None:
-        """Nothing to load."""
-
     def fill(self, block: BlockInput) -> Prediction:
         """Predict every sample of the read window."""
         values, half_width = smooth(block.values, block.valid, block.days)
-        never = np.isnan(values)
-        if never.any():
-            other = self.fallback.fill(block)
-            np.copyto(values, other.values, where=never)
-            np.copyto(half_width, other.half_width, where=never)
-        return Prediction(values=values, half_width=half_width, fallback=never)
+        return self.completed(values, half_width, block)
 
 
 def smooth(
