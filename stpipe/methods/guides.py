@@ -22,8 +22,8 @@ from stpipe.core.survey import COUNT, SUM
 from stpipe.core.timeline import Neighbours, median_step, neighbours
 from stpipe.core.windows import Triple, Window, round_up, triple
 from stpipe.methods.anomaly import AnomalyFiller
-from stpipe.methods.eof import Modes, project
 from stpipe.methods.idw import IdwFiller
+from stpipe.methods.modes import Modes, project
 from stpipe.methods.pyramid import NORMAL_90, PyramidFiller
 from stpipe.methods.spreading import REACH, spread
 

@@ -30,9 +30,10 @@ from stpipe.core.gaps import Purpose, draw_gaps, generator
 from stpipe.core.ports import JSON, BlockInput, Learner, Prediction
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import RunError, ScratchError
-from stpipe.methods.eof import EofFiller, Modes
+from stpipe.methods.eof import EofFiller
 from stpipe.methods.guides import GuideMaker, Guides, Lie, lie
 from stpipe.methods.mixing import Mixture
+from stpipe.methods.modes import Modes
 
 F32 = NDArray[np.float32]
 

@@ -1,4 +1,4 @@
-"""Small made-up scenes for the methods that learn."""
+"""Small made-up scenes, and cubes as the methods get them."""
 
 from __future__ import annotations
 
@@ -29,3 +29,26 @@ def made_up_scene(
         valid[frames // 2] = False
     crop = Crop(values=np.where(valid, truth, np.float32(0)), valid=valid, days=days, window=Window.of(triple(shape)))
     return crop, truth
+
+
+def crop_of(values: np.ndarray, valid: np.ndarray, days: np.ndarray | None = None) -> Crop:
+    """A cube that is observed where valid; its frames are a day apart unless told otherwise."""
+    return Crop(
+        values=np.where(valid, values, 0).astype(np.float32),
+        valid=valid,
+        days=np.arange(len(values), dtype=np.float64) if days is None else days,
+        window=Window.of(triple(values.shape)),
+    )
+
+
+def patterned(seed: int, frames: int = 24, side: int = 24, noise: float = 0.1) -> tuple[np.ndarray, ...]:
+    """Three patterns under clouds; one frame lies wholly under one."""
+    rng = np.random.default_rng(seed)
+    days = np.cumsum(rng.uniform(2, 12, frames))
+    series = np.stack([np.ones(frames), np.sin(days / 40), np.cos(days / 25)], axis=1)
+    truth = np.einsum("tk,kyx->tyx", series, rng.normal(size=(3, side, side)))
+    values = truth + noise * rng.normal(size=truth.shape)
+    clouds = rng.random((frames, side // 4, side // 4)) < 0.5
+    valid = ~clouds.repeat(4, axis=1).repeat(4, axis=2)
+    valid[frames // 2] = False
+    return values, valid, days, truth

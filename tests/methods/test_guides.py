@@ -10,8 +10,9 @@ import pytest
 from stpipe.core.crops import block_of
 from stpipe.core.ports import BlockInput
 from stpipe.core.windows import Window
-from stpipe.methods.eof import EofFiller, Modes
+from stpipe.methods.eof import EofFiller
 from stpipe.methods.guides import EMPTY, FARTHEST, GUIDES, GuideMaker, lie
+from stpipe.methods.modes import Modes
 from stpipe.methods.spreading import REACH, STRIDE, spread
 from tests.methods.scenes import made_up_scene
 
