@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from stpipe.core.crops import Crop
+from stpipe.core.ports import BlockInput
+from stpipe.core.survey import ArrayOverviews
 from stpipe.core.windows import Window, triple
 
 
@@ -52,3 +54,37 @@ def patterned(seed: int, frames: int = 24, side: int = 24, noise: float = 0.1) -
     valid = ~clouds.repeat(4, axis=1).repeat(4, axis=2)
     valid[frames // 2] = False
     return values, valid, days, truth
+
+
+def cloudy(
+    rng: np.random.Generator, shape: tuple[int, ...], share_valid: float = 0.5, width: float = 4.0
+) -> np.ndarray:
+    """Valid samples apart from cloud-like blobs and a little speckle."""
+    noise = ndimage.gaussian_filter(rng.normal(size=shape), (0, width, width))
+    return (noise <= np.quantile(noise, share_valid)) & (rng.random(shape) < 0.95)
+
+
+def block_input(
+    values: np.ndarray,
+    valid: np.ndarray,
+    days: np.ndarray | None = None,
+    window: Window | None = None,
+    wanted: Window | None = None,
+) -> BlockInput:
+    """One window of a cube as a filler gets it, with gap where it reaches past the cube; the whole cube by default."""
+    cube = Window.of(triple(values.shape))
+    window = window or cube
+    inside = window.intersect(cube)
+    cut, known = np.zeros(window.shape, dtype=np.float32), np.zeros(window.shape, dtype=bool)
+    cut[inside.within(window).slices] = values[inside.slices]
+    known[inside.within(window).slices] = valid[inside.slices]
+    times = np.arange(len(values), dtype=np.float64) if days is None else days
+    return BlockInput(
+        values=cut,
+        valid=known,
+        days=times[window.start[0] : window.stop[0]],
+        window=window,
+        overviews=ArrayOverviews.of(np.where(valid, values, 0).astype(np.float64), valid),
+        all_days=times,
+        wanted=wanted,
+    )
