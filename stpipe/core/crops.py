@@ -101,8 +101,21 @@ def _starts(length: int, side: int, count: int) -> list[int]:
     return [int((i + 0.5) * share - side / 2) // BASE_CELL * BASE_CELL if length > side else 0 for i in range(count)]
 
 
-def middles(crops: Sequence[Crop], samples: int) -> tuple[Crop, ...]:
+def middles(
+    crops: Sequence[Crop], samples: int, *, narrowest: int = SMALLEST_SIDE, rounded_up: bool = False
+) -> tuple[Crop, ...]:
     """Return crops that hold no more than `samples` in all, about: the middle of each one's frames.
+
+    Parameters
+    ----------
+    crops : sequence of Crop
+        Crops that may hold more.
+    samples : int
+        Samples of all together.
+    narrowest : int
+        A side is no shorter than this, if the crop's is not.
+    rounded_up : bool
+        Whether sides are rounded up to whole cells of the overviews, and not down.
 
     Examples
     --------
@@ -117,22 +130,31 @@ def middles(crops: Sequence[Crop], samples: int) -> tuple[Crop, ...]:
     if have <= samples:
         return tuple(crops)
     shrink = (samples / have) ** 0.5
-    return tuple(_middle(crop, shrink) for crop in crops)
+    sides = [
+        [_shrunk(int(n * shrink), n, narrowest=narrowest, rounded_up=rounded_up) for n in crop.valid.shape[1:]]
+        for crop in crops
+    ]
+    return tuple(_middle(crop, height, width) for crop, (height, width) in zip(crops, sides, strict=True))
 
 
-def _middle(crop: Crop, shrink: float) -> Crop:
+def _shrunk(wished: int, side: int, *, narrowest: int, rounded_up: bool) -> int:
+    """Return a side's length in whole cells, but never more than there is."""
+    cells = round_up(wished, BASE_CELL) if rounded_up else wished // BASE_CELL * BASE_CELL
+    return min(side, max(narrowest, cells))
+
+
+def _middle(crop: Crop, height: int, width: int) -> Crop:
+    """Cut so much out of the middle of a crop, from whole cells of the overviews on."""
     frames, *sides = crop.valid.shape
-    kept = [min(n, max(SMALLEST_SIDE, int(n * shrink) // BASE_CELL * BASE_CELL)) for n in sides]
-    first = [(n - keep) // 2 // BASE_CELL * BASE_CELL for n, keep in zip(sides, kept, strict=True)]
-    rows, columns = (slice(start, start + keep) for start, keep in zip(first, kept, strict=True))
-    _, top, left = crop.window.start
-    start = (0, top + rows.start, left + columns.start)
+    top, left = ((have - keep) // 2 // BASE_CELL * BASE_CELL for have, keep in zip(sides, (height, width), strict=True))
+    part = (slice(None), slice(top, top + height), slice(left, left + width))
+    _, y, x = crop.window.start
     return Crop(
-        values=crop.values[:, rows, columns],
-        valid=crop.valid[:, rows, columns],
+        values=crop.values[part],
+        valid=crop.valid[part],
         days=crop.days,
-        window=Window(start, (frames, start[1] + kept[0], start[2] + kept[1])),
-        domain=None if crop.domain is None else crop.domain[rows, columns],
+        window=Window((0, y + top, x + left), (frames, y + top + height, x + left + width)),
+        domain=None if crop.domain is None else crop.domain[part[1:]],
     )
 
 

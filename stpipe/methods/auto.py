@@ -1,9 +1,8 @@
 """The method that suits the cube, found on artificial gaps of the cube itself; two of them where that is better.
 
-Learning hides samples of the crops, lets every other method fill them, and compares on the same samples. The method
-with the lowest mean absolute error wins. Another one may take over on one side of one border, a distance to the
-nearest observation of the frame: there it has to be better by more than `MARGIN` and than the bootstrap says could be
-chance, and the pair has to beat the single winner again on every one of the draws that took no part in the choice.
+Learning hides samples of the crops, lets every other method fill them, and compares on the same samples:
+`stpipe.methods.choice` says how. Two methods have to beat the single winner again on every one of the draws that took
+no part in the choice.
 
 One border in space and not a method for each class of gap, for every change of method can be seen in the picture. The
 two are blended around the border. Over ten splits of the draws on vegetation, reflectance and carbon monoxide, a method
@@ -23,22 +22,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpipe.core.comparison import cluster_count, clusters_of
-from stpipe.core.crops import Crop, fill_crop
+from stpipe.core.crops import Crop, fill_crop, middles
 from stpipe.core.gap_classes import (
     CLASS_COUNT,
     CLASS_PX,
-    CLASS_STEPS,
-    TIME_CLASSES,
     calibration_class,
     space_distance,
 )
 from stpipe.core.gaps import Purpose, draw_gaps, generator
 from stpipe.core.ports import JSON, BlockInput, Filler, Learner, Prediction
-from stpipe.core.survey import BASE_CELL
 from stpipe.core.timeline import median_step
-from stpipe.core.windows import Triple, Window, round_up, triple
+from stpipe.core.windows import Triple, triple
 from stpipe.errors import OptionError, RunError, ScratchError
 from stpipe.methods import IN_TIME, METHODS, NO_CANDIDATES, bare_filler
+from stpipe.methods.choice import GAIN, Choice, Errors, Scores, choose, gain
 
 SHARE = (0.05, 0.15)
 """What each draw hides of the crops, least and most."""
@@ -54,26 +51,8 @@ frame than from pixel to pixel: with two draws a method won on reflectance that 
 TRIED_SAMPLES = 2**20
 """Samples that methods are tried on, about: of larger crops the middle. Many draws of few pixels tell more."""
 
-SMALLEST_SIDE = 64
+NARROWEST = 64
 """What is tried is no narrower than this, if the crop is not."""
-
-MARGIN = 0.02
-"""A second method has to be better than the first by this share of its error, where it takes over."""
-
-GAIN = 0.01
-"""Two methods have to be better than one by this share of the error over all samples: they cost the sum of both."""
-
-ENOUGH = 200
-"""Fewer samples than this decide nothing by themselves."""
-
-ENOUGH_CLUSTERS = 10
-"""The same for clusters of samples that are wrong together."""
-
-RESAMPLES = 500
-"""Times that the bootstrap draws."""
-
-CHANCE = 0.95
-"""Share of the bootstrap that has to find the second method better."""
 
 RAMP = 1.5
 """The two methods are blended from the border divided by this to the border times this."""
@@ -83,54 +62,6 @@ LEFT_BEHIND = 128 * 2**20
 
 TRUSTED_SAMPLES = 1000
 """A choice that rests on fewer artificial gap samples than this is one that the user should be warned of."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """Which method fills what."""
-
-    near: str
-    """Fills what lies nearer to an observation of its frame than the border."""
-
-    far: str
-    """Fills what lies beyond; the same one where there is no border."""
-
-    limit_px: float | None = None
-    """Where the border is, in pixels."""
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """The methods that it needs.
-
-        >>> Choice(near="linear", far="linear").methods
-        ('linear',)
-        """
-        return tuple(dict.fromkeys((self.near, self.far)))
-
-    def __str__(self) -> str:
-        if self.limit_px is None:
-            return self.near
-        return f"{self.near} up to {self.limit_px:g} px from an observation, {self.far} beyond"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scores:
-    """What was found on artificial gaps; errors in spreads of the cube."""
-
-    methods: tuple[str, ...]
-    """The methods that were tried."""
-
-    samples: tuple[int, ...]
-    """Samples of each calibration class."""
-
-    errors: tuple[tuple[float, ...], ...]
-    """Sum of absolute errors of each method in each class."""
-
-    single: tuple[float, ...]
-    """MAE of the single winner on each draw that checks the choice; empty where nothing was to check."""
-
-    pair: tuple[float, ...]
-    """MAE of the best two methods there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,13 +156,13 @@ class AutoFiller:
         """Return what was chosen and the table that it rests on, in lines of less than 66 characters."""
         if self.choice is None or self.scores is None:
             return ()
-        lines = [f"auto uses {self.choice}", *_table(self.scores)]
+        lines = [f"auto uses {self.choice}", *self.scores.table()]
         if self.scores.pair:
-            gain = 100 * _gain(self.scores.single, self.scores.pair)
+            better = 100 * gain(self.scores.single, self.scores.pair)
             if self.choice.limit_px is None:
                 lines.append("two methods did not hold up on gaps set apart: one is used")
             else:
-                lines.append(f"on gaps set apart, two methods are {gain:.1f} % better than one")
+                lines.append(f"on gaps set apart, two methods are {better:.1f} % better than one")
         if sum(self.scores.samples) < TRUSTED_SAMPLES:
             lines.append(f"the choice rests on only {sum(self.scores.samples)} artificial gap samples")
         inner = (line for filler in self.fillers for line in getattr(filler, "notes", tuple)())
@@ -257,7 +188,7 @@ class AutoFiller:
         able = able or self.candidates
         for filler in able:
             filler.prepare()
-        tried = _middles(crops)
+        tried = middles(crops, TRIED_SAMPLES, narrowest=NARROWEST, rounded_up=True)
         found = _together([_try(able, tried, seed=seed, number=number) for number in range(ROUNDS)])
         single, pair = choose(found, generator(Purpose.AUTO_BOOTSTRAP, seed))
         choice = single
@@ -265,7 +196,7 @@ class AutoFiller:
         pairs: tuple[float, ...] = ()
         if pair is not None:
             ones, pairs = self._check(single, pair, tried, seed=seed, number=ROUNDS)
-            if _gain(ones, pairs) >= GAIN and all(two <= one for one, two in zip(ones, pairs, strict=True)):
+            if gain(ones, pairs) >= GAIN and all(two <= one for one, two in zip(ones, pairs, strict=True)):
                 choice = pair
         scores = Scores(
             methods=found.methods,
@@ -297,7 +228,7 @@ class AutoFiller:
         try:
             with np.load(io.BytesIO(learned), allow_pickle=False) as file:
                 choice = Choice(**json.loads(file["choice"].tobytes()))
-                scores = _scores_from(json.loads(file["scores"].tobytes()))
+                scores = Scores.from_json(json.loads(file["scores"].tobytes()))
                 inner = [file[f"learned_{i}"].tobytes() for i in range(len(choice.methods))]
             chosen = self._named(choice)
         except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
@@ -350,66 +281,6 @@ class AutoFiller:
         return tuple(ones), tuple(pairs)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Errors:
-    """Absolute errors of several methods on the same samples."""
-
-    methods: tuple[str, ...]
-    """The methods."""
-
-    absolute: NDArray[np.float32]
-    """(method, sample), in spreads of the cube."""
-
-    classes: NDArray[np.uint8]
-    """(sample,), see `stpipe.core.gap_classes.calibration_class`."""
-
-    clusters: NDArray[np.intp]
-    """(sample,), samples of equal number are wrong together."""
-
-
-def choose(found: Errors, rng: np.random.Generator) -> tuple[Choice, Choice | None]:
-    """Return the single winner, and the two methods that are better still, if there are such.
-
-    Parameters
-    ----------
-    found : Errors
-        Of all candidates.
-    rng : numpy Generator
-        For the bootstrap.
-
-    Examples
-    --------
-    >>> near = np.arange(4000) % 2 == 0
-    >>> absolute = np.stack([np.where(near, 1, 3), np.where(near, 2, 1)]).astype(np.float32)
-    >>> classes, clusters = np.where(near, 0, 9).astype(np.uint8), np.arange(4000) // 40
-    >>> found = Errors(methods=("linear", "pyramid"), absolute=absolute, classes=classes, clusters=clusters)
-    >>> single, pair = choose(found, np.random.default_rng(0))
-    >>> str(single), str(pair)
-    ('pyramid', 'linear up to 1.5 px from an observation, pyramid beyond')
-    """
-    if not found.classes.size:
-        return Choice(near=found.methods[0], far=found.methods[0]), None
-    sums = found.absolute.sum(axis=1, dtype=np.float64)
-    first = int(sums.argmin())
-    single = Choice(near=found.methods[first], far=found.methods[first])
-    gains: list[tuple[float, Choice]] = []
-    for border, limit in enumerate(CLASS_PX):
-        near = np.asarray(found.classes // TIME_CLASSES <= border)
-        for side in (near, ~near):
-            number = np.unique(found.clusters[side], return_inverse=True)[1]
-            if side.sum() < ENOUGH or number.max() + 1 < ENOUGH_CLUSTERS:
-                continue
-            before = np.bincount(number, weights=found.absolute[first, side])
-            times = rng.multinomial(before.size, np.full(before.size, 1 / before.size), RESAMPLES)
-            for second, method in enumerate(found.methods):
-                gain = before - np.bincount(number, weights=found.absolute[second, side])
-                better = gain.sum() > max(MARGIN * before.sum(), GAIN * sums[first])
-                if second != first and better and np.quantile(times @ gain, 1 - CHANCE) > 0:
-                    names = (method, single.near) if side is near else (single.near, method)
-                    gains.append((float(gain.sum()), Choice(near=names[0], far=names[1], limit_px=limit)))
-    return single, max(gains, key=lambda each: each[0])[1] if gains else None
-
-
 def far_weight(distance: NDArray[np.float32], limit_px: float) -> NDArray[np.float32]:
     """Return the weight of the method beyond the border: it grows with the logarithm of the distance.
 
@@ -420,15 +291,6 @@ def far_weight(distance: NDArray[np.float32], limit_px: float) -> NDArray[np.flo
     return np.asarray(np.log(inside * (RAMP / limit_px)) / (2 * np.log(RAMP))).clip(0, 1).astype(np.float32)
 
 
-def _gain(single: Sequence[float], pair: Sequence[float]) -> float:
-    """Return how much less error the pair makes, as a share.
-
-    >>> _gain((0.5, 0.5), (0.25, 0.5))
-    0.25
-    """
-    return 1 - sum(pair) / sum(single) if sum(single) else 0.0
-
-
 def auto_filler() -> AutoFiller:
     """Return the method with all others that there are as candidates, the default first.
 
@@ -436,31 +298,6 @@ def auto_filler() -> AutoFiller:
     """
     names = (name for name in METHODS if name not in NO_CANDIDATES | {"stack"})
     return AutoFiller(candidates=tuple(bare_filler(name) for name in names))
-
-
-def _middles(crops: Sequence[Crop]) -> list[Crop]:
-    """Return as much of each crop's middle as all of them together have samples to try."""
-    size = sum(crop.valid.size for crop in crops)
-    return [_middle(crop, min(1.0, TRIED_SAMPLES / max(size, 1)) ** 0.5) for crop in crops]
-
-
-def _middle(crop: Crop, share: float) -> Crop:
-    """Cut a share of both sides of a crop, on whole cells of the overviews."""
-    frames, *sides = crop.valid.shape
-    cuts = []
-    for side in sides:
-        length = min(side, max(SMALLEST_SIDE, round_up(int(side * share), BASE_CELL)))
-        start = (side - length) // 2 // BASE_CELL * BASE_CELL
-        cuts.append(slice(start, start + length))
-    (rows, columns), (t, y, x) = cuts, crop.window.start
-    start = (t, y + rows.start, x + columns.start)
-    return Crop(
-        values=crop.values[:, rows, columns],
-        valid=crop.valid[:, rows, columns],
-        days=crop.days,
-        window=Window(start, (t + frames, y + rows.stop, x + columns.stop)),
-        domain=None if crop.domain is None else crop.domain[rows, columns],
-    )
 
 
 def _round(crops: Sequence[Crop], *, seed: int, number: int) -> tuple[list[Crop], list[list[NDArray[np.bool_]]]]:
@@ -529,43 +366,3 @@ def _taught_on(filler: Filler, crops: Sequence[Crop], seed: int) -> Filler:
 
 def _as_array(content: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(content, dtype=np.uint8)
-
-
-def _scores_from(document: dict[str, Any]) -> Scores:
-    return Scores(
-        methods=tuple(document["methods"]),
-        samples=tuple(document["samples"]),
-        errors=tuple(tuple(row) for row in document["errors"]),
-        single=tuple(document["single"]),
-        pair=tuple(document["pair"]),
-    )
-
-
-def _table(scores: Scores) -> list[str]:
-    """Return the table of mean absolute errors, the best method first."""
-    samples = np.array(scores.samples, dtype=np.float64).reshape(-1, TIME_CLASSES)
-    headings = ["all", *(f"{limit:g}px" for limit in CLASS_PX), "more", *(f"{n:g}st" for n in CLASS_STEPS), "more"]
-    rows = []
-    for method, errors in zip(scores.methods, scores.errors, strict=True):
-        table = np.array(errors).reshape(samples.shape)
-        parts = [(table.sum(), samples.sum())]
-        parts += [(table[i].sum(), samples[i].sum()) for i in range(len(samples))]
-        parts += [(table[:, i].sum(), samples[:, i].sum()) for i in range(TIME_CLASSES)]
-        rows.append((method, [total / count if count else np.nan for total, count in parts]))
-    rows.sort(key=lambda row: row[1][0])
-    return [
-        f"mean absolute errors on {int(samples.sum()):,} artificial gap samples, in",
-        "spreads of the cube, by pixels (px) to the nearest observation of",
-        "the frame and by steps (st) to that of the pixel's own series:",
-        f"{'':11}" + "".join(f"{heading:>6}" for heading in headings),
-        *(f"{method:11.11}" + "".join(f"{_digits(value):>6}" for value in row) for method, row in rows),
-    ]
-
-
-def _digits(value: float) -> str:
-    """Return up to five characters.
-
-    >>> _digits(0.12345), _digits(12.345), _digits(float("nan"))
-    ('0.123', '12.3', '-')
-    """
-    return "-" if np.isnan(value) else f"{value:.3f}" if value < 10 else f"{value:.3g}"

@@ -9,20 +9,21 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stpipe.core.blocks import BlockGrid, BlockSpec
 from stpipe.core.crops import Crop, fill_crop
-from stpipe.core.gap_classes import CLASS_COUNT, CLASS_PX, TIME_CLASSES, space_distance
+from stpipe.core.gap_classes import space_distance
 from stpipe.core.gaps import draw_gaps
 from stpipe.core.ports import JSON, BlockInput, Filler, Learner, Prediction
 from stpipe.core.survey import ArrayOverviews
 from stpipe.core.windows import Window
 from stpipe.errors import OptionError, RunError, ScratchError
 from stpipe.methods import auto
-from stpipe.methods.auto import AutoFiller, Choice, Errors, auto_filler, choose, far_weight
+from stpipe.methods.auto import AutoFiller, auto_filler, far_weight
 from stpipe.methods.calibrated import CalibratedFiller
+from stpipe.methods.choice import Choice
 from stpipe.methods.idw import IdwFiller
 from stpipe.methods.linear import LinearFiller
 from stpipe.methods.pyramid import PyramidFiller
@@ -184,42 +185,6 @@ def test_what_does_not_hold_again_is_not_used(
     assert (line in filler.notes()) != used
 
 
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), methods=st.integers(1, 4), size=st.integers(0, 3000))
-def test_a_pair_is_better_on_what_it_was_chosen_on(seed: int, methods: int, size: int) -> None:
-    rng = np.random.default_rng(seed)
-    classes = rng.integers(0, CLASS_COUNT, size).astype(np.uint8)
-    scale = rng.uniform(0.5, 2, (methods, CLASS_COUNT))
-    absolute = (scale[:, classes] * rng.exponential(size=(methods, size))).astype(np.float32)
-    names = tuple("abcd"[:methods])
-    found = Errors(methods=names, absolute=absolute, classes=classes, clusters=np.arange(size) // 20)
-    single, pair = choose(found, rng)
-    total = {name: float(row.sum(dtype=np.float64)) for name, row in zip(names, absolute, strict=True)}
-    assert total[single.near] == min(total.values())
-    if pair is not None:
-        border = CLASS_PX.index(pair.limit_px or 0)
-        inside = classes // TIME_CLASSES <= border
-        both = np.where(inside, absolute[names.index(pair.near)], absolute[names.index(pair.far)])
-        assert single.near in pair.methods
-        assert both.sum(dtype=np.float64) < 0.99 * total[single.near] + 1e-3
-
-
-def test_what_rests_on_one_cloud_is_chance() -> None:
-    classes = np.where(np.arange(4000) < 2000, 0, 11).astype(np.uint8)
-    second = np.where(classes == 0, 0.5, 3.0)
-    absolute = np.stack([np.ones(4000), second]).astype(np.float32)
-    one = np.where(classes == 0, 0, 1 + np.arange(4000) // 50)
-    many = np.arange(4000) // 50
-    pairs = [
-        choose(
-            Errors(methods=("a", "b"), absolute=absolute, classes=classes, clusters=clusters), np.random.default_rng(0)
-        )[1]
-        for clusters in (one, many)
-    ]
-    assert pairs[0] is None
-    assert str(pairs[1]) == "b up to 1.5 px from an observation, a beyond"
-
-
 @given(
     limit=st.sampled_from([1.5, 4.0, 12.0]),
     distances=st.lists(st.floats(0, 100, width=32) | st.just(float("inf")), min_size=2, max_size=20),
@@ -329,19 +294,6 @@ def test_a_cube_with_nothing_to_hide_takes_the_first() -> None:
     assert filler.choice == Choice(near="linear", far="linear")
     assert "the choice rests on only 0 artificial gap samples" in filler.notes()
     assert np.isnan(fill_crop(filler, empty).values).all()
-
-
-def test_large_crops_are_tried_in_their_middle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auto, "TRIED_SAMPLES", 2 * 16 * 16)
-    monkeypatch.setattr(auto, "SMALLEST_SIDE", 8)
-    crops = [replace(crop_of(TRUTH), domain=np.ones(SHAPE[1:], dtype=bool)), crop_of(TRUTH[:, :20, :9])]
-    for crop, part in zip(crops, auto._middles(crops), strict=True):
-        cut = part.window.slices
-        assert 8 <= part.valid.shape[1] < crop.valid.shape[1]
-        np.testing.assert_array_equal(part.values, crop.values[cut])
-        np.testing.assert_array_equal(part.valid, crop.valid[cut])
-        assert part.window.start[1] % 8 == part.window.start[2] % 8 == 0
-        assert (part.domain is None) == (crop.domain is None)
 
 
 def test_one_method_stands_in_where_the_other_has_no_value() -> None:
