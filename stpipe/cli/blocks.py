@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from stpipe.cli.options import parse_period, parse_range, parse_triple
+from stpipe.cli.progress import progress_bar
 from stpipe.errors import OptionError, ShapeError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from stpipe.core.windows import Triple
+    from stpipe.io.block_export import Chosen, Exported, ExportSpec
     from stpipe.io.block_folders import BlockFile, BlockSamples
     from stpipe.io.cube import Cube
-
-AXES_OF_BLOCK = 3
 
 
 @click.group(name="blocks")
@@ -176,96 +177,166 @@ def _score(errors: list[NDArray[np.float64]]) -> dict[str, float]:
     return {"scored": every.size, "mae": float(np.abs(every).mean()), "rmse": float(np.sqrt((every**2).mean()))}
 
 
-def _block_size(text: str) -> Triple:
-    from stpipe.core.windows import triple
-
-    try:
-        size = triple(int(part) for part in text.split(","))
-    except (ValueError, TypeError) as error:
-        raise OptionError(f"--block takes three lengths T,Y,X such as 16,128,128, got {text!r}") from error
-    if min(size) < 1:
-        raise OptionError(f"--block takes lengths of at least 1, got {text!r}")
-    return size
-
-
 @command.command(name="export")
 @click.argument("cube", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the blocks.")
-@click.option("--block", "size", default="16,128,128", show_default=True, metavar="T,Y,X", help="Shape of a block.")
-@click.option("--var", "variable", metavar="VAR", help="The variable. [default: the only one]")
-@click.option("--seed", default=1, show_default=True, help="Of the artificial gaps.")
-@click.option("--overwrite", is_flag=True, help="Replace blocks in a folder that holds things.")
+@click.option("--var", "variables", multiple=True, metavar="V", help="Variable to export [all]; may be repeated.")
+@click.option("--block", default="16,128,128", show_default=True, metavar="T,Y,X", help="Shape of a block.")
+@click.option("--overlap", metavar="T,Y,X", help="What neighbouring blocks share [nothing].")
+@click.option(
+    "--gaps",
+    type=click.Choice(["own", "none"]),
+    default="own",
+    show_default=True,
+    help="Hide samples in shapes of the cube's own gaps, or none.",
+)
+@click.option("--share", metavar="LO,HI", help="How much of a block's valid samples to hide, about [0.05,0.25].")
+@click.option(
+    "--least-valid",
+    type=float,
+    default=0.2,
+    show_default=True,
+    metavar="SHARE",
+    help="Leave out blocks with a smaller share of valid samples.",
+)
+@click.option("--most", type=int, metavar="N", help="Export at most so many blocks of a variable, chosen by chance.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Decides the gaps, and the choice of --most.")
+@click.option("--domain", metavar="V", help="Static variable that is non-zero where values can exist.")
+@click.option("--valid-range", metavar="LO,HI", help="Physical values outside of it are gaps.")
+@click.option("--aoi", type=click.Path(path_type=Path), help="GeoJSON of the area to export.")
+@click.option("--time", "period", metavar="START/END", help="Period to export.")
+@click.option("--overwrite", is_flag=True, help="Write into a folder that holds things, over these variables' blocks.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def export(
-    cube: Path, output: Path, size: str, variable: str | None, seed: int, overwrite: bool, as_json: bool
+    cube: Path,
+    output: Path,
+    variables: tuple[str, ...],
+    block: str,
+    overlap: str | None,
+    gaps: Literal["own", "none"],
+    share: str | None,
+    least_valid: float,
+    most: int | None,
+    seed: int,
+    domain: str | None,
+    valid_range: str | None,
+    aoi: Path | None,
+    period: str | None,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Cut a cube into a folder of GeoTIFF blocks.
 
-    Y_NAME.tif has what was observed; X_NAME.tif the same with artificial gaps, the cube's own from other dates;
-    MASK_NAME.tif is 1 where X_ is observed, and VALMASK_NAME.tif 1 where Y_ is and X_ is not. Blocks without an
-    observation are left out.
+    Y_VAR_T_Y_X.tif has what was observed, in physical units, bands = time; X_ the same with artificial gaps, in shapes
+    of the cube's own gaps at other dates; MASK_ is 1 where X_ is observed, and VALMASK_ 1 where a sample was hidden.
+    T, Y and X are the block's place in the cube, counted in blocks.
     """
-    if seed < 0:
-        raise OptionError(f"--seed must be at least 0, got {seed}")
-    from stpipe.core.blocks import BlockGrid, BlockSpec
-    from stpipe.core.samples import check_fillable
-    from stpipe.io.block_folders import prepare_output
-    from stpipe.io.cube import open_source
+    if share is not None and gaps == "none":
+        raise OptionError(f"--share {share} says how much to hide, and --gaps none to hide nothing; give one of them")
+    limits, selection = parse_range("--valid-range", valid_range), parse_period("--time", period)
+    size, shared = parse_triple("--block", block), parse_triple("--overlap", overlap)
+    from stpipe.core.gaps import SHARE
+    from stpipe.io.block_export import ExportSpec, choose_blocks, export_blocks
+    from stpipe.io.block_folders import check_output
+    from stpipe.io.fillable import open_fillable
+    from stpipe.io.run_folder import check_writable
 
-    block = _block_size(size)
-    source = open_source(cube, variables=None if variable is None else [variable])
-    if len(source.names) > 1:
-        raise OptionError(f"{cube} has the variables {', '.join(source.names)}; choose one with --var")
-    check_fillable(source.variables[0])
-    grid = BlockGrid(source.extent, BlockSpec(size=block))
-    prepare_output(output, ["X_0_0_0.tif"], overwrite=overwrite)
-    hidden, written = 0, 0
-    for number in range(len(grid)):
-        cut = grid.block(number)
-        count = _export_block(source, cut.write, output, "_".join(map(str, cut.index)), [seed, number])
-        hidden += count or 0
-        written += count is not None
-    result = {"output": str(output), "blocks": written, "empty": len(grid) - written, "hidden": hidden, "seed": seed}
-    if as_json:
-        click.echo(json.dumps(result))
-    else:
-        click.echo(f"{written} blocks written to {output}, {result['empty']} without any observation left out")
-
-
-def _export_block(source: Cube, window: Any, output: Path, name: str, seed: list[int]) -> int | None:
-    """Write the four files of one block; return the number of hidden samples, None for a block without any."""
-    import numpy as np
-
-    from stpipe.core.gaps import artificial_gaps
-    from stpipe.core.samples import physical
-    from stpipe.core.windows import Window
-    from stpipe.io.block_folders import NODATA, georeference, write_bands
-    from stpipe.io.georeference import shifted
-
-    info = source.variables[0]
-    reader = source.reader([info.name])
-    values = physical(reader.read(info.name, window), info)
-    valid = np.isfinite(values)
-    if not valid.any():
-        return None
-    (_, top, left), (_, bottom, right) = window.start, window.stop
-    # A frame at a time: the whole time axis of a window may be long.
-    shapes = np.stack(
-        [
-            ~np.isfinite(physical(reader.read(info.name, Window((t, top, left), (t + 1, bottom, right))), info)[0])
-            for t in range(source.extent[0])
-        ]
+    assert size is not None  # it has a default
+    spec = ExportSpec(
+        size=size,
+        overlap=shared or (0, 0, 0),
+        gaps=gaps,
+        share=SHARE if share is None else _share(share),
+        least_valid=least_valid,
+        most=most,
+        seed=seed,
+        valid_range=limits,
     )
-    hidden = artificial_gaps(valid, np.random.default_rng(seed), kind="own", shapes=shapes)
-    shown = valid & ~hidden
-    transform = None if source.transform is None else shifted(source.transform, top, left)
-    profile = georeference(source.crs_wkt, transform)
-    dates = [str(np.datetime64(when, "s")) for when in source.times[window.slices[0]]]
-    for kind, where in (("Y", valid), ("X", shown)):
-        bands = np.where(where, values, NODATA).astype(np.float32)
-        write_bands(
-            output / f"{kind}_{name}.tif", bands, profile=profile, nodata=float(np.float32(NODATA)), descriptions=dates
-        )
-    for kind, where in (("MASK", shown), ("VALMASK", hidden)):
-        write_bands(output / f"{kind}_{name}.tif", where.astype(np.uint8), profile=profile, nodata=None)
-    return int(hidden.sum())
+    source, notes = open_fillable(cube, variables=variables or None, domain=domain, time=selection, aoi=aoi)
+    _refuse_inside(output, source)
+    check_output(output, f"X_{source.names[0]}_0_0_0.tif", overwrite=overwrite)
+    check_writable(output)
+    began = time.monotonic()
+    with progress_bar("looking") as progress:
+        chosen = choose_blocks(source, spec, progress=progress)
+    with progress_bar("writing") as progress:
+        exported = export_blocks(source, chosen, spec, output, progress=progress)
+    for note in (*notes, *_remarks(source, spec, chosen, exported)):
+        click.echo(f"stpipe: note: {note}", err=True)
+    blocks, valid, hidden = (sum(getattr(part, key) for part in exported) for key in ("blocks", "valid", "hidden"))
+    shape = [min(pair) for pair in zip(spec.size, source.extent, strict=True)]
+    seconds = round(time.monotonic() - began, 2)
+    if as_json:
+        result = {
+            "output": str(output),
+            "block": shape,
+            "overlap": spec.overlap,
+            "gaps": gaps,
+            "share": spec.share if gaps == "own" else None,
+            "seed": seed,
+            "blocks": blocks,
+            "left_out": sum(choice.left_out for choice in chosen),
+            "valid": valid,
+            "hidden": hidden,
+            "seconds": seconds,
+            "variables": [
+                {"name": part.variable, "blocks": part.blocks, "left_out": choice.left_out, "valid": part.valid}
+                | {"hidden": part.hidden}
+                for part, choice in zip(exported, chosen, strict=True)
+            ],
+        }
+        click.echo(json.dumps(result))
+        return
+    click.echo(
+        f"{_blocks(blocks)} of {' x '.join(map(str, shape))} written into {output} in {seconds} s; "
+        f"{100 * hidden / valid:.3g} % of their valid samples are hidden"
+    )
+
+
+def _blocks(count: int) -> str:
+    return f"{count} block" if count == 1 else f"{count} blocks"
+
+
+def _share(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(f"--share needs two numbers LO,HI such as 0.05,0.25, got {text!r}") from None
+    return low, high
+
+
+def _refuse_inside(output: Path, source: Cube) -> None:
+    """Refuse an output among the files of the cube."""
+    place, cube = output.resolve(), Path(source.path)
+    if place == cube or cube in place.parents:
+        raise OptionError(f"the output {output} lies in the input {source.path}; choose another folder with -o")
+
+
+def _remarks(source: Cube, spec: ExportSpec, chosen: Sequence[Chosen], exported: Sequence[Exported]) -> Iterator[str]:
+    """Say what is other than was asked for."""
+    from stpipe.io.frames import RasterGrid
+
+    clipped = [min(pair) for pair in zip(spec.size, source.extent, strict=True)]
+    if tuple(clipped) != spec.size:
+        asked, cube, made = (" x ".join(map(str, shape)) for shape in (spec.size, source.extent, clipped))
+        yield f"the cube is {cube}, so blocks are {made} and not {asked}"
+    for choice in chosen:
+        if choice.left_out:
+            looked = len(choice.blocks) + choice.left_out
+            yield (
+                f"{choice.info.name}: {choice.left_out} of {looked} blocks left out, for less than "
+                f"{100 * spec.least_valid:g} % of their samples are valid (--least-valid)"
+            )
+        if spec.most is not None and len(choice.blocks) < spec.most:
+            can = _blocks(len(choice.blocks))
+            yield f"{choice.info.name}: only {can} can be exported, and not {spec.most} (--most)"
+    for part in exported:
+        if part.astray:
+            low, high = spec.share
+            yield (
+                f"{part.variable}: in {part.astray} of {part.blocks} blocks the hidden share is not between {low:g} "
+                f"and {high:g} but as near as their gaps allowed"
+            )
+    note = RasterGrid.of(source).note
+    if note is not None:
+        yield note

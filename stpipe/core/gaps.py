@@ -60,6 +60,9 @@ class Purpose(IntEnum):
     AUTO_BOOTSTRAP = 8
     """Whether a choice could be chance."""
 
+    BLOCKS = 10
+    """Gaps of exported blocks, and which blocks are exported."""
+
 
 def generator(purpose: Purpose, seed: int, *numbers: int) -> np.random.Generator:
     """Return a generator that no other purpose has, whatever its seed and numbers.

@@ -29,6 +29,9 @@ from stpipe.errors import CubeError, MissingFileError, OutputError, ReadError, R
 NODATA = -3.4e38
 """What the published training's files have in gaps."""
 
+NODATA_FLAGS = 255
+"""What its ``MASK_`` and ``VALMASK_`` name as nodata, and never have."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockFile:
@@ -167,6 +170,15 @@ def prepare_output(folder: Path, names: Sequence[str], *, overwrite: bool) -> No
 
     With `overwrite`, files of these names are replaced and nothing else is touched.
     """
+    check_output(folder, names[0], overwrite=overwrite)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"output folder {folder} can't be made: {error.strerror}") from error
+
+
+def check_output(folder: Path, name: str, *, overwrite: bool) -> None:
+    """Refuse an output folder that holds something, unless files such as `name` may be replaced in it."""
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; the output is a folder")
     held = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
@@ -174,12 +186,8 @@ def prepare_output(folder: Path, names: Sequence[str], *, overwrite: bool) -> No
         several = f" and {len(held) - 1} more" if len(held) > 1 else ""
         raise OutputError(
             f"output folder {folder} holds {held[0]}{several}; choose an empty one, or --overwrite to replace "
-            f"{names[0]} and the like in it"
+            f"{name} and the like in it"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"output folder {folder} can't be made: {error.strerror}") from error
 
 
 def write_bands(

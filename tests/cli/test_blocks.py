@@ -240,49 +240,123 @@ def cube(tmp_path: Path) -> Path:
     return path
 
 
+def export(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[str, Any], str]:
+    capsys.readouterr()
+    code = run(["blocks", "export", *map(str, words), "--json"])
+    out, err = capsys.readouterr()
+    return code, json.loads(out) if code == 0 else {}, err
+
+
 def test_a_cube_goes_out_as_blocks_and_comes_back_filled(
     cube: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "blocks"
-    assert run(["blocks", "export", str(cube), "-o", str(out), "--block", "6,16,16", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["blocks"] == 4
+    code, result, err = export(capsys, cube, "-o", out, "--block", "6,16,16")
+    assert (code, result["blocks"], result["left_out"]) == (0, 4, 0)
+    assert err == "stpipe: note: the cube has no CRS, so its GeoTIFF files have coordinates without one\n"
     with xr.open_dataset(cube) as source:
         values = source["ndvi"].values[:, 4:, 10:]
-    truth, shown, valid, hidden = (read(out / f"{kind}_0_1_1.tif") for kind in ("Y", "X", "MASK", "VALMASK"))
+    truth, shown, valid, hidden = (read(out / f"{kind}_ndvi_0_1_1.tif") for kind in ("Y", "X", "MASK", "VALMASK"))
     np.testing.assert_array_equal(truth[np.isfinite(values)], values[np.isfinite(values)])
     np.testing.assert_array_equal((valid == 1) | (hidden == 1), np.isfinite(values))
     assert not ((valid == 1) & (hidden == 1)).any()
     assert (hidden == 1).any()
     np.testing.assert_array_equal(shown[valid == 1], values[valid == 1])
     assert (shown[valid == 0] < -3e38).all()
-    with rasterio.open(out / "X_0_1_1.tif") as made:
+    with rasterio.open(out / "X_ndvi_0_1_1.tif") as made:
         assert made.descriptions[1] == "2020-01-06T00:00:00"
+        assert made.interleaving.value == "PIXEL"  # the published training reads bands last
         assert made.xy(0, 0) == (400.0, 4960.0)
-    again = tmp_path / "again"
-    run(["blocks", "export", str(cube), "-o", str(again), "--block", "6,16,16", "--json"])
+    export(capsys, cube, "-o", tmp_path / "again", "--block", "6,16,16")
     for path in sorted(out.iterdir()):
-        assert path.read_bytes() == (again / path.name).read_bytes()  # seeded
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
     code, scored, _ = fill(capsys, out, "-o", tmp_path / "filled")
     assert code == 0
     assert scored["scored"] == result["hidden"]
+    assert 0 < scored["mae"] < scored["rmse"] < 1.5
+
+
+def test_an_export_says_what_is_other_than_was_asked_for(
+    cube: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One quarter of the cube has no gap, and the others have less than 90 % valid samples."""
+    words = ("--block", "6,10,13", "--least-valid", "0.9", "--most", "3")
+    code, result, err = export(capsys, cube, "-o", tmp_path / "few", *words)
+    assert (code, result["blocks"], result["left_out"]) == (0, 1, 3)
+    assert "note: ndvi: 3 of 4 blocks left out, for less than 90 % of their samples are valid (--least-valid)" in err
+    assert "note: ndvi: only 1 block can be exported, and not 3 (--most)" in err
+    code, result, err = export(capsys, cube, "-o", tmp_path / "short", "--block", "1,4,4", "--share", "0.24,0.25")
+    assert code == 0
+    assert "blocks the hidden share is not between 0.24 and 0.25 but as near as their gaps allowed" in err
+    code, result, err = export(capsys, cube, "-o", tmp_path / "one")
+    assert result["block"] == [6, 20, 26]
+    assert "note: the cube is 6 x 20 x 26, so blocks are 6 x 20 x 26 and not 16 x 128 x 128" in err
+    capsys.readouterr()
+    assert run(["blocks", "export", str(cube), "-o", str(tmp_path / "said")]) == 0
+    assert capsys.readouterr().out.startswith(f"1 block of 6 x 20 x 26 written into {tmp_path / 'said'} in ")
+
+
+def test_an_export_keeps_what_lies_in_its_folder(
+    cube: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("dear to someone")
+    code, _, err = export(capsys, cube, "-o", out)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "holds thesis.txt; choose an empty one, or --overwrite to replace X_ndvi_0_0_0.tif and the like in it" in err
+    assert export(capsys, cube, "-o", out, "--overwrite")[0] == 0
+    assert (out / "thesis.txt").read_text() == "dear to someone"
+    assert len(list(out.iterdir())) == 5
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        pytest.param(["--block", "6,16"], "three lengths T,Y,X such as 16,128,128, got '6,16'", id="two lengths"),
-        pytest.param(["--block", "a,b,c"], "three lengths", id="no numbers"),
-        pytest.param(["--block", "0,8,8"], "at least 1", id="nothing"),
+        pytest.param(
+            ["--block", "6,16"], "--block needs three whole numbers T,Y,X such as 16,128,128", id="two lengths"
+        ),
+        pytest.param(["--block", "a,b,c"], "three whole numbers", id="no numbers"),
+        pytest.param(["--block", "0,8,8"], "needs at least 1 along time, got 0", id="nothing"),
+        pytest.param(["--block", "6,8,8", "--overlap", "0,8,0"], "overlap along y must be in [0, 8)", id="all overlap"),
         pytest.param(["--seed", "-1"], "--seed must be at least 0", id="a seed below zero"),
-        pytest.param(["--var", "evi"], "evi", id="no such variable"),
+        pytest.param(["--var", "evi"], "has no variable 'evi'", id="no such variable"),
+        pytest.param(["--domain", "land"], "--domain: ", id="no such domain"),
+        pytest.param(
+            ["--share", "0.3"], "--share needs two numbers LO,HI such as 0.05,0.25, got '0.3'", id="one share"
+        ),
+        pytest.param(["--share", "0.5,1.5"], "--share needs 0 <= LO <= HI < 1", id="more than all hidden"),
+        pytest.param(["--share", "0.1,0.2", "--gaps", "none"], "give one of them", id="how much of nothing"),
+        pytest.param(["--gaps", "clouds"], "'clouds' is not one of 'own', 'none'", id="no such gaps"),
+        pytest.param(["--least-valid", "20"], "--least-valid is a share between 0 and 1, got 20", id="a percentage"),
+        pytest.param(["--most", "0"], "--most must be at least 1", id="no blocks"),
+        pytest.param(["--valid-range", "5,9"], "has no valid sample", id="nothing valid"),
+        pytest.param(["--time", "2021-01-01/"], "2021", id="no such period"),
+        pytest.param(["--aoi", "nowhere.json"], "--aoi", id="no such area"),
     ],
 )
 def test_export_refuses_what_it_cannot_do(
     cube: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    assert run(["blocks", "export", str(cube), "-o", str(tmp_path / "out"), *words]) == 2
-    err = capsys.readouterr().err
+    code, _, err = export(capsys, cube, "-o", tmp_path / "out", *words)
+    assert code == 2
     assert message in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_export_refuses_what_is_no_place_for_it(cube: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with xr.open_dataset(cube) as source:
+        source.to_zarr(tmp_path / "cube.zarr", consolidated=False)
+    before = sorted((tmp_path / "cube.zarr").rglob("*"))
+    for place, out, message in (
+        (tmp_path / "no.zarr", tmp_path / "out", "no.zarr"),
+        (cube, cube, "lies in the input"),
+        (tmp_path / "cube.zarr", cube, "is a file; the output is a folder"),
+        (tmp_path / "cube.zarr", tmp_path / "cube.zarr", "lies in the input"),
+        (tmp_path / "cube.zarr", tmp_path / "cube.zarr/ndvi", "lies in the input"),
+    ):
+        code, _, err = export(capsys, place, "-o", out, "--overwrite")
+        assert (code, err.count("\n")) == (2, 1)
+        assert message in err
+    assert sorted((tmp_path / "cube.zarr").rglob("*")) == before
