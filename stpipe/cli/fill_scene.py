@@ -42,7 +42,7 @@ def show(folder: Path, report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from stpipe.core.plan import gib
+    from stpipe.core.sizes import gib
     from stpipe.io.frames import half_width_name
 
     table = Table(box=None, header_style="bold", pad_edge=False)

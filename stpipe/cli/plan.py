@@ -60,7 +60,7 @@ def show(plan: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from stpipe.core.plan import gib
+    from stpipe.core.sizes import gib
 
     def lengths(values: Any) -> str:
         return " x ".join("all" if value is None else str(value) for value in values)

@@ -16,8 +16,9 @@ from distributed import Client
 
 from stpipe import __version__
 from stpipe.cli.scene_plan import Prepared, begin
-from stpipe.core.plan import MIB, Plan
+from stpipe.core.plan import Plan
 from stpipe.core.ports import JSON, Learner
+from stpipe.core.sizes import MIB
 from stpipe.errors import OutputError, RunError
 from stpipe.execution.cluster import check_cluster, connect
 from stpipe.execution.context import RunContext

@@ -13,7 +13,7 @@ import psutil
 import yaml
 from distributed import Client, LocalCluster
 
-from stpipe.core.plan import gib
+from stpipe.core.sizes import gib
 from stpipe.errors import OptionError, RunError
 from stpipe.resources import shipped
 

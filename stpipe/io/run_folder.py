@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from stpipe.core.plan import canonical, gib
+from stpipe.core.plan import canonical
 from stpipe.core.ports import JSON
+from stpipe.core.sizes import gib
 from stpipe.errors import OptionError, OutputError, PlanError
 from stpipe.execution.records import write_whole
 
