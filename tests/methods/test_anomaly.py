@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from stpipe.core.blocks import BlockGrid, BlockSpec
-from stpipe.core.crops import Crop, fill_crop
-from stpipe.core.ports import BlockInput
+from stpipe.core.crops import fill_crop
 from stpipe.core.survey import COUNT, SUM, ArrayOverviews
 from stpipe.core.windows import Window
 from stpipe.methods.anomaly import (
@@ -24,31 +23,7 @@ from stpipe.methods.anomaly import (
     prior_counts,
 )
 from stpipe.methods.pyramid import PyramidFiller
-
-
-def block_input(values: np.ndarray, valid: np.ndarray, days: np.ndarray, window: Window) -> BlockInput:
-    """One window of a cube as a filler gets it, with gap where it reaches past the cube."""
-    inside = window.intersect(Window.of(values.shape))
-    cut, known = np.zeros(window.shape, dtype=np.float32), np.zeros(window.shape, dtype=bool)
-    cut[inside.within(window).slices] = values[inside.slices]
-    known[inside.within(window).slices] = valid[inside.slices]
-    return BlockInput(
-        values=cut,
-        valid=known,
-        days=days,
-        window=window,
-        overviews=ArrayOverviews.of(np.where(valid, values, 0).astype(np.float64), valid),
-        all_days=days,
-    )
-
-
-def crop_of(values: np.ndarray, valid: np.ndarray) -> Crop:
-    return Crop(
-        values=np.where(valid, values, 0).astype(np.float32),
-        valid=valid,
-        days=5.0 * np.arange(len(values)),
-        window=Window.of(values.shape),
-    )
+from tests.methods.scenes import block_input, crop_of
 
 
 def fields_under_weather(seed: int, *, frames: int = 12, side: int = 64) -> tuple[np.ndarray, np.ndarray]:
@@ -86,21 +61,6 @@ def test_blocks_give_what_the_whole_scene_gives(
             np.testing.assert_allclose(
                 getattr(part, name)[block.trim], getattr(whole, name)[block.write.slices], rtol=0, atol=1e-5
             )
-
-
-@given(seed=st.integers(0, 2**32 - 1), junk=st.sampled_from([np.nan, np.inf, -1e30, 7.0]))
-@settings(max_examples=10, deadline=None)
-def test_values_under_gaps_have_no_say(seed: int, junk: float) -> None:
-    rng = np.random.default_rng(seed)
-    values, valid = rng.normal(size=(3, 24, 32)).astype(np.float32), rng.random((3, 24, 32)) < 0.5
-    days, window = np.arange(3.0), Window.of(values.shape)
-    clean = AnomalyFiller().fill(block_input(np.where(valid, values, 0), valid, days, window))
-    dirty = block_input(np.where(valid, values, 0), valid, days, window)
-    dirty.values[~valid] = junk
-    with np.errstate(all="ignore"):
-        again = AnomalyFiller().fill(dirty)
-    np.testing.assert_array_equal(clean.values, again.values)
-    np.testing.assert_array_equal(clean.half_width, again.half_width)
 
 
 @given(seed=st.integers(0, 2**32 - 1), scale=st.floats(0.1, 10), shift=st.floats(-5, 5))
@@ -193,33 +153,6 @@ def test_the_surroundings_count_for_what_weather_and_fields_say() -> None:
     prior = prior_counts(np.full((2, 160, 160), 10.0), totals)
     assert 7 < np.median(prior) < 11
     assert prior_counts(np.zeros((2, 8, 8)), np.zeros((2, 8, 8))).min() == 5.0
-
-
-@pytest.mark.parametrize(
-    "shape", [(1, 1, 1), (4, 1, 1), (1, 9, 17), (3, 20, 20)], ids=["one sample", "one pixel", "one frame", "a cube"]
-)
-def test_one_sample_is_enough_and_none_is_not(shape: tuple[int, int, int]) -> None:
-    valid = np.zeros(shape, dtype=bool)
-    nothing = fill_crop(AnomalyFiller(), crop_of(np.zeros(shape), valid))
-    assert np.isnan(nothing.values).all()
-    assert np.isnan(nothing.half_width).all()
-    valid[-1, 0, 0] = True
-    made = fill_crop(AnomalyFiller(), crop_of(np.full(shape, 2.5), valid))
-    np.testing.assert_allclose(made.values, 2.5, rtol=1e-5)
-    assert np.isfinite(made.half_width).all()
-    assert made.values.dtype == made.half_width.dtype == np.float32
-    np.testing.assert_array_equal(made.fallback, ~valid.any(axis=0) & np.ones(shape, dtype=bool))
-
-
-@given(seed=st.integers(0, 2**32 - 1), share_valid=st.floats(0, 0.02))
-@settings(max_examples=15, deadline=None)
-def test_there_is_an_answer_wherever_the_pyramid_has_one(seed: int, share_valid: float) -> None:
-    rng = np.random.default_rng(seed)
-    valid = rng.random((4, 33, 40)) < share_valid
-    crop = crop_of(rng.normal(size=valid.shape), valid)
-    ours, theirs = fill_crop(AnomalyFiller(), crop), fill_crop(PyramidFiller(), crop)
-    np.testing.assert_array_equal(np.isnan(ours.values), np.isnan(theirs.values))
-    np.testing.assert_array_equal(np.isnan(ours.half_width), np.isnan(theirs.half_width))
 
 
 def test_intervals_are_wider_where_a_pixel_was_seen_less() -> None:

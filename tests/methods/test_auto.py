@@ -241,13 +241,6 @@ def test_what_is_learned_repeats_and_depends_on_the_seed() -> None:
     assert untaught.taught(learned).identity() != untaught.identity()
 
 
-def test_nothing_under_a_gap_can_speak() -> None:
-    crop, untaught = crop_of(TRUTH), AutoFiller(candidates=(PyramidFiller(), LinearFiller()))
-    loud = replace(crop, values=np.where(crop.valid, crop.values, np.float32(99)))
-    nothing = np.zeros_like(crop.valid)
-    assert untaught.learn([crop], seed=1) == untaught.learn([loud.without(nothing)], seed=1)
-
-
 def test_a_learner_is_scored_on_what_it_has_not_seen_and_learns_from_all_in_the_end() -> None:
     crop = crop_of(TRUTH)
     best = LearningTeller(name="a", truth=TRUTH, near=0.1, far=0.1)

@@ -9,35 +9,12 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from stpipe.core.blocks import BlockGrid, BlockSpec
-from stpipe.core.crops import Crop, fill_crop
-from stpipe.core.ports import BlockInput
-from stpipe.core.survey import ArrayOverviews
+from stpipe.core.crops import fill_crop
 from stpipe.core.windows import Window
 from stpipe.methods.anomaly import AnomalyFiller
 from stpipe.methods.climatology import PRIOR_WEIGHT, ClimatologyFiller, pixel_seasons, season_kernel
 from stpipe.methods.pyramid import PyramidFiller
-
-
-def block_input(values: np.ndarray, valid: np.ndarray, days: np.ndarray, window: Window) -> BlockInput:
-    """One window of a cube as a filler gets it, with gap where it reaches past the cube."""
-    inside = window.intersect(Window.of(values.shape))
-    cut, known = np.zeros(window.shape, dtype=np.float32), np.zeros(window.shape, dtype=bool)
-    cut[inside.within(window).slices] = values[inside.slices]
-    known[inside.within(window).slices] = valid[inside.slices]
-    return BlockInput(
-        values=cut,
-        valid=known,
-        days=days,
-        window=window,
-        overviews=ArrayOverviews.of(np.where(valid, values, 0).astype(np.float64), valid),
-        all_days=days,
-    )
-
-
-def crop_of(values: np.ndarray, valid: np.ndarray, days: np.ndarray) -> Crop:
-    return Crop(
-        values=np.where(valid, values, 0).astype(np.float32), valid=valid, days=days, window=Window.of(values.shape)
-    )
+from tests.methods.scenes import block_input, crop_of
 
 
 def years_of_fields(seed: int, *, years: int = 4, side: int = 48) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -77,21 +54,6 @@ def test_blocks_give_what_the_whole_scene_gives(
             np.testing.assert_allclose(
                 getattr(part, name)[block.trim], getattr(whole, name)[block.write.slices], rtol=0, atol=1e-5
             )
-
-
-@given(seed=st.integers(0, 2**32 - 1), junk=st.sampled_from([np.nan, np.inf, -1e30, 7.0]))
-@settings(max_examples=8, deadline=None)
-def test_values_under_gaps_have_no_say(seed: int, junk: float) -> None:
-    rng = np.random.default_rng(seed)
-    values, valid = rng.normal(size=(6, 24, 32)).astype(np.float32), rng.random((6, 24, 32)) < 0.5
-    days, window = 180.0 * np.arange(6), Window.of(values.shape)
-    clean = ClimatologyFiller().fill(block_input(np.where(valid, values, 0), valid, days, window))
-    dirty = block_input(np.where(valid, values, 0), valid, days, window)
-    dirty.values[~valid] = junk
-    with np.errstate(all="ignore"):
-        again = ClimatologyFiller().fill(dirty)
-    np.testing.assert_array_equal(clean.values, again.values)
-    np.testing.assert_array_equal(clean.half_width, again.half_width)
 
 
 @given(seed=st.integers(0, 2**32 - 1), scale=st.floats(0.1, 10), shift=st.floats(-5, 5))
@@ -178,29 +140,3 @@ def test_pixels_not_seen_in_season_are_marked_and_answered() -> None:
     assert made.fallback[:, 10:14, 10:14].all()
     assert np.isfinite(made.values).all()
     assert np.abs(made.values - truth)[:, 10:14, 10:14].mean() < 0.5
-
-
-@pytest.mark.parametrize(
-    "shape", [(1, 1, 1), (4, 1, 1), (1, 9, 17), (5, 20, 20)], ids=["one sample", "one pixel", "one frame", "a cube"]
-)
-def test_one_sample_is_enough_and_none_is_not(shape: tuple[int, int, int]) -> None:
-    valid, days = np.zeros(shape, dtype=bool), 183.0 * np.arange(shape[0])
-    nothing = fill_crop(ClimatologyFiller(), crop_of(np.zeros(shape), valid, days))
-    assert np.isnan(nothing.values).all()
-    assert np.isnan(nothing.half_width).all()
-    valid[-1, 0, 0] = True
-    made = fill_crop(ClimatologyFiller(), crop_of(np.full(shape, 2.5), valid, days))
-    np.testing.assert_allclose(made.values, 2.5, rtol=1e-5)
-    assert np.isfinite(made.half_width).all()
-    assert made.values.dtype == made.half_width.dtype == np.float32
-
-
-@given(seed=st.integers(0, 2**32 - 1), share_valid=st.floats(0, 0.02))
-@settings(max_examples=10, deadline=None)
-def test_there_is_an_answer_wherever_the_pyramid_has_one(seed: int, share_valid: float) -> None:
-    rng = np.random.default_rng(seed)
-    valid = rng.random((5, 33, 40)) < share_valid
-    crop = crop_of(rng.normal(size=valid.shape), valid, 183.0 * np.arange(5))
-    ours, theirs = fill_crop(ClimatologyFiller(), crop), fill_crop(PyramidFiller(), crop)
-    np.testing.assert_array_equal(np.isnan(ours.values), np.isnan(theirs.values))
-    np.testing.assert_array_equal(np.isnan(ours.half_width), np.isnan(theirs.half_width))

@@ -60,20 +60,6 @@ def test_the_same_crops_and_seed_give_the_same_bytes_and_other_ones_another_iden
     assert len(set(identities)) == 3
 
 
-@pytest.mark.parametrize("frames", [1, 2, 3, 9], ids=["one frame", "two frames", "three frames", "nine frames"])
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
-def test_sparse_cubes_have_an_answer_wherever_the_pyramid_has(frames: int, share: float) -> None:
-    rng = np.random.default_rng(frames)
-    values = rng.normal(size=(frames, 9, 11)).astype(np.float32)
-    valid = rng.random(values.shape) < share
-    crop = crop_of(values, valid, np.cumsum(rng.uniform(0, 9, frames)))
-    filler = EofFiller()
-    result = fill_crop(filler.taught(filler.learn([crop], seed=0)), crop)
-    assert result.values.dtype == result.half_width.dtype == np.float32
-    assert np.isfinite(result.values).all() == valid.any()
-    np.testing.assert_array_equal(result.fallback, np.broadcast_to(~valid.any(axis=0), valid.shape))
-
-
 def test_a_constant_cube_is_filled_with_the_constant() -> None:
     valid = np.random.default_rng(0).random((12, 16, 16)) < 0.5
     crop = crop_of(np.full(valid.shape, 1.5), valid, np.arange(12.0))

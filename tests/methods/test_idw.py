@@ -1,4 +1,4 @@
-"""Inverse distances against a slow loop, and the laws of every method."""
+"""Inverse distances against a slow loop: blocks equal the whole, units make no difference, the pyramid helps out."""
 
 from __future__ import annotations
 
@@ -8,39 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stpipe.core.blocks import BlockGrid, BlockSpec
-from stpipe.core.crops import Crop, fill_crop
-from stpipe.core.ports import BlockInput
-from stpipe.core.survey import ArrayOverviews
+from stpipe.core.crops import fill_crop
 from stpipe.core.windows import Window
 from stpipe.errors import OptionError
 from stpipe.methods.idw import IdwFiller, distance_weights, weighted_sums
 from stpipe.methods.pyramid import PyramidFiller
-
-
-def block_input(values: np.ndarray, valid: np.ndarray, window: Window) -> BlockInput:
-    """One window of a cube with daily frames, with gap where it reaches past the cube."""
-    inside = window.intersect(Window.of(values.shape))
-    cut, known = np.zeros(window.shape, dtype=np.float32), np.zeros(window.shape, dtype=bool)
-    cut[inside.within(window).slices] = values[inside.slices]
-    known[inside.within(window).slices] = valid[inside.slices]
-    days = np.arange(len(values), dtype=np.float64)
-    return BlockInput(
-        values=cut,
-        valid=known,
-        days=days[window.start[0] : window.stop[0]],
-        window=window,
-        overviews=ArrayOverviews.of(np.where(valid, values, 0).astype(np.float64), valid),
-        all_days=days,
-    )
-
-
-def crop_of(values: np.ndarray, valid: np.ndarray) -> Crop:
-    return Crop(
-        values=np.where(valid, values, 0).astype(np.float32),
-        valid=valid,
-        days=np.arange(len(values), dtype=np.float64),
-        window=Window.of(values.shape),
-    )
+from tests.methods.scenes import block_input, crop_of
 
 
 @settings(max_examples=15, deadline=None)
@@ -82,29 +55,14 @@ def test_blocks_give_what_the_whole_scene_gives(
     valid[:, shape[1] // 4 : shape[1] // 2] = False
     filler = IdwFiller(radius=radius)
     grid = BlockGrid(shape, BlockSpec(size=shape, stride=filler.stride))
-    whole = filler.fill(block_input(values, valid, Window.of(grid.padded_extent)))
+    whole = filler.fill(block_input(values, valid, window=Window.of(grid.padded_extent)))
     spec = BlockSpec(size=(2, size, size), overlap=(0, 3, 3), halo=filler.halo, stride=filler.stride)
     for block in BlockGrid(shape, spec):
-        part = filler.fill(block_input(values, valid, block.read))
+        part = filler.fill(block_input(values, valid, window=block.read))
         for name in ("values", "half_width", "fallback"):
             np.testing.assert_allclose(
                 getattr(part, name)[block.trim], getattr(whole, name)[block.write.slices], rtol=0, atol=1e-5
             )
-
-
-@given(seed=st.integers(0, 2**32 - 1), junk=st.sampled_from([np.nan, np.inf, -1e30, 7.0]))
-@settings(max_examples=10, deadline=None)
-def test_values_under_gaps_have_no_say(seed: int, junk: float) -> None:
-    rng = np.random.default_rng(seed)
-    values, valid = rng.normal(size=(2, 24, 32)).astype(np.float32), rng.random((2, 24, 32)) < 0.5
-    window = Window.of(values.shape)
-    clean = IdwFiller().fill(block_input(np.where(valid, values, 0), valid, window))
-    dirty = block_input(np.where(valid, values, 0), valid, window)
-    dirty.values[~valid] = junk
-    with np.errstate(all="ignore"):
-        again = IdwFiller().fill(dirty)
-    np.testing.assert_array_equal(clean.values, again.values)
-    np.testing.assert_array_equal(clean.half_width, again.half_width)
 
 
 @given(seed=st.integers(0, 2**32 - 1), scale=st.floats(0.1, 10), shift=st.floats(-5, 5))
@@ -151,19 +109,6 @@ def test_a_frame_without_samples_is_the_pyramids() -> None:
     np.testing.assert_array_equal(made.values[1], pyramid.values[1])
     np.testing.assert_array_equal(made.half_width[1], pyramid.half_width[1])
     assert made.fallback[1].all()
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 1), (4, 1, 1), (1, 9, 17)], ids=["one sample", "one pixel", "one frame"])
-def test_one_sample_is_enough_and_none_is_not(shape: tuple[int, int, int]) -> None:
-    valid = np.zeros(shape, dtype=bool)
-    nothing = fill_crop(IdwFiller(), crop_of(np.zeros(shape), valid))
-    assert np.isnan(nothing.values).all()
-    assert np.isnan(nothing.half_width).all()
-    valid[-1, 0, 0] = True
-    made = fill_crop(IdwFiller(), crop_of(np.full(shape, 2.5), valid))
-    np.testing.assert_allclose(made.values, 2.5, rtol=1e-6)
-    assert np.isfinite(made.half_width).all()
-    assert made.values.dtype == made.half_width.dtype == np.float32
 
 
 @pytest.mark.parametrize("option", [{"power": 0.0}, {"radius": 1}, {"far": 0.0}], ids=lambda option: next(iter(option)))

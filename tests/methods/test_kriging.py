@@ -46,20 +46,6 @@ def test_blocks_give_what_the_whole_scene_gives(
             )
 
 
-@given(seed=st.integers(0, 2**32 - 1), junk=st.sampled_from([np.nan, np.inf, -1e30, 7.0]))
-@settings(max_examples=6, deadline=None)
-def test_values_under_gaps_have_no_say(seed: int, junk: float) -> None:
-    rng = np.random.default_rng(seed)
-    values, valid = rng.normal(size=(2, 24, 32)).astype(np.float32), rng.random((2, 24, 32)) < 0.5
-    clean = KrigingFiller().fill(block_input(np.where(valid, values, 0), valid))
-    dirty = block_input(np.where(valid, values, 0), valid)
-    dirty.values[~valid] = junk
-    with np.errstate(all="ignore"):
-        again = KrigingFiller().fill(dirty)
-    np.testing.assert_array_equal(clean.values, again.values)
-    np.testing.assert_array_equal(clean.half_width, again.half_width)
-
-
 @given(seed=st.integers(0, 2**32 - 1), scale=st.floats(0.1, 10), shift=st.floats(-5, 5))
 @settings(max_examples=6, deadline=None)
 def test_units_make_no_difference(seed: int, scale: float, shift: float) -> None:
@@ -127,21 +113,6 @@ def test_frames_without_samples_are_the_pyramids_and_frames_without_gaps_too() -
     np.testing.assert_array_equal(made.half_width[1:], pyramid.half_width[1:])
     assert made.fallback[1].all()
     assert not made.fallback[2].any()
-
-
-@pytest.mark.parametrize(
-    "shape", [(1, 1, 1), (4, 1, 1), (1, 9, 17), (1, 2, 200)], ids=["one sample", "one pixel", "one frame", "a strip"]
-)
-def test_one_sample_is_enough_and_none_is_not(shape: tuple[int, int, int]) -> None:
-    valid = np.zeros(shape, dtype=bool)
-    nothing = fill_crop(KrigingFiller(), crop_of(np.zeros(shape), valid))
-    assert np.isnan(nothing.values).all()
-    assert np.isnan(nothing.half_width).all()
-    valid[-1, 0, 0] = True
-    made = fill_crop(KrigingFiller(), crop_of(np.full(shape, 2.5), valid))
-    np.testing.assert_allclose(made.values, 2.5, rtol=1e-6)
-    assert np.isfinite(made.half_width).all()
-    assert made.values.dtype == made.half_width.dtype == np.float32
 
 
 @pytest.mark.parametrize("nugget", [0.003, 0.3], ids=["a smooth field", "a noisy field"])

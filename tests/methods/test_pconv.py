@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -121,16 +121,6 @@ def test_parts_of_a_window_give_what_the_window_gives(small: PConvFiller, monkey
     got = small.fill(block)
     np.testing.assert_allclose(got.values, expected.values, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(got.half_width, expected.half_width, rtol=1e-4, atol=1e-4)
-
-
-@settings(max_examples=10)
-@given(st.integers(0, 2**32), st.sampled_from([np.nan, np.inf, -np.inf, 3e38]), st.sampled_from([0.0, 0.02, 0.5, 1.0]))
-def test_values_under_gaps_do_not_matter(small: PConvFiller, seed: int, poison: float, share: float) -> None:
-    values, valid, days = scene(seed, (4, 16, 24), share)
-    one = small.fill(whole(np.where(valid, values, np.float32(0)), valid, days))
-    other = small.fill(whole(np.where(valid, values, np.float32(poison)), valid, days))
-    for field in ("values", "half_width", "fallback"):
-        np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
 
 
 def test_there_is_an_answer_wherever_a_guide_has_one(small: PConvFiller) -> None:

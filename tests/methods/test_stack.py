@@ -10,7 +10,6 @@ import pytest
 from stpipe.core.crops import Crop, fill_crop
 from stpipe.core.gaps import draw_gaps
 from stpipe.core.ports import Learner
-from stpipe.core.windows import Window, triple
 from stpipe.errors import RunError, ScratchError
 from stpipe.methods.guides import GuideMaker
 from stpipe.methods.linear import LinearFiller
@@ -83,27 +82,6 @@ def test_scaling_and_shifting_the_input_does_the_same_to_the_output(small: tuple
     # What the survey does to a cube in other units: location and spread go with them, to the last float.
     moved = replace(crop, values=np.where(crop.valid, (crop.values * 1000 + 7 - 7) / 1000, np.float32(0)))
     np.testing.assert_allclose(fill_crop(taught, moved).values, made, atol=1e-3)
-
-
-def test_nothing_under_a_gap_is_heard(small: tuple[Crop, bytes]) -> None:
-    crop, learned = small
-    poisoned = replace(crop, values=np.where(crop.valid, crop.values, np.float32(-1e9)))
-    assert StackFiller().learn([poisoned], seed=0) == learned
-    taught = StackFiller().taught(learned)
-    np.testing.assert_array_equal(fill_crop(taught, crop).values, fill_crop(taught, poisoned).values)
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 40, 40), (2, 9, 11), (6, 3, 30)], ids=str)
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.6, 1.0])
-def test_sparse_cubes_have_an_answer_wherever_the_pyramid_has(shape: tuple[int, int, int], share: float) -> None:
-    rng = np.random.default_rng(0)
-    valid = rng.random(shape) < share
-    values = np.where(valid, rng.standard_normal(shape), 0).astype(np.float32)
-    crop = Crop(values=values, valid=valid, days=np.arange(float(shape[0])), window=Window.of(triple(shape)))
-    taught = StackFiller().taught(StackFiller().learn([crop], seed=0))
-    made, simple = fill_crop(taught, crop), fill_crop(PyramidFiller(), crop)
-    np.testing.assert_array_equal(np.isfinite(made.values), np.isfinite(simple.values))
-    assert (made.half_width[np.isfinite(made.half_width)] >= 0).all()
 
 
 def test_it_says_so_if_there_was_too_little_to_learn_from() -> None:
