@@ -187,7 +187,7 @@ def survey_tile_shape(extent: Triple, variables: Sequence[VariableInfo]) -> Trip
         long = max((0, 1), key=lambda axis: sides[axis] - steps[axis])
         if sides[long] == steps[long]:
             break
-        sides[long] -= steps[long]
+        sides[long] = (sides[long] - 1) // steps[long] * steps[long]  # the whole side need not be of whole steps
     plane = math.prod(sides)
     if frames * plane > TILE_SAMPLES:
         frames = max(1, TILE_SAMPLES // plane)  # one chunk is more than a tile: it is read again for each part

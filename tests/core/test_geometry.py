@@ -6,21 +6,24 @@ from math import prod
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stpipe.core.blocks import BlockGrid, BlockSpec
 from stpipe.core.geometry import (
     MOST_CHUNK_SAMPLES,
     SIZES,
+    TILE_ALIGN,
     TileGrid,
     blend_tile_shape,
     bytes_to_blend,
     bytes_to_fill,
     choose_grid,
     output_chunk,
+    survey_tile_shape,
 )
 from stpipe.core.ports import VariableInfo
+from stpipe.core.survey import BASE_CELL
 from stpipe.core.windows import Triple
 from stpipe.methods.pyramid import PyramidFiller
 
@@ -51,6 +54,16 @@ def test_chunks_of_products_are_cut_only_where_they_are_too_large(extent: Triple
         assert made == stored
     else:
         assert prod(made) > MOST_CHUNK_SAMPLES / 4
+
+
+@given(extent=large, chunks=large)
+@example(extent=(72, 185, 905), chunks=(72, 3, 225))
+def test_survey_tiles_start_at_whole_cells_of_all_their_levels(extent: Triple, chunks: Triple) -> None:
+    frames, *sides = survey_tile_shape(extent, [variable(chunks)])
+    assert 1 <= frames <= extent[0]
+    for side, length in zip(sides, extent[1:], strict=True):
+        assert side % BASE_CELL == 0
+        assert side >= length or side % TILE_ALIGN == 0
 
 
 @given(extent=large, chunks=large, budget=st.integers(0, 2**32), dtype=st.sampled_from(["uint8", "float64"]))
