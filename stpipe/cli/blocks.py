@@ -114,33 +114,21 @@ def _predictor(model: str, blocks: list[BlockFile]) -> Any:
 
 
 def _fill_standardised(filler: Any, block: BlockFile, samples: BlockSamples) -> NDArray[np.float32]:
-    """Fill one block as a scene of its own, with its own location and spread."""
+    """Fill one block as a scene of its own, with its own location, spread and patterns."""
     import numpy as np
 
-    from stpipe.core.ports import BlockInput
-    from stpipe.core.survey import ArrayOverviews, location_and_spread
-    from stpipe.core.windows import Window, round_up, triple
+    from stpipe.core.crops import Crop, fill_crop
+    from stpipe.core.survey import location_and_spread
+    from stpipe.core.windows import Window
 
     known = samples.stored[samples.valid].astype(np.float64)
     location, spread = location_and_spread(known)
-    shape = triple(round_up(n, step) for n, step in zip(block.shape, filler.stride, strict=True))
-    around = [(0, have - n) for n, have in zip(block.shape, shape, strict=True)]
-    valid = np.pad(samples.valid, around)
-    standard = np.zeros(shape, dtype=np.float64)
-    standard[valid] = (known - location) / spread
-    days = np.arange(float(shape[0])) if block.days is None else block.days
-    made = filler.fill(
-        BlockInput(
-            values=standard.astype(np.float32),
-            valid=valid,
-            days=days,
-            window=Window.of(shape),
-            overviews=ArrayOverviews.of(standard, valid),
-            all_days=days,
-        )
-    )
-    inside = Window.of(block.shape).slices
-    filled: NDArray[np.float32] = (made.values[inside].astype(np.float64) * spread + location).astype(np.float32)
+    standard = np.zeros(block.shape, dtype=np.float32)
+    standard[samples.valid] = (known - location) / spread
+    days = np.arange(float(block.shape[0])) if block.days is None else block.days
+    crop = Crop(values=standard, valid=samples.valid, days=days, window=Window.of(block.shape))
+    made = fill_crop(filler.taught(filler.learn([crop], seed=0)), crop)
+    filled: NDArray[np.float32] = (made.values.astype(np.float64) * spread + location).astype(np.float32)
     return filled
 
 

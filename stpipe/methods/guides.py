@@ -3,7 +3,7 @@
 `stack` and `pconv` lean on them. Each guide knows something that others don't: the pyramid this frame's surroundings,
 the anomaly pyramid also what is lasting about a pixel, interpolation the pixel's past and future, the patterns of `eof`
 what else the scene did at other times. The latter two know nothing of what is special about a frame here, so that what
-observations nearby differ by from them is carried into the gaps and gives two guides more.
+observations nearby differ by from them is carried into the gaps and gives two more, "linear here" and "eof here".
 
 Everything depends on the read window alone, its overviews, and the patterns learned once a scene: where block borders
 fall makes no difference.
@@ -26,11 +26,9 @@ from stpipe.methods.idw import IdwFiller
 from stpipe.methods.modes import Modes, project
 from stpipe.methods.pyramid import NORMAL_90, PyramidFiller
 from stpipe.methods.spreading import REACH, spread
+from stpipe.model.features import GUIDES, Scenery
 
 F32 = NDArray[np.float32]
-
-GUIDES = ("pyramid", "anomaly", "idw", "linear", "linear here", "eof", "eof here")
-"""Names of the guides that there always are, in order; "here" are those with differences carried into the gaps."""
 
 FARTHEST = 24.0
 """Distances in the frame are told up to this, in pixels."""
@@ -87,6 +85,9 @@ class GuideMaker:
     skipped: frozenset[str] = frozenset()
     """Names of those that are not: a cube may not be worth what they cost."""
 
+    margin: int = 0
+    """How far around what is wanted the guides are needed, the others left out; in pixels, whole cells of them."""
+
     @property
     def used(self) -> tuple[Filler, ...]:
         """Further methods that are guides."""
@@ -100,8 +101,13 @@ class GuideMaker:
     @property
     def halo(self) -> tuple[int | None, int, int]:
         """The whole time axis; in the frame what the guides need."""
-        halos = [filler.halo[1:] for filler in (*self.others, self.anomaly, self.idw)]
-        return (None, max(REACH, *(y for y, _ in halos)), max(REACH, *(x for _, x in halos)))
+        own = [filler.halo[1:] for filler in (self.anomaly, self.idw)]
+        others = [filler.halo[1:] for filler in self.others]
+        y, x = (
+            max(self.margin + max(REACH, *(halo[axis] for halo in own)), *(halo[axis] for halo in others), 0)
+            for axis in (0, 1)
+        )
+        return (None, y, x)
 
     @property
     def stride(self) -> Triple:
@@ -245,6 +251,27 @@ def lie(block: BlockInput) -> Lie:
         pixel_spread=np.sqrt((squares.clip(0) + 1) / (count + 1)).astype(np.float32),
         frame_share=share,
         frame_anomaly=anomaly,
+    )
+
+
+def scenery(made: Guides, place: Lie) -> Scenery:
+    """Return the guides of a block as the network knows them; further guides are none of its own."""
+    around = made.around
+    return Scenery(
+        values=made.block.values,
+        valid=made.block.valid,
+        guides=[made.values[name] for name in GUIDES],
+        half_widths=[made.half_widths[name] for name in ("pyramid", "linear", "eof")],
+        differences=[made.differences[name] for name in ("linear", "eof")],
+        before=around.early,
+        after=around.late,
+        since=around.since,
+        until=around.until,
+        distance=place.distance,
+        pixel_share=place.pixel_share,
+        pixel_spread=place.pixel_spread,
+        frame_share=place.frame_share,
+        frame_anomaly=place.frame_anomaly,
     )
 
 

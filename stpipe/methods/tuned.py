@@ -1,21 +1,22 @@
-"""The default: the network of partial convolutions among the other guides, tuned on artificial gaps of this very cube.
+"""The default: the network of partial convolutions, tuned on artificial gaps of this very cube.
 
 The network was trained on many scenes and sees neighbourhoods; what it cannot know is which of all guides this cube
-follows. That is learned in seconds to minutes from gaps of the cube's own shapes, as `stack` does, with the network
-and kriging as guides more, each where it is worth its time.
+follows. That is learned in seconds to minutes from gaps of the cube's own shapes, as `stack` does: first the mean of
+the guides that the network is to better, then how far to trust its answer among the guides, kriging with them where it
+is worth its time, and trees on top of it all.
 """
 
 from __future__ import annotations
 
 from stpipe.methods.guides import GuideMaker
 from stpipe.methods.kriging import KrigingFiller
-from stpipe.methods.pconv import pconv_filler
-from stpipe.methods.stack import StackFiller
+from stpipe.methods.network import network_of
+from stpipe.methods.stack import NETWORK, StackFiller
 from stpipe.model.weights import DEFAULT
 
 
 def tuned_pconv(model: str = DEFAULT) -> StackFiller:
-    """Return the network as a guide of trees that learn from the cube.
+    """Return the network, and the trees that learn from the cube.
 
     Parameters
     ----------
@@ -24,8 +25,13 @@ def tuned_pconv(model: str = DEFAULT) -> StackFiller:
 
     Examples
     --------
-    >>> tuned_pconv().maker.names[-2:]
-    ('pconv', 'kriging')
+    >>> tuned_pconv().names[-2:]
+    ('kriging', 'pconv')
     """
-    network = pconv_filler(model)
-    return StackFiller(name=network.name, maker=GuideMaker(others=(network, KrigingFiller())), stand_in=network.name)
+    network = network_of(model)
+    return StackFiller(
+        name="pconv",
+        network=network,
+        maker=GuideMaker(others=(KrigingFiller(),), margin=network.margin),
+        stand_in=NETWORK,
+    )

@@ -1,87 +1,197 @@
-"""What the network sees of a block: the guides, and how the observations differ from them.
+"""What the network sees of a block: what the guides say, and how observations differ from it.
 
-Each sample is described by the other observations of its pixel, see `stpipe.core.timeline`; the network carries what
-observations differ by from these into the gaps.
+Everything is relative to the base, the mean of the guides that suits the cube (`stpipe.methods.mixing`), and in units
+of how sure the guides are there: a quiet scene and a noisy one look alike to the network, whatever their units. What is
+only known of observations comes with masks of its own; what the guides say is known everywhere.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from stpipe.core.timeline import Neighbours
-
-UNKNOWN_HALF_WIDTH = 10.0
-"""Half-width of a guide that has no answer."""
-
-SMALLEST_HALF_WIDTH = 1e-3
-"""Guides claim no less than this share of the scene's spread: it is divided by."""
-
-CHANNELS = (
-    "observed minus pyramid",
-    "observed minus own neighbours in time",
-    "linear minus pyramid",
-    "next minus previous",
-    "steps since previous",
-    "steps until next",
-    "half-width of pyramid",
-    "half-width of linear",
-    "observed",
-)
-"""Features, in order; the first two are masked by `MASKS` 0 and 1, the next two by 2, the others are always valid."""
-
-MASKS = ("observed", "observed and with neighbours in time", "with neighbours in time")
-"""Masks, in order; they follow the features in the network's input."""
-
-INPUTS = len(CHANNELS) + len(MASKS)
-"""Channels of the network's input."""
-
 F32 = NDArray[np.float32]
 
+GUIDES = ("pyramid", "anomaly", "idw", "linear", "linear here", "eof", "eof here")
+"""Names of the guides that the network knows, in order; `stpipe.methods.guides` makes them."""
 
-def network_base(pyramid: F32, around: Neighbours) -> F32:
-    """Return the field that the network corrects: the pyramid, or linear where there is none; zero without either."""
-    base = np.where(np.isfinite(pyramid), pyramid, around.linear)
-    return np.nan_to_num(base, copy=False, nan=0.0)
+GUIDE_COUNT = len(GUIDES)
+
+MASKS = ("observed", "observed and with neighbours in time", "with an observation before", "with one after")
+"""Masks, in order; they are the last channels of the network's input."""
+
+PARTIAL = (("observed minus eof", "observed minus pyramid"), ("observed minus linear",), ("before",), ("after",))
+"""Features that are only known where the mask of the same place says so."""
+
+CIRCUMSTANCES = (
+    "scale",
+    "half-width of pyramid",
+    "half-width of linear",
+    "half-width of eof",
+    "steps since observation",
+    "steps until observation",
+    "distance in the frame",
+    "observed",
+    "pixel's share",
+    "pixel's spread",
+    "frame's share",
+    "frame's anomaly",
+)
+"""Features that are known everywhere, after the guides' answers and their weights in the base."""
+
+GROUPS = (*map(len, PARTIAL), 2 * GUIDE_COUNT + len(CIRCUMSTANCES))
+"""Numbers of features that share a mask; the last are known everywhere."""
+
+FEATURES = sum(GROUPS)
+
+INPUTS = FEATURES + len(MASKS)
+"""Channels of the network's input."""
+
+FIRST_GUIDE = sum(GROUPS[:-1])
+"""Channel of the first guide's answer; the others follow, and then their weights."""
+
+SIGNED = (*range(FIRST_GUIDE + GUIDE_COUNT), FEATURES - 1)
+"""Channels that change their sign with the values: differences, and the frame's anomaly."""
+
+SMALLEST_SCALE = 0.02
+"""Guides claim no less than this share of the scene's spread: it is divided by."""
+
+FARTHEST = 100.0
+"""Steps and pixels are told up to this."""
 
 
-def network_input(
-    values: F32, valid: NDArray[np.bool_], pyramid: F32, pyramid_half_width: F32, around: Neighbours
-) -> tuple[F32, F32]:
-    """Return the network's input and the field that it corrects.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenery:
+    """All that is known of a window of samples, standardised; anything at all where it is not known."""
+
+    values: F32
+    """(t, y, x), observations."""
+
+    valid: NDArray[np.bool_]
+    """(t, y, x), where there are any."""
+
+    guides: Sequence[F32]
+    """(t, y, x) of each guide."""
+
+    half_widths: Sequence[F32]
+    """(t, y, x) of pyramid, linear and eof."""
+
+    differences: Sequence[F32]
+    """(t, y, x), observed minus what the other observations say of it, by linear and eof."""
+
+    before: F32
+    """(t, y, x), the pixel's observation before; NaN where there is none."""
+
+    after: F32
+    """(t, y, x), and after; NaN where there is none."""
+
+    since: F32
+    """(t, y, x), steps since the former; a large number without."""
+
+    until: F32
+    """(t, y, x), steps until the latter; a large number without."""
+
+    distance: F32
+    """(t, y, x), pixels to the nearest observation of the frame."""
+
+    pixel_share: F32
+    """(y, x), share of the frames in which the pixel was observed."""
+
+    pixel_spread: F32
+    """(y, x), standard deviation of its observations."""
+
+    frame_share: F32
+    """(t,), share of the scene that the frame observed."""
+
+    frame_anomaly: F32
+    """(t,), mean of the frame's observations."""
+
+    def part(self, part: tuple[slice, slice, slice]) -> Scenery:
+        """Cut a window out."""
+        t, *plane = part
+        frame = tuple(plane)
+        return Scenery(
+            values=self.values[part],
+            valid=self.valid[part],
+            guides=[guide[part] for guide in self.guides],
+            half_widths=[half_width[part] for half_width in self.half_widths],
+            differences=[difference[part] for difference in self.differences],
+            before=self.before[part],
+            after=self.after[part],
+            since=self.since[part],
+            until=self.until[part],
+            distance=self.distance[part],
+            pixel_share=self.pixel_share[frame],
+            pixel_spread=self.pixel_spread[frame],
+            frame_share=self.frame_share[t],
+            frame_anomaly=self.frame_anomaly[t],
+        )
+
+
+def scale_of(half_widths: Sequence[F32]) -> F32:
+    """Return how sure all guides together are, (t, y, x): their half-widths as if they erred independently."""
+    certain = np.zeros_like(half_widths[0])
+    for half_width in half_widths:
+        certain += np.maximum(half_width, np.float32(SMALLEST_SCALE)) ** np.float32(-2)
+    return np.asarray(1 / np.sqrt(certain))
+
+
+def network_input(seen: Scenery, weights: F32) -> tuple[F32, F32, F32]:
+    """Return the network's input, the base that it adds to, and the scale of its answer.
 
     Parameters
     ----------
-    values, valid : (time, y, x) ndarray
-        Standardised values, anything at all in gaps.
-    pyramid, pyramid_half_width : (time, y, x) ndarray of float32
-        The guide, NaN where it has no answer.
-    around : Neighbours
-        Of the same samples.
+    seen : Scenery
+        What is known; values under gaps have no say.
+    weights : (t, y, x, guide) ndarray of float32
+        Of the guides in the base, one in sum.
 
     Returns
     -------
-    inputs : (time, y, x, INPUTS) ndarray of float32
-        `CHANNELS`, then `MASKS` as 0 and 1; finite.
-    base : (time, y, x) ndarray of float32
-        What the network's answer is to be added to.
+    inputs : (t, y, x, INPUTS) ndarray of float32
+        `PARTIAL`, the guides, their weights, `CIRCUMSTANCES`, then `MASKS` as 0 and 1; finite.
+    base, scale : (t, y, x) ndarray of float32
+        The network's answer is to be multiplied with the scale and added to the base.
     """
-    inputs = np.zeros((*values.shape, INPUTS), dtype=np.float32)
-    base = network_base(pyramid, around)
-    timed = np.isfinite(around.linear)
-    both = valid & timed
-    np.subtract(values, base, out=inputs[..., 0], where=valid)
-    np.subtract(values, around.linear, out=inputs[..., 1], where=both)
-    np.subtract(around.linear, base, out=inputs[..., 2], where=timed)
-    change = around.late - around.early
-    np.copyto(inputs[..., 3], change, where=np.isfinite(change))
-    np.log1p(around.since, out=inputs[..., 4])
-    np.log1p(around.until, out=inputs[..., 5])
-    for channel, half_width in ((6, pyramid_half_width), (7, around.half_width)):
-        known = np.isfinite(half_width)
-        finite = np.where(known, half_width, np.float32(UNKNOWN_HALF_WIDTH))
-        np.log(np.maximum(finite, np.float32(SMALLEST_HALF_WIDTH)), out=inputs[..., channel])
-    inputs[..., 8] = valid
-    for number, mask in enumerate((valid, both, timed)):
-        inputs[..., len(CHANNELS) + number] = mask
-    return inputs, base
+    shape = seen.values.shape
+    inputs = np.zeros((*shape, INPUTS), dtype=np.float32)
+    scale = scale_of(seen.half_widths)
+    base = np.zeros(shape, dtype=np.float32)
+    for number, guide in enumerate(seen.guides):
+        base += weights[..., number] * guide
+    has_before, has_after = np.isfinite(seen.before), np.isfinite(seen.after)
+    masks = (seen.valid, seen.valid & (has_before | has_after), has_before, has_after)
+    linear, eof = seen.differences
+    partial = (
+        (eof, 0),
+        (seen.values - seen.guides[0], 0),
+        (linear, 1),
+        (seen.before - base, 2),
+        (seen.after - base, 3),
+    )
+    for number, (part, mask) in enumerate(partial):
+        np.divide(part, scale, out=inputs[..., number], where=masks[mask])
+    for number, guide in enumerate(seen.guides):
+        np.divide(guide - base, scale, out=inputs[..., FIRST_GUIDE + number])
+    inputs[..., FIRST_GUIDE + GUIDE_COUNT : FIRST_GUIDE + 2 * GUIDE_COUNT] = weights
+    channel = FIRST_GUIDE + 2 * GUIDE_COUNT
+    near = np.float32(FARTHEST)
+    circumstances = (
+        np.log(scale),
+        *(np.log(np.maximum(half, np.float32(SMALLEST_SCALE)) / scale) for half in seen.half_widths),
+        np.log1p(np.minimum(seen.since, near)),
+        np.log1p(np.minimum(seen.until, near)),
+        np.log1p(np.minimum(seen.distance, near)),
+        seen.valid,
+        seen.pixel_share,
+        np.log(np.maximum(seen.pixel_spread, np.float32(SMALLEST_SCALE))),
+        seen.frame_share[:, None, None],
+        np.arcsinh(seen.frame_anomaly)[:, None, None],
+    )
+    for number, part in enumerate(circumstances):
+        inputs[..., channel + number] = part
+    inputs[..., FEATURES:] = np.stack(masks, axis=-1)
+    return inputs, base, scale

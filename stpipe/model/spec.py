@@ -14,7 +14,7 @@ from stpipe.model.features import INPUTS
 class UNetSpec:
     """All that decides the network's shape; its weights come on top."""
 
-    filters: tuple[int, ...] = (24, 32, 48)
+    filters: tuple[int, ...] = (32, 48)
     """Channels at level 1 and deeper; each level halves y and x."""
 
     head_filters: int = 16
@@ -54,7 +54,7 @@ class UNetSpec:
         for left, right in reversed(skips[:-1]):
             before, step = before + step // 2, step // 2  # the second of two cells made from one looks further back
             before, after = max(before, left) + step, max(after, right) + step
-        reach = max(before, after, spread_reach(len(self.filters)))
+        reach = max(before, after)
         return (len(self.filters), reach, reach)
 
     def as_json(self) -> dict[str, Any]:
@@ -74,18 +74,3 @@ class UNetSpec:
             if isinstance(error, ModelFileError):
                 raise
             raise ModelFileError(f"the model's spec can't be understood: {error!r}") from error
-
-
-def spread_reach(levels: int) -> int:
-    """Return how far `Spread` carries a difference, in pixels.
-
-    >>> spread_reach(1)
-    4
-    """
-    step = 1 << levels
-    before, after = step, 2 * step - 1  # the coarsest cell and its neighbours
-    for level in range(levels - 1, -1, -1):
-        step = 1 << level
-        before += 2 * step  # of two cells made from one, the second; and its neighbour
-        after += step
-    return max(before, after)

@@ -1,212 +1,222 @@
-"""Training: patches, the loss, and the calibration of the intervals.
-
-A scene is hidden in part, described to the network as any block would be, and the network is scored on what was
-hidden. The guides come from the rooms above and are handed in as a function.
-"""
+"""Training: the loss, the steps, and the calibration of the intervals."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import cos, log, pi
+from math import cos, exp, inf, log, pi
+from pathlib import Path
 
 import keras
 import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from stpipe.core.survey import location_and_spread
-from stpipe.core.timeline import median_step, neighbours
-from stpipe.core.windows import Triple, round_up, triple
+from stpipe.errors import ModelFileError, RunError
 from stpipe.model.features import F32, network_input
 from stpipe.model.layers import Tensor
-
-Guides = Callable[[F32, NDArray[np.bool_], NDArray[np.float64]], tuple[F32, F32]]
-"""Pyramid and its half-width for standardised values, validity and days of a whole scene."""
+from stpipe.model.patches import Deck, Example, triple_of_slices
 
 LAPLACE_90 = log(10.0)
 """Half-width of a 90 % interval of a Laplace distribution, in its scale."""
 
+FEW = 200.0
+"""A patch with as many hidden samples counts half as much as one that is full of them."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
-    """A cube in memory to learn from."""
-
-    name: str
-    """For reports."""
-
-    values: F32
-    """(time, y, x), physical; anything at all where not valid."""
-
-    valid: NDArray[np.bool_]
-    """(time, y, x), observed and trusted."""
-
-    days: NDArray[np.float64]
-    """(time,), ascending."""
-
-    hidden: NDArray[np.bool_] | None = None
-    """(time, y, x), artificial gaps that came with the data; they are valid too."""
+SURPRISE = 0.2
+"""Weight of the likelihood of the errors against the errors themselves."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
-    """A scene with artificial gaps as the network sees it, standardised."""
-
-    inputs: F32
-    """(t, y, x, INPUTS)."""
-
-    base: F32
-    """(t, y, x), what the answer is added to."""
-
-    truth: F32
-    """(t, y, x), zero where never observed."""
-
-    hidden: NDArray[np.bool_]
-    """(t, y, x), where to score."""
-
-    pyramid: F32
-    """(t, y, x), the guide."""
-
-    linear: F32
-    """(t, y, x), the guide; the pyramid where a pixel was never observed."""
-
-
-def cut(scene: Scene, part: tuple[slice, slice, slice]) -> Scene:
-    """Return a part of a scene."""
-    hidden = None if scene.hidden is None else scene.hidden[part]
-    return Scene(
-        name=scene.name, values=scene.values[part], valid=scene.valid[part], days=scene.days[part[0]], hidden=hidden
-    )
-
-
-def example(scene: Scene, hidden: NDArray[np.bool_], guides: Guides, *, multiple: int = 8) -> Example:
-    """Hide a part of a scene and describe the rest as a block would be.
-
-    Location and spread are taken from what is left; y and x are padded with gap to `multiple`.
-    """
-    visible = scene.valid & ~hidden
-    location, spread = location_and_spread(scene.values[visible].astype(np.float64))
-    around = [(0, 0), *((0, round_up(n, multiple) - n) for n in scene.valid.shape[1:])]
-    visible, hidden, valid = (np.pad(part, around) for part in (visible, hidden, scene.valid))
-    values = np.pad(scene.values, around)
-    truth = np.where(valid, (values - location) / spread, 0).astype(np.float32)
-    shown = np.where(visible, truth, np.float32(0))
-    pyramid, half_width = guides(shown, visible, scene.days)
-    close = neighbours(shown, visible, scene.days, median_step(scene.days))
-    inputs, base = network_input(shown, visible, pyramid, half_width, close)
-    linear = np.where(np.isfinite(close.linear), close.linear, base)
-    return Example(inputs=inputs, base=base, truth=truth, hidden=hidden, pyramid=pyramid, linear=linear)
-
-
-def patches(made: Example, rng: np.random.Generator, *, size: Triple, count: int) -> Iterator[tuple[F32, F32]]:
-    """Cut patches with hidden samples out of an example, turned and flipped.
-
-    Yields
-    ------
-    inputs : (t, y, x, INPUTS) ndarray of float32
-    wanted : (t, y, x, 3) ndarray of float32
-        Truth minus base, where to score, and the error of the better guide, which weighs scenes alike.
-    """
-    if not made.hidden.any():
-        return
-    errors = [float(np.abs(guide - made.truth)[made.hidden].mean()) for guide in (made.base, made.linear)]
-    scale = max(min(errors), 1e-3)
-    spots = np.argwhere(made.hidden)
-    length = triple(min(pair) for pair in zip(size, made.hidden.shape, strict=True))
-    for _ in range(count):
-        centre = spots[rng.integers(len(spots))]
-        start = [
-            int(np.clip(c - rng.integers(0, n), 0, whole - n))
-            for c, n, whole in zip(centre, length, made.hidden.shape, strict=True)
-        ]
-        part = tuple(slice(a, a + n) for a, n in zip(start, length, strict=True))
-        wanted = np.stack(
-            [made.truth[part] - made.base[part], made.hidden[part], np.full(length, scale)], axis=-1
-        ).astype(np.float32)
-        yield _turned(made.inputs[part], wanted, rng)
-
-
-def _turned(inputs: F32, wanted: F32, rng: np.random.Generator) -> tuple[F32, F32]:
-    pair = [inputs, wanted]
-    for axis in (1, 2):
-        if rng.random() < 0.5:
-            pair = [np.flip(array, axis) for array in pair]
-    if inputs.shape[1] == inputs.shape[2] and rng.random() < 0.5:
-        pair = [array.swapaxes(1, 2) for array in pair]
-    return np.ascontiguousarray(pair[0]), np.ascontiguousarray(pair[1])
-
-
-def loss(wanted: Tensor, answer: Tensor) -> Tensor:
-    """Mean error against the better guide's, and the likelihood of the error under the answer's half-width."""
-    hidden, scale = wanted[..., 1], wanted[..., 2]
+def losses(wanted: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the loss, the error that it holds, and that of the base; errors against the base's on the whole scene."""
+    hidden, weight = wanted[..., 1], wanted[..., 2]
+    axes = (1, 2, 3)
+    count = ops.sum(hidden, axis=axes)
+    some = ops.maximum(count, 1.0)
     error = ops.abs(answer[..., 0] - wanted[..., 0])
     width = ops.exp(answer[..., 1]) / LAPLACE_90
     # The likelihood must not teach the mean: where the width is small it would drown the rest.
-    surprise = ops.stop_gradient(error) / width + ops.log(width)
-    axes = (1, 2, 3)
-    each = ops.sum(hidden * (error / scale + 0.2 * surprise), axis=axes) / ops.maximum(ops.sum(hidden, axis=axes), 1.0)
-    return ops.mean(each)
+    surprise = ops.sum(hidden * (ops.stop_gradient(error) / width + ops.log(width)), axis=axes) / some
+    own = ops.sum(hidden * weight * error, axis=axes) / some
+    base = ops.sum(hidden * weight * ops.abs(wanted[..., 0]), axis=axes) / some
+    trust = count / (count + FEW)
+    trust = trust / ops.maximum(ops.sum(trust), 1e-6)
+    return ops.sum(trust * (own + SURPRISE * surprise)), ops.sum(trust * own), ops.sum(trust * base)
+
+
+def loss(wanted: Tensor, answer: Tensor) -> Tensor:
+    """Mean error against the base's, and the likelihood of the error under the answer's half-width."""
+    return losses(wanted, answer)[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How a training goes."""
+
+    step: int
+    """Steps done."""
+
+    loss: float
+    """Mean over the steps since the last report."""
+
+    held_out: float
+    """Error on held-out examples against the base's, geometric mean over families; NaN without any."""
+
+    best: float
+    """The least of these so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How long and how fast to train."""
+
+    steps: int
+    """Gradient steps, at most."""
+
+    batch: int = 4
+    """Patches a step."""
+
+    learning_rate: float = 2e-3
+    """At its highest; it rises for 50 steps and falls as a cosine."""
+
+    every: int = 100
+    """Steps between looks at the held-out examples, reports and checkpoints."""
+
+    patience: int = 8
+    """Looks without a better one after which training stops."""
 
 
 def train(
     model: keras.Model,
-    fresh: Callable[[], Iterator[tuple[F32, F32]]],
-    rng: np.random.Generator,
+    deck: Deck,
+    schedule: Schedule,
     *,
-    steps: int,
-    batch: int = 4,
-    learning_rate: float = 2e-3,
-    pool_size: int = 120,
-    steps_a_visit: int = 3,
-    report: Callable[[int, float], None] | None = None,
-) -> None:
-    """Train in place; the weights end as the running mean of the last ones.
+    held_out: Sequence[Example] = (),
+    checkpoint: Path | None = None,
+    report: Callable[[Progress], None] | None = None,
+) -> Progress:
+    """Train in place; the weights end as the running mean that did best on the held-out examples.
 
     Parameters
     ----------
     model : keras.Model
         From `stpipe.model.unet.build_unet`.
-    fresh : function
-        Returns patches of a newly hidden scene; called every `steps_a_visit` steps. They wait in a pool, so that a
-        batch mixes scenes.
-    rng : numpy Generator
-        Picks from the pool.
-    steps : int
-        Gradient steps.
+    deck : Deck
+        Gives the patches.
+    schedule : Schedule
+        Steps and rates.
+    held_out : sequence of Example
+        Tell when to stop; without any the last weights stay.
+    checkpoint : Path, optional
+        An npz file: written at each look, and gone on from where it exists.
     report : function, optional
-        Called with the step and the loss every 20 steps.
+        Called at each look.
+
+    Raises
+    ------
+    RunError
+        The loss is no finite number any more.
     """
-    memory = max(0.5, min(0.995, 1 - 10 / max(1, steps)))  # of the running mean; a short training forgets sooner
-    optimizer = keras.optimizers.Adam(learning_rate, clipnorm=1.0, use_ema=True, ema_momentum=memory)
+    memory = max(0.5, min(0.998, 1 - 10 / max(1, schedule.steps)))  # of the running mean
+    optimizer = keras.optimizers.Adam(schedule.learning_rate, clipnorm=1.0, use_ema=True, ema_momentum=memory)
     model.compile(optimizer=optimizer, loss=loss, jit_compile=False)
-    pools: dict[tuple[int, ...], list[tuple[F32, F32]]] = defaultdict(list)
-    recent = 0.0
-    for step in range(steps):
-        while step % steps_a_visit == 0 or not pools:
-            for patch in fresh():
-                pool = pools[patch[0].shape]
-                pool.append(patch)
-                if sum(map(len, pools.values())) > pool_size:
-                    max(pools.values(), key=len).pop(0)
-            if pools:
-                break
-        sizes = np.array([len(pool) for pool in pools.values()], dtype=float)
-        pool = list(pools.values())[rng.choice(len(pools), p=sizes / sizes.sum())]
-        picked = [pool[i] for i in rng.integers(0, len(pool), batch)]
+    optimizer.build(model.trainable_variables)
+    state = _State.start(model) if checkpoint is None else _State.read(checkpoint, model, optimizer)
+    total, told = 0.0, Progress(step=state.step, loss=float("nan"), held_out=float("nan"), best=state.best)
+    for step in range(state.step, schedule.steps):
+        if held_out and state.misses >= schedule.patience:
+            break
         warm = min(1.0, (step + 1) / 50)
-        optimizer.learning_rate = warm * learning_rate * (0.01 + 0.99 * 0.5 * (1 + cos(pi * step / steps)))
-        value = model.train_on_batch(np.stack([p[0] for p in picked]), np.stack([p[1] for p in picked]))
-        recent += (float(value) - recent) / min(step + 1, 100)
-        if report is not None and step % 20 == 19:
-            report(step + 1, recent)
-    optimizer.finalize_variable_values(model.trainable_variables)
+        fallen = 0.01 + 0.99 * 0.5 * (1 + cos(pi * step / schedule.steps))
+        optimizer.learning_rate = warm * fallen * schedule.learning_rate
+        value = float(model.train_on_batch(*deck.batch(step, schedule.batch)))
+        if not np.isfinite(value):
+            raise RunError(
+                f"the loss of step {step + 1} is {value}; lower the learning rate of {schedule.learning_rate:g}, or "
+                "look for values that are no observations in what is learned from"
+            )
+        total += value
+        if (step + 1) % schedule.every == 0 or step + 1 == schedule.steps:
+            count = (step % schedule.every) + 1
+            state.look(step + 1, model, optimizer, held_out)
+            told = Progress(step=step + 1, loss=total / count, held_out=state.last, best=state.best)
+            total = 0.0
+            if checkpoint is not None:
+                state.write(checkpoint, model, optimizer)
+            if report is not None:
+                report(told)
+    model.set_weights(state.kept)
+    return told
 
 
-def answer(model: keras.Model, made: Example) -> tuple[F32, F32]:
-    """Return the network's prediction of a whole example and its half-width before calibration."""
-    out = np.asarray(model(made.inputs[None], training=False))[0]
-    return made.base + out[..., 0], np.exp(out[..., 1])
+class _State:
+    """How far a training has come, and the best weights so far."""
+
+    def __init__(self, step: int, best: float, misses: int, kept: list[NDArray[np.floating]]) -> None:
+        self.step, self.best, self.misses, self.kept = step, best, misses, kept
+        self.last = float("nan")
+
+    @classmethod
+    def start(cls, model: keras.Model) -> _State:
+        return cls(0, inf, 0, model.get_weights())
+
+    @classmethod
+    def read(cls, path: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> _State:
+        """Go on from a checkpoint, if there is one."""
+        if not path.exists():
+            return cls.start(model)
+        variables = [*model.variables, *optimizer.variables]
+        with np.load(path, allow_pickle=False) as file:
+            step, best, misses = (float(number) for number in file["progress"])
+            stored = [file[f"variable{number}"] for number in range(len(variables))]
+            kept = [file[f"kept{number}"] for number in range(len(model.get_weights()))]
+        if any(tuple(variable.shape) != array.shape for variable, array in zip(variables, stored, strict=True)):
+            raise ModelFileError(f"{path} is a checkpoint of another network; remove it, or train into another folder")
+        for variable, array in zip(variables, stored, strict=True):
+            variable.assign(array)
+        return cls(int(step), best, int(misses), kept)
+
+    def write(self, path: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+        variables = [*model.variables, *optimizer.variables]
+        arrays = {f"variable{number}": np.asarray(variable) for number, variable in enumerate(variables)}
+        arrays |= {f"kept{number}": array for number, array in enumerate(self.kept)}
+        draft = path.with_name(f".{path.name}.draft.npz")
+        np.savez(draft, progress=np.array([self.step, self.best, self.misses]), **arrays)  # type: ignore[arg-type]
+        draft.replace(path)
+
+    def look(
+        self, step: int, model: keras.Model, optimizer: keras.optimizers.Optimizer, held_out: Sequence[Example]
+    ) -> None:
+        """See how the running mean of the weights does, and keep it if it is the best."""
+        own = model.get_weights()
+        optimizer.finalize_variable_values(model.trainable_variables)
+        self.step = step
+        self.last = held_out_error(model, held_out) if held_out else float("nan")
+        if not held_out or self.last < self.best:
+            self.best, self.misses, self.kept = self.last, 0, model.get_weights()
+        else:
+            self.misses += 1
+        model.set_weights(own)
+
+
+def held_out_error(model: keras.Model, examples: Sequence[Example]) -> float:
+    """Return the error against that of the base, as a geometric mean over families; each example counts alike."""
+    logs: dict[str, list[float]] = defaultdict(list)
+    for each in examples:
+        predicted, _, base = answer(model, each)
+        own = float(np.abs(predicted - each.truth)[each.hidden].mean())
+        usual = float(np.abs(base - each.truth)[each.hidden].mean())
+        logs[each.family].append(log(max(own, 1e-9) / max(usual, 1e-9)))
+    return exp(float(np.mean([np.mean(group) for group in logs.values()])))
+
+
+def answer(model: keras.Model, each: Example, *, base: int = 0) -> tuple[F32, F32, F32]:
+    """Return the network's prediction of a whole example, its half-width before calibration, and the base."""
+    everything = triple_of_slices((0, 0, 0), each.hidden.shape)
+    inputs, mean, scale = network_input(each.seen, each.weights(base, everything))
+    out = np.asarray(model(inputs[None], training=False))[0]
+    return mean + out[..., 0] * scale, np.exp(out[..., 1]) * scale, mean
 
 
 def calibration_factor(

@@ -1,95 +1,43 @@
-"""The default network: a U-Net of partial convolutions that corrects the guides.
+"""The default network: a U-Net of partial convolutions that corrects the mean of the guides.
 
 ::
 
-    input, a sample a pixel      observed - pyramid | change beyond own time line | linear - pyramid | always valid
+    input, a sample a pixel      observed - guides | observed - linear | before | after | known everywhere
       level 0   --------------------- skip ---------------------------> (1,3,3) -> heads
       level 1   one stem a group, (1,3,3)/2 -> (3,1,1) -> (1,3,3) --> (1,3,3)
-      level 2      (1,3,3)/2 -> (3,1,1) -> (1,3,3) -------------> (1,3,3)
-      level 3         (1,3,3)/2 -> (3,1,1) -> (1,3,3) --------------^
+      level 2      (1,3,3)/2 -> (3,1,1) -> (1,3,3) --------------^
 
 Groups keep masks of their own, so that three observations in a cloud's hole are a full average of what they say and
-not three parts in a hundred of one. Besides, what the observations of a frame differ from their own time line is
-spread into the gaps by a small pull-push pyramid without weights (`Spread`). The heads then say how to mix::
+not three parts in a hundred of one. The heads then say how the guides are to be weighed here, and what to add::
 
-    answer = pyramid + mix x (linear + share x spread difference - pyramid) + correction x half-width of the guides
+    answer = base + sum of guides x (weights here - weights in the base) + correction x scale
 
-The correction is bounded, and fades where no observation is in reach. All heads start at zero, which is as good as
-the mean of the guides.
+The correction is bounded. All heads start at zero, which is the base itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 from keras import ops
 
 from stpipe.core.windows import Triple
-from stpipe.model.features import CHANNELS, MASKS
+from stpipe.model.features import FEATURES, FIRST_GUIDE, GROUPS, GUIDE_COUNT, MASKS
 from stpipe.model.layers import PartialConv3D, Tensor
 from stpipe.model.spec import UNetSpec
 
-GROUPS = (1, 1, 2, len(CHANNELS) - 4)
-"""Channels of the input that share a mask; the last group is valid everywhere."""
-
 LARGEST_CORRECTION = 2.0
-"""Bound of the correction, in half-widths of the guides."""
+"""Bound of the correction, in units of the scale."""
 
 SCALE_RANGE = 3.0
-"""Bound of the logarithm of the answer's half-width against the guides'."""
+"""Bound of the logarithm of the answer's half-width against the scale."""
 
-SPREAD_SHARE = 0.02
-"""Weight of a coarser level against one fully valid cell when differences are spread."""
+LEAST_WEIGHT = 0.02
+"""Weight that a guide counts with at least before the network weighs it anew."""
 
-
-@keras.saving.register_keras_serializable(package="stpipe")
-class Spread(keras.layers.Layer):  # type: ignore[misc]
-    """Carry values of valid samples to the others by normalised averages in the frame; no weights.
-
-    Called with values and mask, both (batch, t, y, x, 1); returns the average, whether there is any (0 or 1), and the
-    share of the coarsest neighbourhood that is valid.
-    """
-
-    def __init__(self, levels: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.levels = levels
-
-    def call(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Pool, then pull."""
-        values, mask = inputs
-        pools = [ops.concatenate([values * mask, mask], axis=-1)]
-        for _ in range(self.levels):
-            pools.append(ops.average_pool(pools[-1], (1, 2, 2), (1, 2, 2), padding="valid"))
-        around = _box(pools[-1])
-        cover = around[..., 1:]
-        for level in reversed(pools[:-1]):
-            known = ops.cast(around[..., 1:] > 0, around.dtype)
-            mean = around[..., :1] / ops.where(known > 0, around[..., 1:], ops.ones_like(known))
-            upper = _box(_doubled(ops.concatenate([mean * known, known], axis=-1)))
-            around = _box(level) + SPREAD_SHARE * upper
-            cover = _box(_doubled(cover))
-        known = ops.cast(around[..., 1:] > 0, around.dtype)
-        mean = around[..., :1] / ops.where(known > 0, around[..., 1:], ops.ones_like(known))
-        return mean * known, known, cover
-
-    def compute_output_shape(self, input_shape: Sequence[Sequence[int | None]]) -> tuple[Sequence[int | None], ...]:
-        """Return the shapes of the three answers."""
-        return input_shape[0], input_shape[0], input_shape[0]
-
-    def get_config(self) -> dict[str, Any]:
-        """Return what rebuilds the layer."""
-        return {**super().get_config(), "levels": self.levels}
-
-
-def _box(values: Tensor) -> Tensor:
-    """Mean over 3 x 3 cells; zero beyond the array."""
-    return ops.average_pool(ops.pad(values, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)]), (1, 3, 3), 1, padding="valid")
-
-
-def _doubled(values: Tensor) -> Tensor:
-    return ops.repeat(ops.repeat(values, 2, axis=2), 2, axis=3)
+LOUDEST = FIRST_GUIDE + GUIDE_COUNT
+"""Features before this are compressed for the convolutions: plumes reach a hundred spreads."""
 
 
 @keras.saving.register_keras_serializable(package="stpipe")
@@ -98,7 +46,7 @@ class Doubled(keras.layers.Layer):  # type: ignore[misc]
 
     def call(self, inputs: Tensor) -> Tensor:
         """Repeat rows and columns."""
-        return _doubled(inputs)
+        return ops.repeat(ops.repeat(inputs, 2, axis=2), 2, axis=3)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         """Return the doubled shape."""
@@ -108,20 +56,20 @@ class Doubled(keras.layers.Layer):  # type: ignore[misc]
 
 @keras.saving.register_keras_serializable(package="stpipe")
 class Mixer(keras.layers.Layer):  # type: ignore[misc]
-    """Turn the heads into an answer: what to add to the base, and the logarithm of a 90 % half-width."""
+    """Turn the heads into an answer: what to add to the base, and the logarithm of a 90 % half-width, both scaled."""
 
     def call(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Mix the guides."""
-        features, heads, spread, has_spread, cover = inputs
-        difference, timed = features[..., 2:3], features[..., len(CHANNELS) + 2 : len(CHANNELS) + 3]
-        mix, share = ops.sigmoid(heads[..., 0:1]), ops.sigmoid(heads[..., 1:2])
-        certain = ops.exp(-2.0 * features[..., 6:7]) + ops.exp(-2.0 * features[..., 7:8])
-        log_half_width = -0.5 * ops.log(certain)
-        near = cover / (cover + 0.05)
-        correction = LARGEST_CORRECTION * ops.tanh(heads[..., 2:3]) * ops.exp(log_half_width) * near
-        answer = timed * mix * (difference + has_spread * share * spread) + correction
-        scale = log_half_width + SCALE_RANGE * ops.tanh(heads[..., 3:4] / SCALE_RANGE)
-        return ops.concatenate([answer, scale], axis=-1)
+        """Weigh the guides anew, and correct."""
+        features, heads = inputs
+        guides = features[..., FIRST_GUIDE : FIRST_GUIDE + GUIDE_COUNT]
+        before = features[..., FIRST_GUIDE + GUIDE_COUNT : FIRST_GUIDE + 2 * GUIDE_COUNT] + LEAST_WEIGHT
+        before = before / ops.sum(before, axis=-1, keepdims=True)
+        after = before * ops.exp(SCALE_RANGE * ops.tanh(heads[..., :GUIDE_COUNT] / SCALE_RANGE))
+        after = after / ops.sum(after, axis=-1, keepdims=True)
+        answer = ops.sum(guides * (after - before), axis=-1, keepdims=True)
+        answer = answer + LARGEST_CORRECTION * ops.tanh(heads[..., GUIDE_COUNT : GUIDE_COUNT + 1])
+        width = SCALE_RANGE * ops.tanh(heads[..., GUIDE_COUNT + 1 :] / SCALE_RANGE)
+        return ops.concatenate([answer, width], axis=-1)
 
     def compute_output_shape(self, input_shape: Sequence[Sequence[int | None]]) -> tuple[int | None, ...]:
         """Return the shape of the answer."""
@@ -130,30 +78,27 @@ class Mixer(keras.layers.Layer):  # type: ignore[misc]
 
 @keras.saving.register_keras_serializable(package="stpipe")
 class Split(keras.layers.Layer):  # type: ignore[misc]
-    """Split the input into compressed features, their masks, and the differences to spread."""
+    """Split the input into compressed features and the masks of `GROUPS`."""
 
-    def call(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return features, masks of `GROUPS`, differences and their mask, and the mask of observations."""
-        count = len(CHANNELS)
-        masks = ops.concatenate([inputs[..., count:], ops.ones_like(inputs[..., :1])], axis=-1)
-        # Plumes reach a hundred spreads: the convolutions see them compressed, the mixer in full.
-        compressed = ops.concatenate([ops.arcsinh(inputs[..., :4]), inputs[..., 4:count]], axis=-1)
-        return compressed, masks, inputs[..., 1:2], inputs[..., count + 1 : count + 2], inputs[..., count : count + 1]
+    def call(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features and masks."""
+        masks = ops.concatenate([inputs[..., FEATURES:], ops.ones_like(inputs[..., :1])], axis=-1)
+        return ops.concatenate([ops.arcsinh(inputs[..., :LOUDEST]), inputs[..., LOUDEST:FEATURES]], axis=-1), masks
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[tuple[int | None, ...], ...]:
         """Return the shapes of the parts."""
         lead = tuple(input_shape[:-1])
-        return (*lead, len(CHANNELS)), (*lead, len(MASKS) + 1), (*lead, 1), (*lead, 1), (*lead, 1)
+        return (*lead, FEATURES), (*lead, len(MASKS) + 1)
 
 
 def build_unet(spec: UNetSpec) -> keras.Model:
     """Return the network of a spec, with fresh weights.
 
     It takes (batch, t, y, x, `INPUTS`), y and x multiples of the spec's stride, and gives (batch, t, y, x, 2): what to
-    add to the base, and the logarithm of a 90 % half-width before calibration.
+    add to the base, and the logarithm of a 90 % half-width before calibration, both in units of the scale.
     """
     source = keras.Input((None, None, None, spec.inputs), name="guides")
-    features, masks, difference, has_difference, observed = Split(name="split")(source)
+    features, masks = Split(name="split")(source)
     levels: list[tuple[Tensor, Tensor, tuple[int, ...]]] = [(features, masks, GROUPS)]
     for depth, filters in enumerate(spec.filters, start=1):
         value, mask, groups = _down(levels[-1], filters, depth)
@@ -168,11 +113,8 @@ def build_unet(spec: UNetSpec) -> keras.Model:
         filters = spec.filters[depth - 1] if depth else spec.head_filters
         value, mask = _conv(filters, (1, 3, 3), (*skip_groups, *groups), f"up{depth}")([value, mask])
         groups = (filters,)
-    heads = keras.layers.Conv3D(4, 1, kernel_initializer="zeros", name="heads")(value)
-    spread, has_spread, _ = Spread(len(spec.filters), name="spread")([difference, has_difference])
-    _, _, cover = Spread(len(spec.filters), name="cover")([observed, observed])
-    answer = Mixer(name="mixer")([source, heads, spread, has_spread, cover])
-    return keras.Model(source, answer, name="stpipe_unet")
+    heads = keras.layers.Conv3D(GUIDE_COUNT + 2, 1, kernel_initializer="zeros", name="heads")(value)
+    return keras.Model(source, Mixer(name="mixer")([source, heads]), name="stpipe_unet")
 
 
 def _conv(filters: int, kernel: Triple, groups: tuple[int, ...], name: str, step: int = 1) -> PartialConv3D:
@@ -196,12 +138,13 @@ def _down(
     if len(groups) == 1:
         value, mask = _conv(filters, (1, 3, 3), groups, f"down{depth}", step=2)([value, mask])
         return value, mask, (filters,)
-    share = max(4, filters // 2)
-    values, masks, start = [], [], 0
+    values, masks, shares, start = [], [], [], 0
     for number, count in enumerate(groups):
+        share = filters if number == len(groups) - 1 else max(4, filters // 3)
         part = value[..., start : start + count]
         out, known = _conv(share, (1, 3, 3), (count,), f"stem{number}", step=2)([part, mask[..., number : number + 1]])
         values.append(out)
         masks.append(known)
+        shares.append(share)
         start += count
-    return keras.layers.Concatenate()(values), keras.layers.Concatenate()(masks), (share,) * len(groups)
+    return keras.layers.Concatenate()(values), keras.layers.Concatenate()(masks), tuple(shares)

@@ -1,7 +1,8 @@
 """Weights in and out: a Keras 3 file that also says what the network is, and the published network's own files.
 
 A ``.keras`` file of stpipe is the archive that Keras writes, plus a member ``stpipe.json``: the version of the format,
-the network's spec, the guides it leans on, the factor that calibrates its intervals, and where the weights come from.
+the network's spec, the guides it leans on and their usual weights, the factor that calibrates its intervals, and where
+the weights come from.
 On loading, the network is rebuilt from the spec and only numbers are read from the archive: nothing in the file is
 ever run. What the file says is read without Keras, so that planning stays light.
 """
@@ -15,7 +16,7 @@ import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -24,12 +25,12 @@ from typing import Any, Literal
 from stpipe.core.ports import JSON
 from stpipe.errors import MissingFileError, ModelFileError, ShapeError
 from stpipe.model import backend
+from stpipe.model.features import GUIDES
 from stpipe.model.legacy import LegacySpec, description_of, load_legacy, read_legacy_spec
 from stpipe.model.spec import UNetSpec
 
-FORMAT_VERSION = 1
-GUIDES = ("pyramid", "linear")
-"""Guides that the network of this version leans on."""
+FORMAT_VERSION = 2
+"""1 had a network that knew two guides."""
 
 DEFAULT = "default"
 """Name of the packaged weights."""
@@ -53,6 +54,10 @@ class ModelInfo:
 
     spec: UNetSpec | LegacySpec
     """The network's shape."""
+
+    mixture: tuple[tuple[float, ...], ...] = ()
+    """Weight of each guide in the base at each distance, see `stpipe.methods.mixing`, where nothing was learned of a
+    cube; empty for the published network."""
 
     calibration: float = 1.0
     """Half-widths are multiplied with this to cover 90 %."""
@@ -94,7 +99,7 @@ def read_info(name: str | Path) -> ModelInfo:
     --------
     >>> info = read_info("default")
     >>> info.kind, info.spec.stride
-    ('unet', (1, 8, 8))
+    ('unet', (1, 4, 4))
     """
     path = model_path(name)
     if path.suffix == ".h5":
@@ -129,7 +134,13 @@ def load_model(name: str | Path) -> Model:
 
 
 def save_model(
-    path: Path, network: Any, spec: UNetSpec, *, calibration: float, provenance: Mapping[str, JSON]
+    path: Path,
+    network: Any,
+    spec: UNetSpec,
+    *,
+    mixture: Sequence[Sequence[float]],
+    calibration: float,
+    provenance: Mapping[str, JSON],
 ) -> ModelInfo:
     """Write a model file; it appears under its name only when complete."""
     if path.suffix != ".keras":
@@ -139,6 +150,7 @@ def save_model(
         "kind": "unet",
         "spec": spec.as_json(),
         "guides": list(GUIDES),
+        "mixture": [list(row) for row in mixture],
         "calibration": calibration,
         "provenance": dict(provenance),
     }
@@ -185,6 +197,7 @@ def _parse(path: Path, content: bytes) -> ModelInfo:
         fields = json.loads(content)
         version, kind = fields["format_version"], fields["kind"]
         guides, calibration = tuple(fields["guides"]), float(fields["calibration"])
+        mixture = tuple(tuple(float(weight) for weight in row) for row in fields.get("mixture", ()))
         spec_fields, provenance = dict(fields["spec"]), dict(fields.get("provenance", {}))
     except (ValueError, KeyError, TypeError) as error:
         raise ModelFileError(f"{path} has a {_MEMBER} that can't be understood: {error!r}") from error
@@ -198,6 +211,8 @@ def _parse(path: Path, content: bytes) -> ModelInfo:
             f"{path} leans on the guides {', '.join(map(str, guides)) or 'none'}; this version of stpipe gives "
             f"{', '.join(GUIDES)}"
         )
+    if not mixture or any(len(row) != len(GUIDES) or min(row) < 0 or abs(sum(row) - 1) > 1e-6 for row in mixture):
+        raise ModelFileError(f"{path} has weights of its guides that don't sum to 1 at each distance: {mixture}")
     if not (math.isfinite(calibration) and calibration > 0):
         raise ModelFileError(f"{path} has a calibration factor of {calibration}; it must be above 0")
     try:
@@ -205,7 +220,13 @@ def _parse(path: Path, content: bytes) -> ModelInfo:
     except (ModelFileError, ShapeError) as error:
         raise ModelFileError(f"{path}: {error}") from error
     return ModelInfo(
-        path=path, kind="unet", digest=_digest(path), spec=spec, calibration=calibration, provenance=provenance
+        path=path,
+        kind="unet",
+        digest=_digest(path),
+        spec=spec,
+        mixture=mixture,
+        calibration=calibration,
+        provenance=provenance,
     )
 
 

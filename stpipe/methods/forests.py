@@ -1,0 +1,102 @@
+"""Gradient-boosted trees that add to the mean of the guides, and others that tell how large its errors are.
+
+How many trees is told by cross-validation over the ways of hiding; none, if they gain next to nothing.
+
+Source: LightGBM (Ke et al. 2017, NeurIPS).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpipe.methods.lessons import Samples, features
+from stpipe.methods.mixing import Mixture
+
+F32 = NDArray[np.float32]
+
+TREES = 150
+"""Most trees of the answer."""
+
+LEAST_TREE_GAIN = 0.02
+"""Trees that lower the error by a smaller share than this may as well be chance: on other gaps they did harm."""
+
+WIDTH_TREES = 60
+"""Trees of the errors' size."""
+
+PARAMETERS: dict[str, Any] = {
+    "learning_rate": 0.1,
+    "num_leaves": 15,
+    "min_data_in_leaf": 60,
+    "feature_fraction": 0.8,
+    "bagging_fraction": 0.7,
+    "bagging_freq": 1,
+    "lambda_l2": 1.0,
+    "verbosity": -1,
+    # Column-wise histograms are summed by one thread each: the same trees for any number of threads.
+    "deterministic": True,
+    "force_col_wise": True,
+    "num_threads": 1,
+}
+"""LightGBM's names."""
+
+COVERED = 0.9
+"""Share of the errors that the second forest's answer is to cover."""
+
+
+def grow(parts: Sequence[Samples], mixture: Mixture, seed: int) -> tuple[bytes, bytes, tuple[float, float]]:
+    """Return the two forests, and the errors without and with the first on folds that had no part in it."""
+    import lightgbm
+
+    tables, targets = [], []
+    for part in parts:
+        mean = mixture.mean(list(part.answers.T), part.distance)
+        tables.append(features(part, mean))
+        targets.append(part.truth - mean)
+    parameters = {**PARAMETERS, "objective": "l1", "seed": seed}
+    grown, curves = [], []
+    for fold in range(len(parts)):
+        rest = [number for number in range(len(parts)) if number != fold]
+        data = lightgbm.Dataset(np.concatenate([tables[n] for n in rest]), np.concatenate([targets[n] for n in rest]))
+        judge = lightgbm.Dataset(tables[fold], targets[fold], reference=data)
+        told: dict[str, Any] = {}
+        record = lightgbm.record_evaluation(told)
+        grown.append(lightgbm.train(parameters, data, TREES, valid_sets=[judge], callbacks=[record]))
+        curves.append(told["valid_0"]["l1"])
+    curve = np.mean(curves, axis=0)
+    count = int(np.argmin(curve)) + 1
+    before = np.array([np.abs(target).mean() for target in targets])
+    errors = (float(before.mean()), float(curve[count - 1]))
+    bettered = sum(own[count - 1] < error for own, error in zip(curves, before, strict=True))
+    table, target = np.concatenate(tables), np.concatenate(targets)
+    answer = b""
+    left = np.abs(target)
+    if errors[1] < (1 - LEAST_TREE_GAIN) * errors[0] and bettered >= len(parts) - 1:
+        answer = _text(lightgbm.train(parameters, lightgbm.Dataset(table, target), count))
+        # Errors of trees on what they learned from would be too small: each fold is judged by those that did not.
+        pairs = zip(grown, tables, targets, strict=True)
+        left = np.concatenate([np.abs(own - predict(trees, part, count)) for trees, part, own in pairs])
+    parameters |= {"objective": "quantile", "alpha": COVERED}
+    width = _text(lightgbm.train(parameters, lightgbm.Dataset(table, left), WIDTH_TREES))
+    return answer, width, errors
+
+
+def _text(forest: Any) -> bytes:
+    return str(forest.model_to_string()).encode()
+
+
+@lru_cache(maxsize=8)
+def forest(text: bytes) -> Any:
+    """Return the trees of a text, parsed once."""
+    import lightgbm
+
+    return lightgbm.Booster(model_str=text.decode())
+
+
+def predict(trees: Any, table: F32, most: int | None = None) -> F32:
+    """Return what trees say of samples, all of them or at most the first so many."""
+    return np.asarray(trees.predict(table, num_threads=1, num_iteration=most)).astype(np.float32)

@@ -1,0 +1,178 @@
+"""From crops with artificial gaps to examples for the network, and from a trained network to its calibration."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpipe.core.crops import Crop
+from stpipe.core.survey import location_and_spread
+from stpipe.core.windows import Window, triple
+from stpipe.errors import RunError
+from stpipe.methods.guides import GuideMaker, scenery
+from stpipe.methods.lessons import Lesson, Look, Samples
+from stpipe.methods.mixing import Mixture
+from stpipe.model.features import GUIDE_COUNT
+from stpipe.model.patches import LEAST_ERROR, Example
+
+F32 = NDArray[np.float32]
+
+MOST_SAMPLES = 20_000
+"""Most samples of a look that mixtures are found from."""
+
+LEAST_SAMPLES = 400
+"""With fewer samples than this a scene has no mixture of its own."""
+
+USUAL_SAMPLES = 60_000
+"""Samples of a family that weigh 1 in the usual mixture."""
+
+LEAST_LEFT = 100
+"""A way of hiding that leaves fewer samples than this teaches nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visit:
+    """A scene, or a part of one, hidden in several ways."""
+
+    name: str
+    """For reports."""
+
+    family: str
+    """Scenes of a family share its weight."""
+
+    looks: tuple[Look, ...]
+    """One for each way of hiding."""
+
+
+def visit(
+    name: str,
+    family: str,
+    values: F32,
+    valid: NDArray[np.bool_],
+    days: NDArray[np.float64],
+    ways: Sequence[NDArray[np.bool_]],
+    *,
+    seed: int = 0,
+) -> Visit:
+    """Hide a scene in several ways, and make the guides of what is left.
+
+    Each way is a scene of its own: location and spread, patterns and overviews are those of what it leaves.
+
+    Parameters
+    ----------
+    name, family : str
+        See `Visit`.
+    values : (time, y, x) ndarray of float32
+        Physical; anything at all where not valid.
+    valid : (time, y, x) ndarray of bool
+        Observed and trusted.
+    days : (time,) ndarray of float64
+        Ascending.
+    ways : sequence of (time, y, x) ndarray of bool
+        What each hides; ways that leave or hide next to nothing are left out.
+    seed : int
+        For the number of patterns.
+    """
+    maker, looks, rank = GuideMaker(), [], None
+    for number, way in enumerate(ways):
+        left = valid & ~way
+        if left.sum() < LEAST_LEFT or not (valid & way).any():
+            continue
+        location, spread = location_and_spread(values[left].astype(np.float64))
+        standard = np.where(valid, (values - location) / spread, 0).astype(np.float32)
+        crop = Crop(values=standard, valid=valid, days=days, window=Window.of(triple(valid.shape)))
+        lesson = Lesson(draw=number, crop=crop, hidden=valid & way)
+        look = Look.at(lesson, maker, rank=rank, seed=seed)
+        rank = look.rank  # cross-validation once, and not for each way
+        looks.append(look)
+    return Visit(name=name, family=family, looks=tuple(looks))
+
+
+def usual_mixture(visits: Sequence[Visit], families: Mapping[str, float], *, seed: int) -> Mixture:
+    """Return the mean of the guides that suits all scenes best, each by the error of its own best guide.
+
+    Parameters
+    ----------
+    visits : sequence of Visit
+        Scenes.
+    families : mapping of str to float
+        How much each family counts; 1 for those that are not named.
+    seed : int
+        Picks the samples.
+    """
+    rng = np.random.default_rng(seed)
+    counts: dict[str, int] = defaultdict(int)
+    for each in visits:
+        counts[each.family] += len(each.looks)
+    parts = []
+    for each in visits:
+        share = USUAL_SAMPLES * families.get(each.family, 1.0) / max(1, counts[each.family])
+        for look in each.looks:
+            samples = _picked([look], rng)
+            if samples.truth.size and share > 0:
+                rows = rng.choice(samples.truth.size, max(1, round(share)))
+                error = max(float(np.abs(samples.answers - samples.truth[:, None]).mean(axis=0).min()), LEAST_ERROR)
+                parts.append((samples.answers[rows] / error, samples.truth[rows] / error, samples.distance[rows]))
+    if not parts:
+        raise RunError("there is nothing to learn from: no scene has a sample to hide")
+    answers, truth, distance = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Mixture.best(answers, truth, distance)
+
+
+def examples(visits: Iterable[Visit], usual: Mixture, *, seed: int) -> list[Example]:
+    """Describe scenes to the network.
+
+    The base is the mixture that suits the scene, as far as the other ways of hiding it tell; or the usual one; or, so
+    that the network learns to mend a poor one, the even mean of all guides.
+
+    Parameters
+    ----------
+    visits : iterable of Visit
+        Scenes.
+    usual : Mixture
+        See `usual_mixture`.
+    seed : int
+        Picks samples.
+    """
+    made = []
+    for each in visits:
+        for look in each.looks:
+            rng = np.random.default_rng([seed, look.draw])
+            own = _picked([look], rng)
+            others = _picked([other for other in each.looks if other is not look], rng)
+            tuned = usual
+            if others.truth.size >= LEAST_SAMPLES:
+                tuned = Mixture.best(others.answers, others.truth, others.distance)
+            errors = [_error(mixture, own) for mixture in (tuned, usual)]
+            made.append(
+                Example(
+                    name=f"{each.name}, way {look.draw}",
+                    family=each.family,
+                    seen=scenery(look.made, look.place),
+                    truth=look.truth,
+                    hidden=look.hidden,
+                    bases=tuple(mixture.at for mixture in (usual, tuned, tuned, usual, Mixture.even(GUIDE_COUNT))),
+                    error=float(np.mean(errors)),
+                )
+            )
+    return made
+
+
+def _picked(looks: Sequence[Look], rng: np.random.Generator) -> Samples:
+    empty = Samples(
+        answers=np.empty((0, GUIDE_COUNT), np.float32),
+        observed=np.empty((0, 3), np.float32),
+        circumstances=np.empty((0, 10), np.float32),
+        truth=np.empty(0, np.float32),
+    )
+    return Samples.of([empty, *(look.samples().picked(rng, MOST_SAMPLES) for look in looks)])
+
+
+def _error(mixture: Mixture, samples: Samples) -> float:
+    if not samples.truth.size:
+        return 0.0
+    return float(np.abs(mixture.mean(list(samples.answers.T), samples.distance) - samples.truth).mean())
