@@ -295,9 +295,10 @@ def _learning(extent: Triple, filler: Filler, budget: int, item: int) -> tuple[t
         while True:
             crops = choose_crops(extent, most=most, samples=samples)
             sizes = [crop.size for crop in crops]
-            least = int(sum(sizes) * (FILL_SAMPLE_BYTES + filler.learn_sample_bytes)) + max(sizes) * item
+            total = sum(sizes)
+            least = FILL_SAMPLE_BYTES * total + filler.learn_bytes(total) + max(sizes) * item
             if least <= budget:
-                return crops, least, sum(sizes) / 1e6 * filler.learn_seconds_per_million
+                return crops, least, filler.learn_seconds(total)
             if samples <= extent[0] * SMALLEST_SIDE**2:
                 break
             samples //= 2

@@ -169,13 +169,11 @@ class Learner(Protocol):
     and memory of the taught method are those of the untaught one.
     """
 
-    @property
-    def learn_sample_bytes(self) -> float:
-        """Memory that learning takes at its peak, for each sample of a crop; the crops themselves not counted."""
+    def learn_bytes(self, samples: int) -> int:
+        """Return the memory that learning from crops of so many samples takes at its peak, besides the crops."""
 
-    @property
-    def learn_seconds_per_million(self) -> float:
-        """Rough cost on one core of learning from a million samples of crops."""
+    def learn_seconds(self, samples: int) -> float:
+        """Return the rough cost on one core of learning from crops of so many samples."""
 
     def learn(self, crops: Sequence[Crop], *, seed: int) -> bytes:
         """Learn from crops; the same crops and seed give the same bytes."""

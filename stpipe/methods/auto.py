@@ -123,19 +123,17 @@ class AutoFiller:
         known = sorted((filler.seconds_per_million for filler in self.fillers or self.candidates), reverse=True)
         return sum(known[:2]) + 0.1
 
-    @property
-    def learn_sample_bytes(self) -> float:
-        """Memory of learning for each sample of a crop: copies, draws, errors, and the costliest candidate."""
-        own = 13.0 + 4 * DRAWS * SHARE[1] * ROUNDS * len(self.candidates)
-        learners = [filler.learn_sample_bytes for filler in self.candidates if isinstance(filler, Learner)]
-        return max([self.sample_bytes, *learners]) + own + 20.0
+    def learn_bytes(self, samples: int) -> int:
+        """Memory of learning from so many samples: copies, draws, errors, and the costliest candidate."""
+        own = 33.0 + 4 * DRAWS * SHARE[1] * ROUNDS * len(self.candidates)
+        learners = [filler.learn_bytes(samples) for filler in self.candidates if isinstance(filler, Learner)]
+        return int(max([self.sample_bytes * samples, *learners]) + own * samples)
 
-    @property
-    def learn_seconds_per_million(self) -> float:
-        """Seconds of learning for a million samples of crops on one core; of larger crops only a part is tried."""
+    def learn_seconds(self, samples: int) -> float:
+        """Seconds of learning from so many samples on one core; of larger crops only a part is tried."""
         fill = sum(filler.seconds_per_million + 0.1 for filler in self.candidates)
-        learn = sum(filler.learn_seconds_per_million for filler in self.candidates if isinstance(filler, Learner))
-        return DRAWS * (ROUNDS * fill + 2 * self.seconds_per_million) + (ROUNDS + 2) * learn
+        learn = sum(filler.learn_seconds(samples) for filler in self.candidates if isinstance(filler, Learner))
+        return samples / 1e6 * DRAWS * (ROUNDS * fill + 2 * self.seconds_per_million) + (ROUNDS + 2) * learn
 
     def identity(self) -> dict[str, JSON]:
         """Return what decides the numbers."""

@@ -98,18 +98,22 @@ class CalibratedFiller:
         """Seconds for a million samples on one core, measured."""
         return self.filler.seconds_per_million + 0.1
 
-    @property
-    def learn_sample_bytes(self) -> float:
-        """Memory of learning for each sample of a crop, measured: its copies, its overviews and a fill of one crop."""
-        inner = self.filler.learn_sample_bytes if isinstance(self.filler, Learner) else 0.0
-        return max(inner, self.filler.sample_bytes) + 20.0
+    def learn_bytes(self, samples: int) -> int:
+        """Memory of learning from so many samples, measured: copies, overviews, and a fill of what is seen of them."""
+        seen = self._seen(samples)
+        inner = self.filler.learn_bytes(seen) if isinstance(self.filler, Learner) else 0
+        return int(max(inner, self.filler.sample_bytes * seen) + 20 * seen)
 
-    @property
-    def learn_seconds_per_million(self) -> float:
-        """Seconds of learning for a million samples of crops on one core."""
-        inner = self.filler.learn_seconds_per_million if isinstance(self.filler, Learner) else 0.0
+    def learn_seconds(self, samples: int) -> float:
+        """Seconds of learning from so many samples on one core."""
+        seen = self._seen(samples)
+        inner = self.filler.learn_seconds(seen) if isinstance(self.filler, Learner) else 0.0
         draws = LEARNER_DRAWS if isinstance(self.filler, Learner) else DRAWS
-        return inner + draws * (self.filler.seconds_per_million + 0.1)
+        return inner + draws * seen / 1e6 * (self.filler.seconds_per_million + 0.1)
+
+    def _seen(self, samples: int) -> int:
+        """Return how many of the crops' samples a slow method sees, or any other."""
+        return min(samples, SLOW_SAMPLES) if self.filler.seconds_per_million > SLOW else samples
 
     def identity(self) -> dict[str, JSON]:
         """Return what decides the numbers."""

@@ -50,19 +50,18 @@ class EofFiller(WithFallback):
         """Seconds for a million samples on one core, measured with 12 patterns; 0.2 with four, up to 2.8 with 20."""
         return 0.8
 
-    @property
-    def learn_sample_bytes(self) -> float:
-        """Memory of learning for each sample of the crops, measured where all of their pixels are learned from."""
-        return 64.0
+    def learn_bytes(self, samples: int) -> int:
+        """Memory of learning from so many samples, measured where all pixels of the crops are learned from."""
+        return 64 * samples
 
-    @property
-    def learn_seconds_per_million(self) -> float:
-        """Seconds of learning from a million samples on one core, measured on crops of 368 frames.
+    def learn_seconds(self, samples: int) -> float:
+        """Seconds of learning from so many samples on one core.
 
-        What is learned from is `stpipe.methods.modes.MOST_COLUMNS` pixels at most: crops of 32 frames took 0.8. Small
-        cubes of 20 patterns, whose every pixel is learned from, took up to 8.
+        Two a million, measured on crops of 368 frames. What is learned from is `stpipe.methods.modes.MOST_COLUMNS`
+        pixels at most: crops of 32 frames took 0.8. Small cubes of 20 patterns, whose every pixel is learned from, took
+        up to 8.
         """
-        return 2.0
+        return 2e-6 * samples
 
     def identity(self) -> dict[str, JSON]:
         """Return what decides the numbers."""

@@ -133,15 +133,13 @@ class KrigingFiller(WithFallback):
         """Seconds for a million samples on one core, measured with half of them gap: 4 to 10, by the gaps' shape."""
         return 6.0
 
-    @property
-    def learn_sample_bytes(self) -> float:
-        """Memory of learning for each sample of the crops, measured."""
-        return 45.0
+    def learn_bytes(self, samples: int) -> int:
+        """Memory of learning from so many samples, measured."""
+        return 45 * samples
 
-    @property
-    def learn_seconds_per_million(self) -> float:
-        """Seconds of learning from a million samples on one core, measured; much the same for any number."""
-        return 3.0
+    def learn_seconds(self, samples: int) -> float:
+        """Seconds of learning on one core, measured; much the same for any number of samples."""
+        return 3.0 if samples else 0.0
 
     def identity(self) -> dict[str, JSON]:
         """Return what decides the numbers."""

@@ -62,15 +62,13 @@ class PConvFiller:
         """Seconds for a million samples on one core, measured."""
         return 4.0 + self.network.seconds_per_million
 
-    @property
-    def learn_sample_bytes(self) -> float:
-        """Memory of learning for each sample of a crop: that of the patterns."""
-        return EofFiller().learn_sample_bytes
+    def learn_bytes(self, samples: int) -> int:
+        """Memory of learning from so many samples: that of the patterns."""
+        return EofFiller().learn_bytes(samples)
 
-    @property
-    def learn_seconds_per_million(self) -> float:
-        """Seconds of learning for a million samples of crops on one core."""
-        return EofFiller().learn_seconds_per_million
+    def learn_seconds(self, samples: int) -> float:
+        """Seconds of learning from so many samples on one core."""
+        return EofFiller().learn_seconds(samples)
 
     def identity(self) -> dict[str, JSON]:
         """Return what decides the numbers."""

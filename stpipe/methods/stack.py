@@ -45,6 +45,9 @@ NETWORK = "pconv"
 DRAWS = (4, 8)
 """Least and most ways in which the crops are hidden to learn from; so many that `WORK` samples are seen."""
 
+LOOK_BYTES = 95.0
+"""Memory of a look that waits for the network, for each sample of the crops."""
+
 WORK = 3 * 2**20
 """Samples of hidden crops that the guides are made for, about."""
 
@@ -192,15 +195,16 @@ class StackFiller:
         others = sum(filler.seconds_per_million for filler in self.maker.others)
         return 4.0 + others + sum(network.seconds_per_million for network in self._networks)
 
-    @property
-    def learn_sample_bytes(self) -> float:
-        """Memory of learning for each sample of a crop: a fill of one, and what `MOST_SAMPLES` take."""
-        return self.sample_bytes + 60.0
+    def learn_bytes(self, samples: int) -> int:
+        """Memory of learning from so many samples: a fill, what `MOST_SAMPLES` take, and looks for the network."""
+        looks = _draws(samples) * LOOK_BYTES if self.network is not None else 0.0
+        return int((self.sample_bytes + 60.0 + looks) * samples)
 
-    @property
-    def learn_seconds_per_million(self) -> float:
-        """Seconds of learning for a million samples of crops on one core, measured."""
-        return DRAWS[0] * (self.seconds_per_million + 4.0) + 10.0
+    def learn_seconds(self, samples: int) -> float:
+        """Seconds of learning from so many samples on one core, measured."""
+        inner = sum(filler.learn_seconds(samples) for filler in self.maker.others if isinstance(filler, Learner))
+        patterns = (1 + _draws(samples)) * EofFiller().learn_seconds(samples)
+        return inner + patterns + _draws(samples) * samples / 1e6 * self.seconds_per_million + 10.0
 
     def identity(self) -> dict[str, JSON]:
         """Return what decides the numbers."""
@@ -234,7 +238,7 @@ class StackFiller:
         maker.prepare()
         modes = EofFiller().learn(crops, seed=seed)
         rank = Modes.from_bytes(modes).rank  # cross-validation once, and not for each lesson
-        draws = min(max(DRAWS[0], WORK // max(1, sum(crop.valid.size for crop in crops))), DRAWS[1])
+        draws = _draws(sum(crop.valid.size for crop in crops))
         looks: Iterable[Look] = (
             Look.at(lesson, maker, rank=rank, seed=seed) for lesson in hide(crops, seed=seed, draws=draws)
         )
@@ -365,6 +369,11 @@ def _mean_error(samples: Samples, kept: NDArray[np.bool_]) -> float:
     answers = samples.answers[:, kept]
     mixture = Mixture.best(answers, samples.truth, samples.distance)
     return float(np.abs(mixture.mean(list(answers.T), samples.distance) - samples.truth).mean())
+
+
+def _draws(samples: int) -> int:
+    """Return in how many ways crops of so many samples are hidden."""
+    return min(max(DRAWS[0], WORK // max(1, samples)), DRAWS[1])
 
 
 def _base_of(looks: Sequence[Look], rng: np.random.Generator) -> Mixture | None:

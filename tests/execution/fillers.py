@@ -59,9 +59,14 @@ class LearningFiller(SumFiller):
     """
 
     lesson: float | None = None
-    learn_sample_bytes: float = 8.0
-    learn_seconds_per_million: float = 0.5
+    learn_sample_bytes: int = 8
     name: str = "learning"
+
+    def learn_bytes(self, samples: int) -> int:
+        return self.learn_sample_bytes * samples
+
+    def learn_seconds(self, samples: int) -> float:
+        return 0.5e-6 * samples
 
     def identity(self) -> dict[str, JSON]:
         return {"method": self.name, "calls": str(self.calls), "lesson": self.lesson}

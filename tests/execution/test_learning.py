@@ -176,7 +176,7 @@ def test_crops_shrink_until_the_memory_holds_them(extent: Triple) -> None:
     assert isinstance(LearningFiller(), Learner)
     sizes = []
     for limit in (450, 600, 1200, 4000):
-        plan = planned(extent, limit * 2**20, learn_sample_bytes=100.0)
+        plan = planned(extent, limit * 2**20, learn_sample_bytes=100)
         assert plan.memory.learn <= 0.75 * limit * 2**20
         assert plan.memory.peak >= plan.memory.learn > LearningFiller().process_bytes
         sizes.append(sum(crop.size for crop in plan.crops))
@@ -187,14 +187,14 @@ def test_crops_shrink_until_the_memory_holds_them(extent: Triple) -> None:
 
 
 def test_other_crops_are_another_run() -> None:
-    small, large = (planned((30, 2000, 2000), limit * 2**20, learn_sample_bytes=100.0) for limit in (400, 1200))
+    small, large = (planned((30, 2000, 2000), limit * 2**20, learn_sample_bytes=100) for limit in (400, 1200))
     assert small.blocks == large.blocks
     assert small.run_id != large.run_id
 
 
 def test_too_little_memory_to_learn_is_refused() -> None:
     with pytest.raises(PlanError, match=r"learning needs .* GiB to learn from the smallest part .* --memory-limit"):
-        planned((1000, 300, 300), 400 * 2**20, learn_sample_bytes=3000.0)
+        planned((1000, 300, 300), 400 * 2**20, learn_sample_bytes=3000)
 
 
 def test_a_method_that_learns_nothing_plans_no_crops() -> None:

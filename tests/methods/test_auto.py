@@ -81,8 +81,12 @@ class LearningTeller(Teller):
 
     shown: int | None = None
     seen: list[int] = field(default_factory=list)
-    learn_sample_bytes: float = 99.0
-    learn_seconds_per_million: float = 3.0
+
+    def learn_bytes(self, samples: int) -> int:
+        return 99 * samples
+
+    def learn_seconds(self, samples: int) -> float:
+        return 3e-6 * samples
 
     def identity(self) -> dict[str, JSON]:
         return {"method": self.name, "shown": self.shown}
@@ -247,8 +251,8 @@ def test_a_learner_is_scored_on_what_it_has_not_seen_and_learns_from_all_in_the_
     untaught = AutoFiller(candidates=(teller("b", 0.4, 0.2), best))
     assert isinstance(untaught, Filler)
     assert isinstance(untaught, Learner)
-    assert untaught.learn_sample_bytes > 99
-    assert untaught.learn_seconds_per_million > 3 * 3.0
+    assert untaught.learn_bytes(1000) > 99_000
+    assert untaught.learn_seconds(10**6) > 3 * 3.0
     filler = untaught.taught(untaught.learn([crop], seed=0))
     assert len(best.seen) == auto.ROUNDS + 1
     assert max(best.seen[:-1]) < best.seen[-1] == crop.valid.sum()

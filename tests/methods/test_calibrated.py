@@ -46,9 +46,13 @@ class MeanLearner:
     process_bytes: int = 2**20
     sample_bytes: float = 10.0
     seconds_per_million: float = 0.1
-    learn_sample_bytes: float = 5.0
-    learn_seconds_per_million: float = 0.1
     name: str = "mean"
+
+    def learn_bytes(self, samples: int) -> int:
+        return 5 * samples
+
+    def learn_seconds(self, samples: int) -> float:
+        return 1e-7 * samples
 
     def identity(self) -> dict[str, JSON]:
         return {"method": self.name, "mean": self.mean}
