@@ -63,6 +63,9 @@ LEAST_SAMPLES = 400
 LEAST_GAIN = 0.005
 """A dear guide that lowers the error of the mean by a smaller share than this is not worth its time."""
 
+UNLIKE = 0.02
+"""A network that errs more than the mean it is to better by this share is out of its depth."""
+
 DEAR = 1.0
 """Seconds for a million samples from which on a guide has to prove its worth."""
 
@@ -101,6 +104,9 @@ class Learned:
     errors: tuple[float, float] = (float("nan"), float("nan"))
     """Mean absolute error of the mean, and with the trees, on folds that had no part in it; in spreads."""
 
+    network_errors: tuple[float, float] = (float("nan"), float("nan"))
+    """Mean absolute error of the mean that the network is to better, and of its answer; in spreads."""
+
     def to_bytes(self) -> bytes:
         """Return everything as the bytes of an npz file, the same for the same contents."""
         file = io.BytesIO()
@@ -108,6 +114,7 @@ class Learned:
             "weights": self.mixture.weights,
             "samples": self.samples,
             "errors": self.errors,
+            "network_errors": self.network_errors,
             "skipped": self.skipped,
             "base": None if self.base is None else self.base.weights,
         }
@@ -132,6 +139,7 @@ class Learned:
                 width=width,
                 samples=told["samples"],
                 errors=tuple(told["errors"]),
+                network_errors=tuple(told["network_errors"]),
             )
         except (ValueError, KeyError, OSError, EOFError) as error:
             raise ScratchError(f"{len(learned)} bytes are nothing that stack has learned ({error})") from error
@@ -264,13 +272,23 @@ class StackFiller:
             samples=count,
         )
         if count >= LEAST_SAMPLES and all(part.truth.size for part in parts):
-            skipped = self._not_worth_it(Samples.of(parts))
+            everything = Samples.of(parts)
+            skipped = self._not_worth_it(everything)
+            network_errors = self._network_errors(everything, base)
             kept = np.array([name not in skipped for name in names])
             parts = [replace(part, answers=part.answers[:, kept]) for part in parts]
             everything = Samples.of(parts)
             mixture = Mixture.best(everything.answers, everything.truth, everything.distance)
             answer, width, errors = forests.grow(parts, mixture, seed)
-            made = replace(made, mixture=mixture, answer=answer, width=width, errors=errors, skipped=skipped)
+            made = replace(
+                made,
+                mixture=mixture,
+                answer=answer,
+                width=width,
+                errors=errors,
+                skipped=skipped,
+                network_errors=network_errors,
+            )
         return made.to_bytes()
 
     def _bettered(self, made: Guides, place: Lie, base: Mixture | None) -> Guides:
@@ -283,6 +301,16 @@ class StackFiller:
             values={**made.values, NETWORK: values},
             half_widths={**made.half_widths, NETWORK: half_width},
         )
+
+    def _network_errors(self, samples: Samples, base: Mixture | None) -> tuple[float, float]:
+        """Return the errors without and with the network; none if there is no network."""
+        if self.network is None:
+            return float("nan"), float("nan")
+        mixture = self.network.mixture if base is None else base
+        mean = mixture.mean(list(samples.answers[:, : len(GUIDES)].T), samples.distance)
+        answers = (mean, samples.answers[:, self.names.index(NETWORK)])
+        before, after = (float(np.abs(answer - samples.truth).mean()) for answer in answers)
+        return before, after
 
     def _not_worth_it(self, samples: Samples) -> tuple[str, ...]:
         """Return the names of the dear guides without which the mean is as good, the dearest asked first."""
@@ -317,6 +345,14 @@ class StackFiller:
         gain = 1 - made.errors[1] / made.errors[0] if made.errors[0] > 0 else 0.0
         trees = f"trees took another {gain:.0%} off its error" if made.answer else "trees could not better it"
         lines = [f"{self.name}: learned from {made.samples:,} artificial gap samples: a mean of {led}; {trees}"]
+        before, after = made.network_errors
+        if after > (1 + UNLIKE) * before:
+            lines.append(
+                f"{self.name}: this cube is unlike those that the weights were trained on: the network errs "
+                f"{after / before - 1:.0%} more than the guides' mean, and counts for less"
+            )
+        elif after < before:
+            lines.append(f"{self.name}: the network took {1 - after / before:.1%} off the error of the guides' mean")
         if made.skipped:
             lines.append(f"{self.name}: left out the guide {', '.join(made.skipped)}, not worth its time on this cube")
         return tuple(lines)
@@ -329,7 +365,7 @@ class StackFiller:
         near, place = made.block, lie(made.block)
         made = self._bettered(made, place, self.learned.base)
         mean = self.learned.mixture.mean(list(made.values.values()), place.distance)
-        half_width = made.half_widths["eof"].copy()
+        half_width = made.half_widths["eof" if self.network is None else NETWORK].copy()
         if self.learned.width:
             answer, width = (
                 forests.forest(text) if text else None for text in (self.learned.answer, self.learned.width)
