@@ -16,7 +16,7 @@ from stpipe.errors import RunError
 from stpipe.methods.guides import GuideMaker, scenery
 from stpipe.methods.lessons import Lesson, Look, Samples
 from stpipe.methods.mixing import Mixture
-from stpipe.model.features import GUIDE_COUNT
+from stpipe.model.features import GUIDE_COUNT, Scenery
 from stpipe.model.patches import LEAST_ERROR, Example
 
 F32 = NDArray[np.float32]
@@ -35,6 +35,37 @@ LEAST_LEFT = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A look as it is kept: what the network sees in half precision, and some of the hidden samples."""
+
+    draw: int
+    """Which way of hiding it is."""
+
+    seen: Scenery
+    """Of float16: many scenes have to be held at a time."""
+
+    truth: NDArray[np.float16]
+    """(t, y, x), what was observed."""
+
+    hidden: NDArray[np.bool_]
+    """(t, y, x), what is to be predicted."""
+
+    samples: Samples
+    """Hidden ones, `MOST_SAMPLES` at most."""
+
+    @classmethod
+    def of(cls, look: Look, rng: np.random.Generator) -> View:
+        """Keep of a look what examples need."""
+        return cls(
+            draw=look.draw,
+            seen=scenery(look.made, look.place).halved(),
+            truth=look.truth.astype(np.float16),
+            hidden=look.hidden,
+            samples=look.samples().picked(rng, MOST_SAMPLES),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Visit:
     """A scene, or a part of one, hidden in several ways."""
 
@@ -44,7 +75,7 @@ class Visit:
     family: str
     """Scenes of a family share its weight."""
 
-    looks: tuple[Look, ...]
+    views: tuple[View, ...]
     """One for each way of hiding."""
 
 
@@ -77,7 +108,8 @@ def visit(
     seed : int
         For the number of patterns.
     """
-    maker, looks, rank = GuideMaker(), [], None
+    maker, views, rank = GuideMaker(), [], None
+    rng = np.random.default_rng(seed)
     for number, way in enumerate(ways):
         left = valid & ~way
         if left.sum() < LEAST_LEFT or not (valid & way).any():
@@ -88,8 +120,8 @@ def visit(
         lesson = Lesson(draw=number, crop=crop, hidden=valid & way)
         look = Look.at(lesson, maker, rank=rank, seed=seed)
         rank = look.rank  # cross-validation once, and not for each way
-        looks.append(look)
-    return Visit(name=name, family=family, looks=tuple(looks))
+        views.append(View.of(look, rng))
+    return Visit(name=name, family=family, views=tuple(views))
 
 
 def usual_mixture(visits: Sequence[Visit], families: Mapping[str, float], *, seed: int) -> Mixture:
@@ -107,12 +139,11 @@ def usual_mixture(visits: Sequence[Visit], families: Mapping[str, float], *, see
     rng = np.random.default_rng(seed)
     counts: dict[str, int] = defaultdict(int)
     for each in visits:
-        counts[each.family] += len(each.looks)
+        counts[each.family] += len(each.views)
     parts = []
     for each in visits:
         share = USUAL_SAMPLES * families.get(each.family, 1.0) / max(1, counts[each.family])
-        for look in each.looks:
-            samples = _picked([look], rng)
+        for samples in (view.samples for view in each.views):
             if samples.truth.size and share > 0:
                 rows = rng.choice(samples.truth.size, max(1, round(share)))
                 error = max(float(np.abs(samples.answers - samples.truth[:, None]).mean(axis=0).min()), LEAST_ERROR)
@@ -123,7 +154,7 @@ def usual_mixture(visits: Sequence[Visit], families: Mapping[str, float], *, see
     return Mixture.best(answers, truth, distance)
 
 
-def examples(visits: Iterable[Visit], usual: Mixture, *, seed: int) -> list[Example]:
+def examples(visits: Iterable[Visit], usual: Mixture) -> list[Example]:
     """Describe scenes to the network.
 
     The base is the mixture that suits the scene, as far as the other ways of hiding it tell; or the usual one; or, so
@@ -135,41 +166,27 @@ def examples(visits: Iterable[Visit], usual: Mixture, *, seed: int) -> list[Exam
         Scenes.
     usual : Mixture
         See `usual_mixture`.
-    seed : int
-        Picks samples.
     """
     made = []
     for each in visits:
-        for look in each.looks:
-            rng = np.random.default_rng([seed, look.draw])
-            own = _picked([look], rng)
-            others = _picked([other for other in each.looks if other is not look], rng)
+        for view in each.views:
+            others = [other.samples for other in each.views if other is not view]
             tuned = usual
-            if others.truth.size >= LEAST_SAMPLES:
-                tuned = Mixture.best(others.answers, others.truth, others.distance)
-            errors = [_error(mixture, own) for mixture in (tuned, usual)]
+            if sum(samples.truth.size for samples in others) >= LEAST_SAMPLES:
+                joined = Samples.of(others)
+                tuned = Mixture.best(joined.answers, joined.truth, joined.distance)
             made.append(
                 Example(
-                    name=f"{each.name}, way {look.draw}",
+                    name=f"{each.name}, way {view.draw}",
                     family=each.family,
-                    seen=scenery(look.made, look.place),
-                    truth=look.truth,
-                    hidden=look.hidden,
+                    seen=view.seen,
+                    truth=view.truth,
+                    hidden=view.hidden,
                     bases=tuple(mixture.at for mixture in (usual, tuned, tuned, usual, Mixture.even(GUIDE_COUNT))),
-                    error=float(np.mean(errors)),
+                    error=float(np.mean([_error(mixture, view.samples) for mixture in (tuned, usual)])),
                 )
             )
     return made
-
-
-def _picked(looks: Sequence[Look], rng: np.random.Generator) -> Samples:
-    empty = Samples(
-        answers=np.empty((0, GUIDE_COUNT), np.float32),
-        observed=np.empty((0, 3), np.float32),
-        circumstances=np.empty((0, 10), np.float32),
-        truth=np.empty(0, np.float32),
-    )
-    return Samples.of([empty, *(look.samples().picked(rng, MOST_SAMPLES) for look in looks)])
 
 
 def _error(mixture: Mixture, samples: Samples) -> float:

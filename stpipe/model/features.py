@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,21 +110,49 @@ class Scenery:
     frame_anomaly: F32
     """(t,), mean of the frame's observations."""
 
+    def halved(self) -> Scenery:
+        """Return it in half precision, to be kept; values too large for that are cut."""
+        most = np.float32(np.finfo(np.float16).max)
+
+        def half(part: F32) -> Any:
+            return np.clip(part, -most, most).astype(np.float16)
+
+        return Scenery(
+            values=half(np.where(self.valid, self.values, np.float32(0))),
+            valid=self.valid,
+            guides=[half(guide) for guide in self.guides],
+            half_widths=[half(half_width) for half_width in self.half_widths],
+            differences=[half(difference) for difference in self.differences],
+            before=half(self.before),
+            after=half(self.after),
+            since=half(self.since),
+            until=half(self.until),
+            distance=half(self.distance),
+            pixel_share=self.pixel_share,
+            pixel_spread=self.pixel_spread,
+            frame_share=self.frame_share,
+            frame_anomaly=self.frame_anomaly,
+        )
+
     def part(self, part: tuple[slice, slice, slice]) -> Scenery:
-        """Cut a window out."""
+        """Cut a window out, in single precision."""
         t, *plane = part
         frame = tuple(plane)
+
+        def cut(whole: F32) -> F32:
+            return whole[part].astype(np.float32, copy=False)
+
         return Scenery(
-            values=self.values[part],
+            values=cut(self.values),
             valid=self.valid[part],
-            guides=[guide[part] for guide in self.guides],
-            half_widths=[half_width[part] for half_width in self.half_widths],
-            differences=[difference[part] for difference in self.differences],
-            before=self.before[part],
-            after=self.after[part],
-            since=self.since[part],
-            until=self.until[part],
-            distance=self.distance[part],
+            guides=[cut(guide) for guide in self.guides],
+            half_widths=[cut(half_width) for half_width in self.half_widths],
+            differences=[cut(difference) for difference in self.differences],
+            before=cut(self.before),
+            after=cut(self.after),
+            since=cut(self.since),
+            until=cut(self.until),
+            distance=cut(self.distance),
             pixel_share=self.pixel_share[frame],
             pixel_spread=self.pixel_spread[frame],
             frame_share=self.frame_share[t],

@@ -40,7 +40,7 @@ class Example:
     seen: Scenery
     """What is known; y and x are multiples of the network's strides."""
 
-    truth: F32
+    truth: NDArray[np.floating]
     """(t, y, x), zero where never observed."""
 
     hidden: NDArray[np.bool_]
@@ -54,7 +54,7 @@ class Example:
 
     def weights(self, number: int, part: tuple[slice, slice, slice]) -> F32:
         """Return the weights of the guides in a window."""
-        return self.bases[number](self.seen.distance[part])
+        return self.bases[number](self.seen.distance[part].astype(np.float32))
 
 
 class Deck:

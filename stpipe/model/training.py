@@ -214,7 +214,7 @@ def held_out_error(model: keras.Model, examples: Sequence[Example]) -> float:
 def answer(model: keras.Model, each: Example, *, base: int = 0) -> tuple[F32, F32, F32]:
     """Return the network's prediction of a whole example, its half-width before calibration, and the base."""
     everything = triple_of_slices((0, 0, 0), each.hidden.shape)
-    inputs, mean, scale = network_input(each.seen, each.weights(base, everything))
+    inputs, mean, scale = network_input(each.seen.part(everything), each.weights(base, everything))
     out = np.asarray(model(inputs[None], training=False))[0]
     return mean + out[..., 0] * scale, np.exp(out[..., 1]) * scale, mean
 
