@@ -63,8 +63,9 @@ class Mixer(keras.layers.Layer):  # type: ignore[misc]
         features, heads = inputs
         guides = features[..., FIRST_GUIDE : FIRST_GUIDE + GUIDE_COUNT]
         before = features[..., FIRST_GUIDE + GUIDE_COUNT : FIRST_GUIDE + 2 * GUIDE_COUNT] + LEAST_WEIGHT
-        before = before / ops.sum(before, axis=-1, keepdims=True)
         after = before * ops.exp(SCALE_RANGE * ops.tanh(heads[..., :GUIDE_COUNT] / SCALE_RANGE))
+        # Both are divided alike and alone: where the heads say nothing, their difference is zero to the last bit.
+        before = before / ops.sum(before, axis=-1, keepdims=True)
         after = after / ops.sum(after, axis=-1, keepdims=True)
         answer = ops.sum(guides * (after - before), axis=-1, keepdims=True)
         answer = answer + LARGEST_CORRECTION * ops.tanh(heads[..., GUIDE_COUNT : GUIDE_COUNT + 1])
