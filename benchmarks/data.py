@@ -6,39 +6,18 @@ Loaded by `train_default.py`, which learns from the former, and by `scores.py`, 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stpipe.methods.curriculum import Scene
+
 ALL = slice(None)
 
 HELD_OUT_CO = 22
 """Sentinel-5P blocks of this number and later in time take no part in the training."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
-    """A cube in memory."""
-
-    name: str
-    """For reports."""
-
-    values: NDArray[np.float32]
-    """(time, y, x), physical; zero where not valid."""
-
-    valid: NDArray[np.bool_]
-    """(time, y, x), observed and trusted."""
-
-    days: NDArray[np.float64]
-    """(time,), ascending."""
-
-    hidden: NDArray[np.bool_] | None = None
-    """(time, y, x), artificial gaps that came with the data; they are valid too."""
-
-    domain: NDArray[np.bool_] | None = None
-    """(y, x), where values can exist; None: everywhere."""
 
 
 def cut(scene: Scene, part: tuple[slice, slice, slice]) -> Scene:
