@@ -196,22 +196,24 @@ def _parse(path: Path, content: bytes) -> ModelInfo:
     try:
         fields = json.loads(content)
         version, kind = fields["format_version"], fields["kind"]
+        if version != FORMAT_VERSION or kind != "unet":
+            raise ModelFileError(
+                f"{path} has format {version} of kind {kind!r}; this version of stpipe reads format {FORMAT_VERSION} "
+                f"of kind 'unet': train it anew, or use {DEFAULT!r}"
+            )
         guides, calibration = tuple(fields["guides"]), float(fields["calibration"])
         mixture = tuple(tuple(float(weight) for weight in row) for row in fields.get("mixture", ()))
         spec_fields, provenance = dict(fields["spec"]), dict(fields.get("provenance", {}))
     except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, ModelFileError):
+            raise
         raise ModelFileError(f"{path} has a {_MEMBER} that can't be understood: {error!r}") from error
-    if version != FORMAT_VERSION or kind != "unet":
-        raise ModelFileError(
-            f"{path} has format {version} of kind {kind!r}; this version of stpipe reads format {FORMAT_VERSION} of "
-            "kind 'unet'"
-        )
     if guides != GUIDES:
         raise ModelFileError(
             f"{path} leans on the guides {', '.join(map(str, guides)) or 'none'}; this version of stpipe gives "
             f"{', '.join(GUIDES)}"
         )
-    if not mixture or any(len(row) != len(GUIDES) or min(row) < 0 or abs(sum(row) - 1) > 1e-6 for row in mixture):
+    if not mixture or not all(_is_mean(row) for row in mixture):
         raise ModelFileError(f"{path} has weights of its guides that don't sum to 1 at each distance: {mixture}")
     if not (math.isfinite(calibration) and calibration > 0):
         raise ModelFileError(f"{path} has a calibration factor of {calibration}; it must be above 0")
@@ -228,6 +230,10 @@ def _parse(path: Path, content: bytes) -> ModelInfo:
         calibration=calibration,
         provenance=provenance,
     )
+
+
+def _is_mean(row: Sequence[float]) -> bool:
+    return len(row) == len(GUIDES) and min(row) >= 0 and abs(sum(row) - 1) <= 1e-6  # false for NaN
 
 
 def _digest(*paths: Path) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from stpipe.errors import MissingFileError, ModelFileError
-from stpipe.model.features import INPUTS
+from stpipe.model.features import GUIDES, INPUTS
 from stpipe.model.spec import UNetSpec
 from stpipe.model.unet import build_unet
 from stpipe.model.weights import load_model, read_info, save_model
@@ -25,6 +25,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 
 SPEC = UNetSpec(filters=(4,), head_filters=4)
 
+MIXTURE = ((0.5, 0.125, 0.25, 0.0, 0.0625, 0.0625, 0.0), (0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0))
+"""Weights of the guides at two distances, as floats that JSON keeps to the last bit."""
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
@@ -32,7 +35,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     for weight in network.weights:
         weight.assign(rng.standard_normal(weight.shape))
     path = tmp_path_factory.mktemp("model") / "own.keras"
-    save_model(path, network, SPEC, calibration=1.25, provenance={"data": "made up"})
+    save_model(path, network, SPEC, mixture=MIXTURE, calibration=1.25, provenance={"data": "made up"})
     return path, network
 
 
@@ -40,6 +43,8 @@ def test_a_model_comes_back_with_its_numbers(saved: tuple[Path, Any]) -> None:
     path, network = saved
     model = load_model(path)
     assert (model.info.spec, model.info.calibration, model.info.provenance) == (SPEC, 1.25, {"data": "made up"})
+    assert model.info.mixture == MIXTURE
+    assert read_info(path) == model.info
     inputs = np.random.default_rng(1).standard_normal((1, 2, 4, 4, INPUTS)).astype(np.float32)
     np.testing.assert_array_equal(np.asarray(model.network(inputs)), np.asarray(network(inputs)))
     assert sorted(p.name for p in path.parent.iterdir()) == ["own.keras"]
@@ -64,6 +69,7 @@ def test_the_packaged_weights_load_and_stay_small() -> None:
     info = read_info("default")
     assert info.path.stat().st_size < 4 * 2**20
     assert info.calibration > 0
+    assert {len(row) for row in info.mixture} == {len(GUIDES)}
     assert {"data", "seed", "steps"} <= set(info.provenance)
     assert load_model("default").network.count_params() > 10_000
 
@@ -97,6 +103,14 @@ def flip_bytes(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
+def old_format(fields: dict[str, Any]) -> None:
+    """Say what a file of the first format says."""
+    fields.update(format_version=1, guides=["pyramid", "linear"], spec={"filters": [24, 32], "inputs": 11})
+    del fields["mixture"]
+
+
+NO_SUM = "weights of its guides that don't sum to 1 at each distance"
+
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut short": (lambda p: p.write_bytes(p.read_bytes()[:2000]), "damaged, or no model file"),
     "empty": (lambda p: p.write_bytes(b""), "damaged, or no model file"),
@@ -104,9 +118,24 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another Keras model": (lambda p: drop_member(p, "stpipe.json"), "another Keras model, not a model that stpipe wr"),
     "without weights": (lambda p: drop_member(p, "model.weights.h5"), "damaged, or no model file"),
     "of a later format": (lambda p: rewrite(p, lambda f: f.update(format_version=9)), "has format 9 of kind 'unet'"),
+    "of the first format": (
+        lambda p: rewrite(p, old_format),
+        "has format 1 of kind 'unet'; this version of stpipe reads format 2 of kind 'unet': train it anew, or use 'def",
+    ),
+    "of another kind": (lambda p: rewrite(p, lambda f: f.update(kind="forest")), "has format 2 of kind 'forest'"),
+    "without a mixture": (lambda p: rewrite(p, lambda f: f.pop("mixture")), NO_SUM),
+    "of a mixture of no sum": (lambda p: rewrite(p, lambda f: f.update(mixture=[[0.1] * 7])), NO_SUM),
+    "of a mixture below zero": (lambda p: rewrite(p, lambda f: f.update(mixture=[[2, -1, *[0] * 5]])), NO_SUM),
+    "of a mixture of NaN": (lambda p: rewrite(p, lambda f: f.update(mixture=[[float("nan")] * 7])), NO_SUM),
+    "of a mixture of few": (lambda p: rewrite(p, lambda f: f.update(mixture=[[1, *[0] * 6], [1]])), NO_SUM),
+    "of a mixture of words": (lambda p: rewrite(p, lambda f: f.update(mixture=[["half"] * 7])), "can't be understood"),
     "for other guides": (lambda p: rewrite(p, lambda f: f.update(guides=["sar"])), "leans on the guides sar; this"),
     "for other bands": (lambda p: rewrite(p, lambda f: f["spec"].update(inputs=30)), "takes 30 channels of guides"),
     "of another shape": (lambda p: rewrite(p, lambda f: f["spec"].update(filters=[8])), "don't fit its own spec"),
+    "of an endless calibration": (
+        lambda p: rewrite(p, lambda f: f.update(calibration=float("inf"))),
+        "calibration factor of inf",
+    ),
     "uncalibrated": (lambda p: rewrite(p, lambda f: f.update(calibration=0)), "calibration factor of 0"),
     "no object": (lambda p: rewrite(p, dict.clear), "stpipe.json that can't be understood"),
 }
@@ -132,7 +161,7 @@ def test_what_is_not_there_is_missing(tmp_path: Path) -> None:
 
 def test_a_name_without_its_ending_is_refused(saved: tuple[Path, Any], tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=r"ends in \.keras, got own\.h5"):
-        save_model(tmp_path / "own.h5", saved[1], SPEC, calibration=1.0, provenance={})
+        save_model(tmp_path / "own.h5", saved[1], SPEC, mixture=MIXTURE, calibration=1.0, provenance={})
     assert not list(tmp_path.iterdir())
 
 
