@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import cos, exp, inf, log, pi
 from pathlib import Path
+from zipfile import BadZipFile
 
 import keras
 import numpy as np
@@ -117,6 +119,8 @@ def train(
     ------
     RunError
         The loss is no finite number any more.
+    ModelFileError
+        The checkpoint is damaged, or of another network.
     """
     memory = max(0.5, min(0.998, 1 - 10 / max(1, schedule.steps)))  # of the running mean
     optimizer = keras.optimizers.Adam(schedule.learning_rate, clipnorm=1.0, use_ema=True, ema_momentum=memory)
@@ -167,11 +171,15 @@ class _State:
         if not path.exists():
             return cls.start(model)
         variables = [*model.variables, *optimizer.variables]
-        with np.load(path, allow_pickle=False) as file:
-            step, best, misses = (float(number) for number in file["progress"])
-            stored = [file[f"variable{number}"] for number in range(len(variables))]
-            kept = [file[f"kept{number}"] for number in range(len(model.get_weights()))]
-        if any(tuple(variable.shape) != array.shape for variable, array in zip(variables, stored, strict=True)):
+        try:
+            # NumPy leaves files open that it can't read.
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                step, best, misses = (float(number) for number in file["progress"])
+                stored = [file[name] for name in file.files if name.startswith("variable")]
+                kept = [file[name] for name in file.files if name.startswith("kept")]
+        except (ValueError, KeyError, OSError, EOFError, BadZipFile, zlib.error) as error:
+            raise ModelFileError(f"the checkpoint {path} can't be read ({error}); remove it to start anew") from error
+        if [tuple(variable.shape) for variable in variables] != [array.shape for array in stored]:
             raise ModelFileError(f"{path} is a checkpoint of another network; remove it, or train into another folder")
         for variable, array in zip(variables, stored, strict=True):
             variable.assign(array)
