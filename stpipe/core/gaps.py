@@ -63,6 +63,12 @@ class Purpose(IntEnum):
     BLOCKS = 10
     """Gaps of exported blocks, and which blocks are exported."""
 
+    TRAINING = 11
+    """Gaps that weights are trained on, and of which parts of a cube."""
+
+    TRAINING_JUDGES = 12
+    """The same of what is held out."""
+
 
 def generator(purpose: Purpose, seed: int, *numbers: int) -> np.random.Generator:
     """Return a generator that no other purpose has, whatever its seed and numbers.
