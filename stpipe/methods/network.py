@@ -22,7 +22,7 @@ from stpipe.core.ports import JSON, BlockInput
 from stpipe.core.windows import Triple, Window, round_up, triple
 from stpipe.errors import ModelFileError, RunError
 from stpipe.methods.guides import Guides, Lie, scenery
-from stpipe.methods.mixing import Mixture
+from stpipe.methods.mixing import NODES_PX, Mixture
 from stpipe.model import backend
 from stpipe.model.features import F32, INPUTS, network_input
 from stpipe.model.spec import UNetSpec
@@ -70,7 +70,13 @@ class Network:
     @property
     def mixture(self) -> Mixture:
         """The mean of the guides that suits most cubes."""
-        return Mixture(_info(self.model).mixture)
+        rows = _info(self.model).mixture
+        if len(rows) != len(NODES_PX):
+            raise ModelFileError(
+                f"{self.model} weighs the guides at {len(rows)} distances, this version of stpipe at {len(NODES_PX)}: "
+                f"train it anew, or use {DEFAULT!r}"
+            )
+        return Mixture(rows)
 
     @property
     def process_bytes(self) -> int:
@@ -135,7 +141,7 @@ def network_of(model: str = DEFAULT) -> Network:
     """
     name = model if model == DEFAULT else str(Path(model).resolve())
     network = Network(model=name, digest=_read_info(name).digest)
-    _ = network.spec  # refuses a published network here and not on a worker
+    _ = network.spec, network.mixture  # refuse what can't be used here and not on a worker
     return network
 
 
