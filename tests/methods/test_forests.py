@@ -1,0 +1,70 @@
+"""Trees on top of a mean: none where there is nothing to gain, and widths that cover."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stpipe.methods import forests
+from stpipe.methods.lessons import Samples, features
+from stpipe.methods.mixing import Mixture
+
+GUIDES = 2
+MIXTURE = Mixture.even(GUIDES)
+
+
+def folds(seed: int, *, told: float, count: int = 500, parts: int = 4) -> list[Samples]:
+    """Guides whose common error a circumstance tells, as far as it does; the noise grows with another one."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(parts):
+        truth = rng.standard_normal(count).astype(np.float32)
+        circumstances = rng.uniform(0, 1, (count, 10)).astype(np.float32)
+        noise = rng.standard_normal(count) * (0.1 + circumstances[:, 1])
+        error = told * np.sign(circumstances[:, 0] - 0.5) + noise
+        answers = np.stack([truth + error, truth + error], axis=1).astype(np.float32)
+        observed = np.full((count, 3), np.nan, dtype=np.float32)
+        made.append(Samples(answers=answers, observed=observed, circumstances=circumstances, truth=truth))
+    return made
+
+
+def table(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
+    mean = MIXTURE.mean(list(samples.answers.T), samples.distance)
+    return features(samples, mean), samples.truth - mean
+
+
+def test_there_are_none_where_there_is_nothing_to_learn() -> None:
+    answer, width, errors = forests.grow(folds(0, told=0.0), MIXTURE, seed=0)
+    assert answer == b""
+    assert width
+    assert errors[1] > (1 - forests.LEAST_TREE_GAIN) * errors[0]
+
+
+def test_what_is_learned_holds_on_samples_that_had_no_part_in_it() -> None:
+    answer, width, errors = forests.grow(folds(1, told=1.5), MIXTURE, seed=0)
+    seen, missing = table(folds(99, told=1.5, count=2000, parts=1)[0])
+    left = np.abs(missing - forests.predict(forests.forest(answer), seen))
+    before = np.abs(missing).mean()
+    assert errors[1] < 0.6 * errors[0]
+    np.testing.assert_allclose(errors, [before, left.mean()], rtol=0.15)
+    half_width = forests.predict(forests.forest(width), seen)
+    assert 0.84 < (left <= half_width).mean() < 0.95
+    noisy = seen[:, -9] > 0.5
+    assert half_width[noisy].mean() > 1.5 * half_width[~noisy].mean()
+
+
+def test_the_same_samples_and_seed_grow_the_same_trees() -> None:
+    parts = folds(2, told=1.0)
+    once, again, other = (forests.grow(parts, MIXTURE, seed=seed) for seed in (0, 0, 1))
+    assert once == again
+    assert once != other
+
+
+def test_trees_come_back_from_their_text() -> None:
+    parts = folds(5, told=1.0)
+    answer = forests.grow(parts, MIXTURE, seed=0)[0]
+    seen, _ = table(parts[0])
+    grown = forests.forest(answer)
+    assert forests.forest(answer) is grown  # parsed once
+    everything, few = forests.predict(grown, seen), forests.predict(grown, seen, 1)
+    assert everything.dtype == np.float32
+    assert not np.array_equal(everything, few)

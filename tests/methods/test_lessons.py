@@ -1,0 +1,112 @@
+"""Lessons: what is hidden stays hidden, and what is told of it is true."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from stpipe.core.crops import Crop
+from stpipe.methods.guides import GuideMaker
+from stpipe.methods.lessons import SHARE, Lesson, Look, Samples, features, hide
+from tests.methods.scenes import made_up_scene
+
+SHAPE = (8, 20, 28)
+
+
+@pytest.fixture(scope="module")
+def crop() -> Crop:
+    return made_up_scene(0, SHAPE)[0]
+
+
+@pytest.fixture(scope="module")
+def lesson(crop: Crop) -> Lesson:
+    return next(hide([crop], seed=0, draws=1))
+
+
+@pytest.fixture(scope="module")
+def look(lesson: Lesson) -> Look:
+    return Look.at(lesson, GuideMaker(), rank=2, seed=0)
+
+
+def test_all_crops_are_hidden_once_and_then_again_in_another_way(crop: Crop) -> None:
+    other = made_up_scene(1, SHAPE)[0]
+    lessons = list(hide([crop, other], seed=3, draws=3))
+    assert [each.draw for each in lessons] == [0, 0, 1, 1, 2, 2]
+    assert [each.crop for each in lessons] == [crop, other] * 3
+    for each in lessons:
+        assert not (each.hidden & ~each.crop.valid).any()
+        assert 0 < each.hidden.sum() <= SHARE[1] * each.crop.valid.sum()
+    ways = [each.hidden.tobytes() for each in lessons]
+    assert len(set(ways)) == len(ways)
+    assert ways == [each.hidden.tobytes() for each in hide([crop, other], seed=3, draws=3)]
+    assert ways[:2] == [each.hidden.tobytes() for each in hide([crop, other], seed=3, draws=1)]
+
+
+def test_what_is_hidden_is_not_seen(lesson: Lesson, look: Look) -> None:
+    loud = np.where(lesson.hidden | ~lesson.crop.valid, np.float32(1e6), lesson.crop.values)
+    other = Look.at(replace(lesson, crop=replace(lesson.crop, values=loud)), GuideMaker(), rank=2, seed=0)
+    for name, values in look.made.values.items():
+        np.testing.assert_array_equal(other.made.values[name], values)
+    np.testing.assert_array_equal(other.place.distance, look.place.distance)
+    np.testing.assert_array_equal(other.place.pixel_mean, look.place.pixel_mean)
+    np.testing.assert_array_equal(other.hidden, look.hidden)
+    assert (look.made.block.valid[:, :20, :28] == (lesson.crop.valid & ~lesson.hidden)).all()
+
+
+def test_a_look_is_as_large_as_its_guides_and_keeps_the_truth(lesson: Lesson, look: Look) -> None:
+    assert look.truth.shape == look.hidden.shape == look.made.unknown.shape == (8, 24, 32)
+    inside = (slice(None), slice(20), slice(28))
+    np.testing.assert_array_equal(look.truth[inside], lesson.crop.values)
+    np.testing.assert_array_equal(look.hidden[inside], lesson.hidden)
+    assert look.hidden.sum() == lesson.hidden.sum()
+    assert look.rank == 2
+
+
+def test_samples_are_those_of_a_slow_loop(look: Look) -> None:
+    samples = look.samples()
+    assert samples.truth.size == look.hidden.sum()
+    around, place = look.made.around, look.place
+    for row, spot in enumerate(np.argwhere(look.hidden)):
+        at = (t, y, x) = tuple(int(n) for n in spot)
+        np.testing.assert_array_equal(samples.answers[row], [answer[at] for answer in look.made.values.values()])
+        mean = place.pixel_mean[y, x] if place.pixel_share[y, x] > 0 else np.nan
+        np.testing.assert_array_equal(samples.observed[row], np.float32([around.early[at], around.late[at], mean]))
+        told = [
+            *(half_width[at] for half_width in look.made.half_widths.values()),
+            around.since[at],
+            around.until[at],
+            place.pixel_spread[y, x],
+            place.pixel_share[y, x],
+            place.frame_anomaly[t],
+            place.frame_share[t],
+            place.distance[at],
+        ]
+        np.testing.assert_array_equal(samples.circumstances[row], np.float32(told))
+        assert samples.truth[row] == look.truth[at]
+        assert samples.distance[row] == place.distance[at] > 0
+
+
+def test_some_are_picked_without_repeats_and_stay_together(look: Look) -> None:
+    everything = look.samples()
+    some = everything.picked(np.random.default_rng(0), 50)
+    rows = {tuple(row) for row in np.column_stack([everything.truth, everything.answers])}
+    found = [tuple(row) for row in np.column_stack([some.truth, some.answers])]
+    assert len(found) == 50
+    assert set(found) <= rows
+    assert everything.picked(np.random.default_rng(0), everything.truth.size) is everything
+    both = Samples.of([some, everything])
+    np.testing.assert_array_equal(both.answers[:50], some.answers)
+    assert both.truth.size == 50 + everything.truth.size
+
+
+def test_the_trees_see_values_relative_to_the_mean(look: Look) -> None:
+    samples = look.samples()
+    mean = samples.answers.mean(axis=1)
+    moved = replace(samples, answers=samples.answers + 16, observed=samples.observed + 16, truth=samples.truth + 16)
+    one, other = features(samples, mean), features(moved, mean + 16)
+    np.testing.assert_allclose(other, one, atol=1e-4)
+    guides = samples.answers.shape[1]
+    np.testing.assert_allclose(one[:, :guides] + mean[:, None], samples.answers, atol=1e-5)
+    np.testing.assert_array_equal(one[:, guides + 3 :], samples.circumstances)
