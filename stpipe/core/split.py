@@ -262,7 +262,7 @@ def _grouped(names: Sequence[str], groups: Sequence[int], share: float, by: str)
     if len(order) < 2:
         return None
     tails = list(accumulate(counts[group] for group in reversed(order[1:])))
-    kept = 1 + min(range(len(tails)), key=lambda number: abs(tails[number] / len(names) - share))
+    kept = 1 + min(range(len(tails)), key=lambda number: round(abs(tails[number] / len(names) - share), 9))
     first = len(order) - kept
     spare = first - 1 if first >= 2 and len(order) >= SPARE_FROM else -1
     rank = {group: number for number, group in enumerate(order)}

@@ -24,7 +24,7 @@ MOST_THINNED = 0.8
 """No more of a scene is taken away."""
 
 LENDABLE = (0.03, 0.9)
-"""A frame lends its gaps where they are a share between these."""
+"""A frame lends its gaps where they are a share of its domain between these."""
 
 MOST_LENT = 200
 """Gap shapes in a pool."""
@@ -151,7 +151,7 @@ def shapes_to_lend(scenes: Sequence[Scene], side: int) -> NDArray[np.bool_] | No
     for scene in scenes:
         inside = scene.valid.any(axis=0) if scene.domain is None and len(scene.valid) > 1 else scene.domain
         gaps = ~scene.valid if inside is None else inside & ~scene.valid
-        share = gaps.mean(axis=(1, 2))
+        share = gaps.sum(axis=(1, 2)) / max(1, gaps[0].size if inside is None else int(inside.sum()))
         found += [_to_size(gap, side) for gap in gaps[(share > LENDABLE[0]) & (share < LENDABLE[1])]]
     if not found:
         return None
