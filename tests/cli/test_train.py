@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "--var",
                 "ndvi",
                 "--block",
-                "4,16,16",
+                "3,24,24",
                 "-o",
                 str(place / "blocks"),
             ]
