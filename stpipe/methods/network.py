@@ -31,7 +31,7 @@ from stpipe.model.weights import DEFAULT, ModelInfo, load_model, read_info
 MOST_SAMPLES = 2**19
 """Samples that the network sees at a time."""
 
-NETWORK_BYTES = 700
+NETWORK_BYTES = 1400
 """Memory that the network takes for each of them at its peak, its input included; measured."""
 
 CELL = 8

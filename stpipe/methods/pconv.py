@@ -55,7 +55,7 @@ class PConvFiller:
     @property
     def sample_bytes(self) -> float:
         """Memory of a fill for each sample of the read window, measured."""
-        return 125.0
+        return 137.0
 
     @property
     def seconds_per_million(self) -> float:

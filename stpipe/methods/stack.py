@@ -19,6 +19,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,7 +142,7 @@ class Learned:
                 errors=tuple(told["errors"]),
                 network_errors=tuple(told["network_errors"]),
             )
-        except (ValueError, KeyError, OSError, EOFError) as error:
+        except (ValueError, KeyError, TypeError, OSError, EOFError, BadZipFile) as error:
             raise ScratchError(f"{len(learned)} bytes are nothing that stack has learned ({error})") from error
 
 
@@ -188,14 +189,14 @@ class StackFiller:
     def process_bytes(self) -> int:
         """Memory of a worker before its first block: LightGBM and its trees, measured, and the other guides'."""
         own = 300 * 2**20
-        heavy = [filler.process_bytes for filler in self.maker.others]
-        heavy += [network.process_bytes for network in self._networks]
-        return max([own, *(other + own - 2**27 for other in heavy)])
+        heavy = [filler.process_bytes + own - 2**27 for filler in self.maker.others]
+        heavy += [network.process_bytes + 2**26 for network in self._networks]  # its peak is gone when trees come
+        return max([own, *heavy])
 
     @property
     def sample_bytes(self) -> float:
         """Memory of a fill for each sample of the read window, measured."""
-        return 115.0 + max((filler.sample_bytes for filler in self.maker.others), default=0.0)
+        return 125.0 + max((filler.sample_bytes for filler in self.maker.others), default=0.0)
 
     @property
     def seconds_per_million(self) -> float:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from stpipe.core.crops import Crop, fill_crop
+from stpipe.core.blocks import BlockGrid, BlockSpec
+from stpipe.core.crops import Crop, block_of, fill_crop
 from stpipe.core.gaps import draw_gaps
 from stpipe.core.ports import Learner
 from stpipe.errors import RunError, ScratchError
-from stpipe.methods.guides import GuideMaker
+from stpipe.methods.guides import GUIDES, GuideMaker
 from stpipe.methods.linear import LinearFiller
+from stpipe.methods.mixing import Mixture
+from stpipe.methods.network import network_of
+from stpipe.methods.pconv import PConvFiller
 from stpipe.methods.pyramid import PyramidFiller
-from stpipe.methods.stack import Learned, StackFiller
+from stpipe.methods.stack import NETWORK, Learned, StackFiller
+from stpipe.methods.tuned import tuned_pconv
+from tests.methods.networks import write_model
 from tests.methods.scenes import made_up_scene
+
+# Keras' own meeting with NumPy 2, when it writes a file.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 SMALL = (10, 32, 24)
 
@@ -96,5 +106,124 @@ def test_it_refuses_to_fill_untaught_and_bytes_that_are_nothing() -> None:
         fill_crop(StackFiller(), crop)
     with pytest.raises(RunError, match="crops"):
         StackFiller().learn([], seed=0)
+
+
+@pytest.mark.parametrize(
+    "length", [0, 5, 3000, -30], ids=["nothing", "next to nothing", "the start", "all but the end"]
+)
+def test_bytes_that_are_nothing_it_learned_are_told(small: tuple[Crop, bytes], length: int) -> None:
     with pytest.raises(ScratchError, match="nothing that stack has learned"):
-        StackFiller().taught(b"nonsense")
+        StackFiller().taught(small[1][:length])
+
+
+def test_all_that_was_learned_comes_back_from_its_bytes() -> None:
+    learned = Learned(
+        mixture=Mixture.even(3),
+        modes=b"modes",
+        base=Mixture.only(1, 7),
+        others=(b"one", b"", b"three"),
+        skipped=("two",),
+        answer=b"trees",
+        width=b"",
+        samples=7,
+        errors=(0.5, 0.25),
+        network_errors=(0.125, 0.0),
+    )
+    assert Learned.from_bytes(learned.to_bytes()) == learned
+    bare = Learned(mixture=Mixture.even(1), modes=b"", base=None)
+    again = Learned.from_bytes(bare.to_bytes())
+    assert (again.mixture, again.modes, again.base, again.others) == (bare.mixture, b"", None, ())
+    assert np.isnan(again.errors).all()
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> StackFiller:
+    """The default method in small: a fresh network, and a dear guide that is worth nothing."""
+    network = network_of(write_model(tmp_path_factory.mktemp("model") / "fresh.keras", None))
+    return StackFiller(
+        name="pconv",
+        network=network,
+        maker=GuideMaker(others=(SameAgain(),), margin=network.margin),
+        stand_in=NETWORK,
+    )
+
+
+@pytest.fixture(scope="module")
+def lesson(tuned: StackFiller) -> tuple[Crop, bytes]:
+    crop, _ = made_up_scene(7, (6, 32, 24))
+    return crop, tuned.learn([crop], seed=0)
+
+
+def test_the_network_is_one_more_guide_and_its_base_is_learned(tuned: StackFiller, lesson: tuple[Crop, bytes]) -> None:
+    crop, learned = lesson
+    assert tuned.names == (*GUIDES, "same again", NETWORK)
+    told, taught = Learned.from_bytes(learned), tuned.taught(learned)
+    assert told.skipped == ("same again",)
+    assert taught.names == (*GUIDES, NETWORK)
+    assert len(told.mixture.weights[0]) == len(taught.names)
+    assert told.base is not None
+    assert len(told.base.weights[0]) == len(GUIDES)
+    assert told.base != tuned.network.mixture  # type: ignore[union-attr]
+    before, after = told.network_errors
+    assert after == pytest.approx(before, rel=1e-5)  # a fresh network adds nothing to the base
+    made = fill_crop(taught, crop)
+    assert np.isfinite(made.values).all()
+    assert (made.half_width > 0).all()
+    assert "left out the guide same again" in taught.notes()[-1]
+    assert taught.halo == tuned.halo
+    assert taught.stride == tuned.stride == (1, 8, 8)
+    assert tuned.learn([crop], seed=0) == learned != tuned.learn([crop], seed=1)
+
+
+def test_blocks_give_what_the_whole_gives(tuned: StackFiller, lesson: tuple[Crop, bytes]) -> None:
+    taught = tuned.taught(lesson[1])
+    crop, _ = made_up_scene(8, (6, 128, 24))
+    block = block_of(crop, taught.stride)
+    expected = taught.fill(block)
+    grid = BlockGrid((6, 128, 24), BlockSpec(size=(6, 24, 24), halo=taught.halo, stride=taught.stride))
+    assert min(part.read.shape[1] for part in grid) < 128
+    for part in list(grid)[::2]:
+        read = part.read.intersect(block.window)
+        assert read == part.read
+        cut = replace(
+            block, values=block.values[read.slices], valid=block.valid[read.slices], window=read, wanted=part.write
+        )
+        made = taught.fill(cut)
+        for field in ("values", "half_width"):
+            got, whole = getattr(made, field)[part.trim], getattr(expected, field)[part.write.slices]
+            # Trees step where a feature crosses a threshold, by whatever rounding.
+            assert np.quantile(np.abs(got - whole), 0.999) < 1e-3
+
+
+def test_where_there_is_too_little_to_learn_the_network_stands_in(tuned: StackFiller) -> None:
+    crop, _ = made_up_scene(4, (2, 12, 12), empty=False)
+    learned = tuned.learn([crop], seed=0)
+    told, taught = Learned.from_bytes(learned), tuned.taught(learned)
+    assert told.base is None
+    assert told.mixture == Mixture.only(tuned.names.index(NETWORK), len(tuned.names))
+    assert taught.notes()[0].endswith("pconv stands in")
+    alone = PConvFiller(network=tuned.network, maker=replace(taught.maker, others=()))  # type: ignore[arg-type]
+    made, other = fill_crop(taught, crop), fill_crop(alone, crop)
+    np.testing.assert_allclose(made.values, other.values, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(made.half_width, other.half_width, rtol=1e-5)
+
+
+def test_a_network_that_is_out_of_its_depth_is_told_of_and_distrusted(tmp_path: Path) -> None:
+    wild = network_of(write_model(tmp_path / "wild.keras", 0, loud=1.0))
+    filler = StackFiller(network=wild, maker=GuideMaker(margin=wild.margin))
+    crop, _ = made_up_scene(9, (6, 32, 24))
+    taught = filler.taught(filler.learn([crop], seed=0))
+    before, after = taught.learned.network_errors  # type: ignore[union-attr]
+    assert after > 1.1 * before
+    assert f"the network errs {after / before - 1:.0%} more than the guides' mean" in taught.notes()[1]
+    assert np.mean(taught.learned.mixture.weights, axis=0)[-1] < 0.2  # type: ignore[union-attr]
+
+
+def test_the_default_is_tuned_with_kriging_and_the_network() -> None:
+    filler = tuned_pconv()
+    assert filler.name == "pconv"
+    assert filler.names == (*GUIDES, "kriging", NETWORK)
+    assert filler.stand_in == NETWORK
+    assert filler.maker.margin == filler.network.margin  # type: ignore[union-attr]
+    assert filler.process_bytes > StackFiller().process_bytes
+    assert filler.seconds_per_million > StackFiller().seconds_per_million
