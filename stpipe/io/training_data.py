@@ -33,6 +33,9 @@ from stpipe.methods.teaching import LEAST_LEFT
 LARGEST_BLOCK: Triple = (60, 128, 128)
 """Frames and pixels of a part of a block, at most: blocks of the usual size stay whole."""
 
+FARTHEST = 1e4
+"""Values farther from the median than this, in spreads, are taken to lie there: examples are of half precision."""
+
 SUFFIXES = (".zarr", ".nc", ".nc4", ".h5")
 """What the names of cubes are called by without."""
 
@@ -336,10 +339,9 @@ def _scene(
     """Return a scene in spreads about its median: single precision can't hold every unit."""
     location, spread = location_and_spread(values[valid])
     standard = (np.where(valid, values, location) - location) / spread
-    limit = float(np.finfo(np.float16).max)  # examples are kept in half precision
     return Scene(
         name=name,
-        values=standard.clip(-limit, limit).astype(np.float32),
+        values=standard.clip(-FARTHEST, FARTHEST).astype(np.float32),
         valid=valid,
         days=days,
         hidden=hidden if hidden is not None and hidden.any() else None,

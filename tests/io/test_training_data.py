@@ -87,6 +87,16 @@ def test_parts_of_a_cube_are_those_of_xarray_on_sides_that_lie_apart(tmp_path: P
     assert min(columns["held_out"]) - max(columns["learned"]) == 33
 
 
+def test_what_lies_far_out_is_cut_before_half_precision_loses_it(tmp_path: Path) -> None:
+    cube = make_cube(tmp_path / "c.zarr")
+    cube["ndvi"].encoding.clear()
+    cube["ndvi"][2, 5, 7] = 1e20
+    cube[["ndvi"]].to_zarr(tmp_path / "far.zarr", consolidated=False)
+    (family,) = families_of(open_sources([tmp_path / "far.zarr"])[0])
+    second, first = np.sort(np.concatenate([part.read().values.ravel() for part in family.learned]))[-2:]
+    assert second < 10 < first == 1e4
+
+
 def test_the_seed_decides_the_order_and_nothing_else(tmp_path: Path) -> None:
     make_cube(tmp_path / "c.zarr", (4, 230, 300))
     sources, _ = open_sources([tmp_path / "c.zarr"], variables=["ndvi"])
