@@ -11,10 +11,13 @@ import pytest
 import xarray as xr
 
 from stpipe.cli.main import run
+from stpipe.cli.training import JUDGING_WAYS, MOST_SAMPLES, SAMPLES_A_STEP, WAYS, TrainingJob
 from stpipe.core.crops import fill_crop
+from stpipe.io.training_data import Source
 from stpipe.io.training_output import TrainingOutput
 from stpipe.methods.network import network_of
 from stpipe.methods.pconv import pconv_filler
+from stpipe.methods.training_run import Settings
 from stpipe.model.patches import Deck
 from stpipe.model.weights import load_model, read_info
 from tests.methods.scenes import made_up_scene
@@ -179,6 +182,27 @@ def test_a_cube_without_gaps_is_told_and_a_loss_that_is_no_number_fails_and_keep
     assert error.startswith("stpipe: error: the loss of step 2 is nan; lower the learning rate of 0.002")
     assert not out.exists()
     assert TrainingOutput(out).checkpoint.exists()
+
+
+@pytest.mark.parametrize("steps", [1, 400, 3000, 10**9], ids=str)
+@pytest.mark.parametrize("families", [1, 7], ids=str)
+def test_examples_are_bounded_however_long_the_training_and_however_many_the_families(
+    tmp_path: Path, steps: int, families: int
+) -> None:
+    source = Source(name="a", families=tuple(f"a:{number}" for number in range(families)), identity=None)
+    job = TrainingJob(
+        sources=(source,),
+        place=TrainingOutput(tmp_path / "a.keras"),
+        start=None,
+        start_name="scratch",
+        settings=Settings(steps=steps, learning_rate=1e-3),
+        hold_out=0.25,
+        valid_range=None,
+    )
+    learned, held_out = job.samples
+    made = learned * WAYS * families
+    assert min(MOST_SAMPLES, SAMPLES_A_STEP * steps) - WAYS * families < made <= MOST_SAMPLES
+    assert 0.09 * made < held_out * JUDGING_WAYS * families <= 0.11 * made
 
 
 @pytest.mark.parametrize(
