@@ -267,7 +267,7 @@ def _runner(model: str, digest: str | None) -> Runner:
         call = tf.function(call)
 
     def run(inputs: F32) -> F32:
-        out: F32 = np.asarray(call(keras.ops.convert_to_tensor(inputs[None])))[0]
+        out: F32 = keras.ops.convert_to_numpy(call(keras.ops.convert_to_tensor(inputs[None])))[0]
         return out
 
     return run

@@ -163,7 +163,7 @@ class _State:
 
     @classmethod
     def start(cls, model: keras.Model) -> _State:
-        return cls(0, inf, 0, model.get_weights())
+        return cls(0, inf, 0, _copied_weights(model))
 
     @classmethod
     def read(cls, path: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> _State:
@@ -187,25 +187,29 @@ class _State:
 
     def write(self, path: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
         variables = [*model.variables, *optimizer.variables]
-        arrays = {f"variable{number}": np.asarray(variable) for number, variable in enumerate(variables)}
+        arrays = {f"variable{number}": variable.numpy() for number, variable in enumerate(variables)}
         arrays |= {f"kept{number}": array for number, array in enumerate(self.kept)}
         draft = path.with_name(f".{path.name}.draft.npz")
-        np.savez(draft, progress=np.array([self.step, self.best, self.misses]), **arrays)  # type: ignore[arg-type]
+        np.savez(draft, progress=np.array([self.step, self.best, self.misses]), **arrays)
         draft.replace(path)
 
     def look(
         self, step: int, model: keras.Model, optimizer: keras.optimizers.Optimizer, held_out: Sequence[Example]
     ) -> None:
         """See how the running mean of the weights does, and keep it if it is the best."""
-        own = model.get_weights()
+        own = _copied_weights(model)
         optimizer.finalize_variable_values(model.trainable_variables)
         self.step = step
         self.last = held_out_error(model, held_out) if held_out else float("nan")
         if not held_out or self.last < self.best:
-            self.best, self.misses, self.kept = self.last, 0, model.get_weights()
+            self.best, self.misses, self.kept = self.last, 0, _copied_weights(model)
         else:
             self.misses += 1
         model.set_weights(own)
+
+
+def _copied_weights(model: keras.Model) -> list[NDArray[np.floating]]:
+    return [np.array(weight) for weight in model.get_weights()]  # Torch gives views, which change with the weights
 
 
 def held_out_error(model: keras.Model, examples: Sequence[Example]) -> float:
@@ -223,7 +227,7 @@ def answer(model: keras.Model, each: Example, *, base: int = 0) -> tuple[F32, F3
     """Return the network's prediction of a whole example, its half-width before calibration, and the base."""
     everything = triple_of_slices((0, 0, 0), each.hidden.shape)
     inputs, mean, scale = network_input(each.seen.part(everything), each.weights(base, everything))
-    out = np.asarray(model(inputs[None], training=False))[0]
+    out = ops.convert_to_numpy(model(inputs[None], training=False))[0]
     return mean + out[..., 0] * scale, np.exp(out[..., 1]) * scale, mean
 
 

@@ -1,0 +1,157 @@
+"""Train the network without one of its parts, and see what it was there for.
+
+    python benchmarks/ablations.py DATA -o FOLDER [--steps N] [--seed N]
+
+All networks are trained from scratch, alike and for short, on the same scenes, and scored on what those hold out. The
+result is FOLDER/ablations.json, which `scores.py --ablations` makes a table of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import train_default
+from data import borrowed_shapes, split
+from numpy.typing import NDArray
+
+from stpipe.methods.teaching import examples, usual_mixture
+from stpipe.model.features import FEATURES, FIRST_GUIDE, GUIDE_COUNT, network_input
+from stpipe.model.patches import Deck, Example, triple_of_slices
+from stpipe.model.spec import UNetSpec
+
+F32 = NDArray[np.float32]
+Change = Callable[[F32], F32]
+
+SYNTHETIC = 60
+"""Scenes that are made up."""
+
+SUPPORT = (*range(FIRST_GUIDE + 2 * GUIDE_COUNT + 4, FIRST_GUIDE + 2 * GUIDE_COUNT + 9), FEATURES - 2)
+"""Channels that tell how samples lie: times and distance to observations, observed, shares of pixel and frame."""
+
+
+def as_it_is(inputs: F32) -> F32:
+    """Change nothing."""
+    return inputs
+
+
+def without_support(inputs: F32) -> F32:
+    """Take away all that tells gaps from observations: gaps are zeros like any other."""
+    inputs = inputs.copy()
+    inputs[..., SUPPORT] = 0
+    inputs[..., FEATURES:] = 1
+    return inputs
+
+
+def without_guides(each: Example) -> Example:
+    """Leave the network the observations alone; what it adds to is the mean of the scene."""
+    seen = each.seen
+    nothing, unsure = np.zeros_like(seen.values), np.full_like(seen.values, np.sqrt(3.0))
+    left = replace(
+        seen,
+        guides=[nothing] * len(seen.guides),
+        half_widths=[unsure] * len(seen.half_widths),
+        differences=[np.where(seen.valid, seen.values, np.float32(0))] * 2,
+    )
+    return replace(each, seen=left)
+
+
+class ChangedDeck(Deck):
+    """Deals patches whose inputs are changed."""
+
+    change: Change = staticmethod(as_it_is)
+
+    def batch(self, step: int, count: int) -> tuple[F32, F32]:
+        """Return the batch of a step."""
+        inputs, wanted = super().batch(step, count)
+        return self.change(inputs), wanted
+
+
+def errors_of(model: object, judge: Sequence[Example], change: Change) -> dict[str, float]:
+    """Return the mean absolute error of each family of held-out scenes, in spreads."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for each in judge:
+        everything = triple_of_slices((0, 0, 0), each.hidden.shape)
+        inputs, mean, scale = network_input(each.seen.part(everything), each.weights(0, everything))
+        out = np.asarray(model(change(inputs)[None], training=False))[0, ..., 0]  # type: ignore[operator]
+        found[each.family].append(float(np.abs(mean + out * scale - each.truth)[each.hidden].mean()))
+    return {family: float(np.mean(errors)) for family, errors in found.items()}
+
+
+def _base_error(each: Example) -> float:
+    everything = triple_of_slices((0, 0, 0), each.hidden.shape)
+    _, mean, _ = network_input(each.seen.part(everything), each.weights(0, everything))
+    return float(np.abs(mean - each.truth)[each.hidden].mean())
+
+
+def main() -> None:
+    """Train all, score all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=2)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    families, held_out = split(args.data)
+    shapes = borrowed_shapes(families)
+    visits = [
+        each
+        for number, scenes in enumerate(families)
+        for each in train_default.look_round(number, scenes[:7], args.seed, shapes)
+    ]
+    visits += train_default.make_up((0, SYNTHETIC), args.seed, shapes)
+    usual = usual_mixture(visits, train_default.FAMILIES, seed=args.seed)
+    learn = examples(visits, usual)
+    judge = examples(train_default.held_out_visits(held_out, args.seed, shapes), usual)
+    del visits
+    print(f"{len(learn)} examples, {len(judge)} held out, at {time.monotonic() - began:.0f} s", flush=True)
+
+    from stpipe.model import backend
+
+    backend.start(one_thread=True)
+    import keras
+
+    from stpipe.model import unet
+    from stpipe.model.training import Schedule, train
+
+    real = [each for each in learn if each.family != "synthetic"]
+    kinds = list(dict.fromkeys(each.family for each in judge))
+    bound = unet.LARGEST_CORRECTION
+    usual_errors = {
+        kind: float(np.mean([_base_error(each) for each in judge if each.family == kind])) for kind in kinds
+    }
+    variants = {
+        "full": (learn, as_it_is, bound, None),
+        "no guides": (learn, as_it_is, 4.0, without_guides),  # it has to find the whole value
+        "no correction": (learn, as_it_is, 0.0, None),
+        "no support": (learn, without_support, bound, None),
+        "no synthetic data": (real, as_it_is, bound, None),
+    }
+    result = {}
+    for name, (taught, change, largest, stripped) in variants.items():
+        keras.utils.set_random_seed(args.seed)
+        unet.LARGEST_CORRECTION = largest  # the layer reads it when it is called
+        model = unet.build_unet(UNetSpec())
+        own, judged = taught, judge
+        if stripped is not None:
+            own, judged = ([stripped(each) for each in part] for part in (taught, judge))
+        deck = ChangedDeck(own, families=train_default.FAMILIES, size=train_default.PATCH, seed=args.seed)
+        deck.change = change
+        train(model, deck, Schedule(steps=args.steps, every=100))
+        result[name] = errors_of(model, judged, change)
+        print(name, result[name], f"at {time.monotonic() - began:.0f} s", flush=True)
+        if name == "full":
+            result["no network: the guides' usual mean"] = usual_errors
+    (args.out / "ablations.json").write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
