@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @click.group(name="blocks")
 def command() -> None:
-    """Fill folders of GeoTIFF blocks."""
+    """Cut cubes into folders of GeoTIFF blocks, and fill such folders."""
 
 
 @command.command(name="fill")
