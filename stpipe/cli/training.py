@@ -260,7 +260,7 @@ def _reporter(job: TrainingJob, began: float) -> Callable[[Progress], None]:
 def duration(seconds: float) -> str:
     """Return a time to wait.
 
-    >>> duration(42), duration(150), duration(9000)
+    >>> duration(42), duration(170), duration(9000)
     ('42 s', '3 min', '2.5 h')
     """
     if seconds < 100:
