@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -21,6 +22,8 @@ def start(*, one_thread: bool = False) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _native_stderr_held() if "keras" not in sys.modules else _nothing():
         import keras
+    # Blocks of a new shape are traced anew, which is meant: the warning that follows is for training loops.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     if not one_thread or keras.backend.backend() != "tensorflow":
         return
     import tensorflow as tf
