@@ -154,7 +154,10 @@ class Samples:
         """Return at most so many of them, by chance."""
         if self.truth.size <= most:
             return self
-        rows = np.sort(rng.choice(self.truth.size, most, replace=False))
+        return self.where(np.sort(rng.choice(self.truth.size, most, replace=False)))
+
+    def where(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> Samples:
+        """Return some of them."""
         return Samples(
             answers=self.answers[rows],
             observed=self.observed[rows],

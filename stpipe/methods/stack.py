@@ -106,7 +106,8 @@ class Learned:
     """Mean absolute error of the mean, and with the trees, on folds that had no part in it; in spreads."""
 
     network_errors: tuple[float, float] = (float("nan"), float("nan"))
-    """Mean absolute error of the mean that the network is to better, and of its answer; in spreads."""
+    """Mean absolute error of the mean that the network is to better, and of its answer, within its reach of
+    observations; in spreads."""
 
     def to_bytes(self) -> bytes:
         """Return everything as the bytes of an npz file, the same for the same contents."""
@@ -304,8 +305,10 @@ class StackFiller:
         )
 
     def _network_errors(self, samples: Samples, base: Mixture | None) -> tuple[float, float]:
-        """Return the errors without and with the network; none if there is no network."""
-        if self.network is None:
+        """Return the errors without and with the network, within reach of observations; NaN if there are none."""
+        reach = 0 if self.network is None else max(self.network.spec.halo[1:])
+        samples = samples.where(samples.distance <= reach)
+        if self.network is None or not samples.truth.size:
             return float("nan"), float("nan")
         mixture = self.network.mixture if base is None else base
         mean = mixture.mean(list(samples.answers[:, : len(GUIDES)].T), samples.distance)
@@ -349,11 +352,14 @@ class StackFiller:
         before, after = made.network_errors
         if after > (1 + UNLIKE) * before:
             lines.append(
-                f"{self.name}: this cube is unlike those that the weights were trained on: the network errs "
-                f"{after / before - 1:.0%} more than the guides' mean, and counts for less"
+                f"{self.name}: this cube is unlike those that the weights were trained on: near observations the network "
+                f"errs {after / before - 1:.0%} more than the guides' mean, and counts for less"
             )
         elif after < before:
-            lines.append(f"{self.name}: the network took {1 - after / before:.1%} off the error of the guides' mean")
+            gain = 1 - after / before
+            lines.append(
+                f"{self.name}: near observations the network took {gain:.1%} off the error of the guides' mean"
+            )
         if made.skipped:
             lines.append(f"{self.name}: left out the guide {', '.join(made.skipped)}, not worth its time on this cube")
         return tuple(lines)
