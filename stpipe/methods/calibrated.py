@@ -11,6 +11,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,7 +187,7 @@ class CalibratedFiller:
             with np.load(io.BytesIO(learned), allow_pickle=False) as file:
                 inner = file["inner"].tobytes()
                 calibration = Calibration.from_json(json.loads(file["calibration"].tobytes()))
-        except (ValueError, KeyError, OSError, EOFError) as error:
+        except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
             raise ScratchError(f"what {self.name} learned can't be read: {error}") from error
         filler = self.filler.taught(inner) if isinstance(self.filler, Learner) else self.filler
         return replace(self, filler=filler, calibration=calibration)

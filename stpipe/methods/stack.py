@@ -352,8 +352,8 @@ class StackFiller:
         before, after = made.network_errors
         if after > (1 + UNLIKE) * before:
             lines.append(
-                f"{self.name}: this cube is unlike those that the weights were trained on: near observations the network "
-                f"errs {after / before - 1:.0%} more than the guides' mean, and counts for less"
+                f"{self.name}: this cube is unlike those that the weights were trained on: near observations the "
+                f"network errs {after / before - 1:.0%} more than the guides' mean, and counts for less"
             )
         elif after < before:
             gain = 1 - after / before

@@ -16,7 +16,7 @@ from stpipe.errors import RunError
 from stpipe.methods.guides import GuideMaker, scenery
 from stpipe.methods.lessons import Lesson, Look, Samples
 from stpipe.methods.mixing import Mixture
-from stpipe.model.features import GUIDE_COUNT, Scenery
+from stpipe.model.features import GUIDE_COUNT, Scenery, half
 from stpipe.model.patches import LEAST_ERROR, Example
 
 F32 = NDArray[np.float32]
@@ -59,7 +59,7 @@ class View:
         return cls(
             draw=look.draw,
             seen=scenery(look.made, look.place).halved(),
-            truth=look.truth.astype(np.float16),
+            truth=half(look.truth),
             hidden=look.hidden,
             samples=look.samples().picked(rng, MOST_SAMPLES),
         )

@@ -64,6 +64,16 @@ FARTHEST = 100.0
 """Steps and pixels are told up to this."""
 
 
+def half(values: F32) -> NDArray[Any]:
+    """Return values in half precision; those too large for it are cut.
+
+    >>> half(np.array([0.5, -1e9], dtype=np.float32))
+    array([ 5.00e-01, -6.55e+04], dtype=float16)
+    """
+    most = np.float32(np.finfo(np.float16).max)
+    return np.clip(values, -most, most).astype(np.float16)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenery:
     """All that is known of a window of samples, standardised; anything at all where it is not known."""
@@ -112,11 +122,6 @@ class Scenery:
 
     def halved(self) -> Scenery:
         """Return it in half precision, to be kept; values too large for that are cut."""
-        most = np.float32(np.finfo(np.float16).max)
-
-        def half(part: F32) -> Any:
-            return np.clip(part, -most, most).astype(np.float16)
-
         return Scenery(
             values=half(np.where(self.valid, self.values, np.float32(0))),
             valid=self.valid,
