@@ -1,6 +1,6 @@
 """Gradient-boosted trees that add to the mean of the guides, and others that tell how large its errors are.
 
-How many trees is told by cross-validation over the ways of hiding; none, if they gain next to nothing.
+How many trees is told by cross-validation over whole frames; none, if they gain next to nothing.
 
 Source: LightGBM (Ke et al. 2017, NeurIPS).
 """

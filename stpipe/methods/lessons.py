@@ -33,6 +33,9 @@ class Lesson:
     hidden: NDArray[np.bool_]
     """(t, y, x), what is to be predicted."""
 
+    number: int = 0
+    """Which crop it is."""
+
 
 def hide(crops: Sequence[Crop], *, seed: int, draws: int) -> Iterator[Lesson]:
     """Hide parts of crops: all crops once, then all of them again, each time in another way."""
@@ -40,7 +43,7 @@ def hide(crops: Sequence[Crop], *, seed: int, draws: int) -> Iterator[Lesson]:
         for number, crop in enumerate(crops):
             rng = generator(Purpose.STACK, seed, draw, number)
             hidden = draw_gaps(crop.valid, rng, domain=crop.domain, share=SHARE)
-            yield Lesson(draw=draw, crop=crop, hidden=hidden)
+            yield Lesson(draw=draw, crop=crop, hidden=hidden, number=number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,9 @@ class Look:
 
     rank: int
     """Number of patterns."""
+
+    number: int
+    """That of the lesson's crop."""
 
     @classmethod
     def at(cls, lesson: Lesson, maker: GuideMaker, *, rank: int | None, seed: int) -> Look:
@@ -91,12 +97,15 @@ class Look:
             truth=np.pad(lesson.crop.values, around),
             hidden=np.pad(lesson.hidden, around) & ~made.unknown,
             rank=modes.rank,
+            number=lesson.number,
         )
 
     def samples(self) -> Samples:
         """Return what is known of the hidden samples, and their truth."""
+        first = self.number * len(self.hidden)
         frames = [
-            Samples.at(self.made, self.place, t, where, self.truth[t][where]) for t, where in enumerate(self.hidden)
+            Samples.at(self.made, self.place, t, where, self.truth[t][where], frame=first + t)
+            for t, where in enumerate(self.hidden)
         ]
         return Samples.of(frames)
 
@@ -117,13 +126,18 @@ class Samples:
     truth: F32
     """(sample,), zero where it is not known."""
 
+    frames: NDArray[np.intp]
+    """(sample,), number of the frame; those of different crops are different ones."""
+
     @property
     def distance(self) -> F32:
         """(sample,), pixels to the nearest observation of the frame."""
         return self.circumstances[:, -1]
 
     @classmethod
-    def at(cls, made: Guides, place: Lie, t: int, where: NDArray[np.bool_], truth: F32 | None = None) -> Samples:
+    def at(
+        cls, made: Guides, place: Lie, t: int, where: NDArray[np.bool_], truth: F32 | None = None, *, frame: int = 0
+    ) -> Samples:
         """Gather the samples of a frame."""
         around, count = made.around, int(where.sum())
         mean = np.where(place.pixel_share > 0, place.pixel_mean, np.float32(np.nan))
@@ -142,12 +156,13 @@ class Samples:
             observed=np.stack([part[where] for part in (around.early[t], around.late[t], mean)], axis=1),
             circumstances=np.stack(circumstances, axis=1).astype(np.float32, copy=False),
             truth=np.zeros(count, np.float32) if truth is None else truth,
+            frames=np.full(count, frame, dtype=np.intp),
         )
 
     @classmethod
     def of(cls, parts: Sequence[Samples]) -> Samples:
         """Join parts."""
-        names = ("answers", "observed", "circumstances", "truth")
+        names = ("answers", "observed", "circumstances", "truth", "frames")
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
     def picked(self, rng: np.random.Generator, most: int) -> Samples:
@@ -163,7 +178,27 @@ class Samples:
             observed=self.observed[rows],
             circumstances=self.circumstances[rows],
             truth=self.truth[rows],
+            frames=self.frames[rows],
         )
+
+
+def folds_of(samples: Samples, draws: NDArray[np.intp], count: int, rng: np.random.Generator) -> list[Samples]:
+    """Deal samples out for cross-validation: whole frames, or where there are too few of these, ways of hiding.
+
+    Parameters
+    ----------
+    samples : Samples
+        All.
+    draws : (sample,) ndarray of int
+        Which way of hiding each is from.
+    count : int
+        Number of folds.
+    rng : numpy Generator
+        Deals.
+    """
+    there, which = np.unique(samples.frames, return_inverse=True)
+    dealt = (rng.permutation(there.size) % count)[which] if there.size >= 2 * count else draws % count
+    return [samples.where(np.flatnonzero(dealt == fold)) for fold in range(count)]
 
 
 def features(samples: Samples, mean: F32) -> F32:

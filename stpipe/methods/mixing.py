@@ -88,6 +88,37 @@ class Mixture:
             rows.append(tuple(float(weight) for weight in trust * own + (1 - trust) * everywhere))
         return cls(tuple(rows))
 
+    def drawn_towards(self, usual: Mixture, distance: F32, frames: NDArray[np.intp], *, enough: float) -> Mixture:
+        """Return weights between these and usual ones, the less like these the fewer frames they rest on.
+
+        Samples of a frame are wrong together: a whole frame of them says no more of which guide to trust than one.
+
+        Parameters
+        ----------
+        usual : Mixture
+            What is trusted without any evidence.
+        distance : (sample,) ndarray of float32
+            Of the samples that these weights were found from.
+        frames : (sample,) ndarray of int
+            Their frames, counted from 0.
+        enough : float
+            Number of frames that weighs as much as what is usual.
+
+        Examples
+        --------
+        >>> own, usual = Mixture.only(0, 2), Mixture.only(1, 2)
+        >>> near = np.full(40, 1.5, dtype=np.float32)
+        >>> own.drawn_towards(usual, near, np.arange(40) // 10, enough=4).weights[0]
+        (0.5, 0.5)
+        """
+        rows = []
+        for share, mine, other in zip(memberships(distance).T, self.weights, usual.weights, strict=True):
+            sizes = np.bincount(frames, weights=share)
+            number = float(sizes.sum() ** 2 / max(float(np.dot(sizes, sizes)), 1e-12))
+            trust = number / (number + enough)
+            rows.append(tuple(trust * own + (1 - trust) * less for own, less in zip(mine, other, strict=True)))
+        return Mixture(tuple(rows))
+
     def mean(self, answers: Sequence[F32], distance: F32) -> F32:
         """Return the weighted mean.
 

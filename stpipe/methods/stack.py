@@ -3,7 +3,7 @@
 Which guide to trust, and where, differs from scene to scene. First the mean of the guides is found that suits the cube
 best (`stpipe.methods.mixing`). Then trees see each guide's answer relative to it, how sure it is, and how far the
 nearest observations are in the frame and in time, and learn in seconds what the truth under artificial gaps was. How
-many trees is told by cross-validation over the ways of hiding; none, if they gain nothing. A second, smaller forest
+many trees is told by cross-validation over whole frames; none, if they gain next to nothing. A second, smaller forest
 learns how large the errors are that remain.
 
 Answers are relative to the mean of guides and in units of the scene's spread, so that scaling and shifting the input
@@ -32,7 +32,7 @@ from stpipe.errors import RunError, ScratchError
 from stpipe.methods import forests
 from stpipe.methods.eof import EofFiller
 from stpipe.methods.guides import GuideMaker, Guides, Lie, lie
-from stpipe.methods.lessons import Look, Samples, features, hide
+from stpipe.methods.lessons import Look, Samples, features, folds_of, hide
 from stpipe.methods.mixing import Mixture
 from stpipe.methods.modes import Modes
 from stpipe.methods.network import Network, wanted_of
@@ -53,7 +53,7 @@ WORK = 3 * 2**20
 """Samples of hidden crops that the guides are made for, about."""
 
 FOLDS = 4
-"""Parts of cross-validation; the draws are dealt out among them."""
+"""Parts of cross-validation."""
 
 MOST_SAMPLES = 100_000
 """Most samples that the trees learn from."""
@@ -63,6 +63,12 @@ LEAST_SAMPLES = 400
 
 LEAST_GAIN = 0.005
 """A dear guide that lowers the error of the mean by a smaller share than this is not worth its time."""
+
+ENOUGH_BASE_FRAMES = 8.0
+"""Frames whose hidden samples say as much of which guides to trust as many other scenes do together."""
+
+ENOUGH_FRAMES = 16.0
+"""The same for how far to trust the network, which has the guides to go by itself."""
 
 UNLIKE = 0.02
 """A network that errs more than the mean it is to better by this share is out of its depth."""
@@ -221,7 +227,7 @@ class StackFiller:
         learned = None if self.learned is None else sha256(self.learned.to_bytes()).hexdigest()
         return {
             "method": self.name,
-            "version": 2,
+            "version": 3,
             "guides": self.maker.identity(),
             "network": [network.identity() for network in self._networks],
             "learned": learned,
@@ -256,19 +262,17 @@ class StackFiller:
         base = None
         if self.network is not None:
             looks = list(looks)
-            base = _base_of(looks, rng)
+            base = _base_of(looks, self.network.mixture, rng)
             looks = (replace(look, made=self._bettered(look.made, look.place, base)) for look in looks)
-        folds: list[list[Samples]] = [[] for _ in range(FOLDS)]
-        for look in looks:
-            folds[look.draw % FOLDS].append(look.samples())
-        parts = [Samples.of(fold).picked(rng, MOST_SAMPLES // FOLDS) for fold in folds]
+        found = [(look.draw, look.samples()) for look in looks]
+        drawn = np.concatenate([np.full(part.truth.size, draw) for draw, part in found])
+        dealt = folds_of(Samples.of([part for _, part in found]), drawn, FOLDS, rng)
+        parts = [part.picked(rng, MOST_SAMPLES // FOLDS) for part in dealt]
         count = sum(part.truth.size for part in parts)
         names = self.names
         made = Learned(
             base=base,
-            mixture=Mixture.even(len(names))
-            if self.stand_in is None
-            else Mixture.only(names.index(self.stand_in), len(names)),
+            mixture=self._trusting(names),
             modes=modes,
             others=others,
             samples=count,
@@ -281,6 +285,9 @@ class StackFiller:
             parts = [replace(part, answers=part.answers[:, kept]) for part in parts]
             everything = Samples.of(parts)
             mixture = Mixture.best(everything.answers, everything.truth, everything.distance)
+            if self.stand_in is not None:
+                usual = self._trusting(np.array(names)[kept])
+                mixture = mixture.drawn_towards(usual, everything.distance, everything.frames, enough=ENOUGH_FRAMES)
             answer, width, errors = forests.grow(parts, mixture, seed)
             made = replace(
                 made,
@@ -303,6 +310,12 @@ class StackFiller:
             values={**made.values, NETWORK: values},
             half_widths={**made.half_widths, NETWORK: half_width},
         )
+
+    def _trusting(self, names: Sequence[str]) -> Mixture:
+        """Return the mean that is trusted before anything is learned."""
+        if self.stand_in is None:
+            return Mixture.even(len(names))
+        return Mixture.only(list(names).index(self.stand_in), len(names))
 
     def _network_errors(self, samples: Samples, base: Mixture | None) -> tuple[float, float]:
         """Return the errors without and with the network, within reach of observations; NaN if there are none."""
@@ -419,12 +432,13 @@ def _draws(samples: int) -> int:
     return min(max(DRAWS[0], WORK // max(1, samples)), DRAWS[1])
 
 
-def _base_of(looks: Sequence[Look], rng: np.random.Generator) -> Mixture | None:
+def _base_of(looks: Sequence[Look], usual: Mixture, rng: np.random.Generator) -> Mixture | None:
     """Return the mean of the network's guides that suits the cube; None if there is too little to tell."""
     samples = Samples.of([look.samples() for look in looks]).picked(rng, MOST_SAMPLES)
     if samples.truth.size < LEAST_SAMPLES:
         return None
-    return Mixture.best(samples.answers[:, : len(GUIDES)], samples.truth, samples.distance)
+    mixture = Mixture.best(samples.answers[:, : len(GUIDES)], samples.truth, samples.distance)
+    return mixture.drawn_towards(usual, samples.distance, samples.frames, enough=ENOUGH_BASE_FRAMES)
 
 
 def _mixture(weights: Sequence[Sequence[float]]) -> Mixture:

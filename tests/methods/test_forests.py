@@ -23,7 +23,10 @@ def folds(seed: int, *, told: float, count: int = 500, parts: int = 4) -> list[S
         error = told * np.sign(circumstances[:, 0] - 0.5) + noise
         answers = np.stack([truth + error, truth + error], axis=1).astype(np.float32)
         observed = np.full((count, 3), np.nan, dtype=np.float32)
-        made.append(Samples(answers=answers, observed=observed, circumstances=circumstances, truth=truth))
+        frames = np.zeros(truth.size, dtype=np.intp)
+        made.append(
+            Samples(answers=answers, observed=observed, circumstances=circumstances, truth=truth, frames=frames)
+        )
     return made
 
 

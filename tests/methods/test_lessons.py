@@ -9,7 +9,7 @@ import pytest
 
 from stpipe.core.crops import Crop
 from stpipe.methods.guides import GuideMaker
-from stpipe.methods.lessons import SHARE, Lesson, Look, Samples, features, hide
+from stpipe.methods.lessons import SHARE, Lesson, Look, Samples, features, folds_of, hide
 from tests.methods.scenes import made_up_scene
 
 SHAPE = (8, 20, 28)
@@ -110,3 +110,24 @@ def test_the_trees_see_values_relative_to_the_mean(look: Look) -> None:
     guides = samples.answers.shape[1]
     np.testing.assert_allclose(one[:, :guides] + mean[:, None], samples.answers, atol=1e-5)
     np.testing.assert_array_equal(one[:, guides + 3 :], samples.circumstances)
+
+
+def test_folds_hold_whole_frames_or_ways_of_hiding_where_frames_are_few() -> None:
+    for count, by_frame in ((20, True), (5, False)):
+        rng = np.random.default_rng(count)
+        frames, draws = rng.integers(0, count, 900), rng.integers(0, 4, 900)
+        numbers = np.arange(900, dtype=np.float32)
+        samples = Samples(
+            answers=numbers[:, None],
+            observed=np.zeros((900, 3), np.float32),
+            circumstances=np.zeros((900, 10), np.float32),
+            truth=numbers,
+            frames=frames,
+        )
+        folds = folds_of(samples, draws, 4, rng)
+        joined = np.sort(np.concatenate([fold.truth for fold in folds]))
+        np.testing.assert_array_equal(joined, numbers)
+        keys = frames if by_frame else draws
+        for fold in folds:
+            inside = fold.truth.astype(int)
+            assert not set(keys[inside]) & set(np.delete(keys, inside))

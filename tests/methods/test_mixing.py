@@ -56,3 +56,17 @@ def test_a_number_added_to_all_guides_is_added_to_the_mean() -> None:
     distance = rng.uniform(0, 40, 500).astype(np.float32)
     once, moved = (mixture.mean(list((answers + shift).T), distance) for shift in (np.float32(0), np.float32(7)))
     np.testing.assert_allclose(moved, once + 7, atol=1e-5)
+
+
+def test_weights_of_few_frames_are_drawn_towards_what_is_usual_and_stay_a_mean() -> None:
+    rng = np.random.default_rng(3)
+    own, usual = Mixture.only(0, 3), Mixture.even(3)
+    distance = np.exp(rng.uniform(0, 4, 5000)).astype(np.float32)
+    trusts = []
+    for frames in (1, 4, 40):
+        drawn = own.drawn_towards(usual, distance, rng.integers(0, frames, 5000), enough=8.0)
+        assert all(abs(sum(row) - 1) < 1e-6 and min(row) >= 0 for row in drawn.weights)
+        trusts.append((drawn.weights[1][0] - 1 / 3) / (2 / 3))
+    np.testing.assert_allclose(trusts, [1 / 9, 4 / 12, 40 / 48], rtol=0.05)
+    nothing = own.drawn_towards(usual, distance[:0], np.empty(0, dtype=np.intp), enough=8.0)
+    np.testing.assert_allclose(nothing.weights, usual.weights)
