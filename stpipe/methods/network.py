@@ -173,9 +173,9 @@ def sub_windows(shape: Triple, spec: UNetSpec, wanted: Window | None = None) -> 
     --------
     >>> len(sub_windows((16, 128, 128), UNetSpec()))
     1
-    >>> parts = sub_windows((200, 256, 256), UNetSpec())
+    >>> parts = sub_windows((64, 128, 128), UNetSpec())
     >>> len(parts), parts[0].read.shape
-    (8, (31, 256, 256))
+    (3, (26, 128, 128))
     """
     whole = wanted or Window.of(shape)
     best: tuple[float, list[list[tuple[int, int, int, int]]]] | None = None
