@@ -1,0 +1,535 @@
+"""Which samples to trust: rules on quality variables, and the growing of what they say is unclear.
+
+A rule tests one quality variable. A sample is trusted where every keep rule matches, no drop rule does, and no quality
+variable that a rule names is nodata. Lists and bits are tested on the integers as they are stored, comparisons on
+physical values.
+
+With a buffer, pixels close to an unclear one aren't trusted either. What is *missing* does not grow: nodata of the
+quality variable, and what a product's own rule calls fill. Beside the swath's edge, and between the stripes of a
+failed scan line corrector, the view is as clear as elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from math import isqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpipe.core.ports import JSON, VariableInfo
+from stpipe.core.samples import is_nodata
+from stpipe.errors import OptionError
+
+FORMS = "a rule is VAR:4,5,8-10 (values), VAR:bits=3,4 (any of the bits), VAR:bits=8-9:2,3 (field) or VAR>=0.5"
+"""What a rule may look like, for messages."""
+
+LONGEST_BUFFER = 1000
+"""Pixels; a larger one is a mistake."""
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_COMPARISON = re.compile(rf"\s*([^:<>=!]+?)\s*(>=|<=|==|!=|>|<)\s*({_NUMBER})\s*")
+_ITEM = re.compile(r"\s*(-?\d+)\s*(?:-\s*(-?\d+)\s*)?")
+_WORST_BIT = 64
+
+Ranges = tuple[tuple[int, int], ...]
+"""Closed ranges of integers, ascending and apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """The stored integer is in a list."""
+
+    ranges: Ranges
+    """The list."""
+
+    def matches(self, stored: NDArray[Any], info: VariableInfo) -> NDArray[np.bool_]:  # noqa: ARG002 - as its siblings
+        """Return True where the test holds."""
+        return _in_ranges(stored, self.ranges)
+
+    def complaint(self, info: VariableInfo) -> str | None:
+        """Return why the test can't be made on a variable."""
+        return _not_integers(info, "lists of values")
+
+
+@dataclass(frozen=True, slots=True)
+class Bits:
+    """Any of some bits is set; bit 0 is the least significant."""
+
+    bits: tuple[int, ...]
+    """Their positions."""
+
+    def matches(self, stored: NDArray[Any], info: VariableInfo) -> NDArray[np.bool_]:  # noqa: ARG002
+        """Return True where the test holds."""
+        whole = _unsigned(stored)
+        result: NDArray[np.bool_] = (whole & whole.dtype.type(sum(1 << bit for bit in self.bits))) != 0
+        return result
+
+    def complaint(self, info: VariableInfo) -> str | None:
+        """Return why the test can't be made on a variable."""
+        return _not_integers(info, "bits") or _beyond(info, max(self.bits))
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """The number in adjacent bits is in a list."""
+
+    first: int
+    """The lowest bit."""
+
+    last: int
+    """The highest bit."""
+
+    ranges: Ranges
+    """The list."""
+
+    def matches(self, stored: NDArray[Any], info: VariableInfo) -> NDArray[np.bool_]:  # noqa: ARG002
+        """Return True where the test holds."""
+        whole = _unsigned(stored)
+        kind = whole.dtype.type
+        return _in_ranges((whole >> kind(self.first)) & kind((1 << (self.last - self.first + 1)) - 1), self.ranges)
+
+    def complaint(self, info: VariableInfo) -> str | None:
+        """Return why the test can't be made on a variable."""
+        return _not_integers(info, "bits") or _beyond(info, self.last)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The physical value compares with a number."""
+
+    operator: str
+    """One of ``>= <= == != > <``."""
+
+    value: float
+    """The number."""
+
+    def matches(self, stored: NDArray[Any], info: VariableInfo) -> NDArray[np.bool_]:
+        """Return True where the test holds; anything at all where the sample is nodata."""
+        # The number is brought to stored units, not the samples to physical ones: that is quicker, and 0.57 stored as
+        # 57 hundredths, or in single precision, then equals 0.57.
+        limit = (self.value - info.add_offset) / info.scale_factor
+        operator = self.operator if info.scale_factor > 0 else _MIRRORED[self.operator]
+        if stored.dtype.kind == "f":
+            return _compare(stored, operator, stored.dtype.type(limit))
+        whole = stored.view(np.uint8) if stored.dtype.kind == "b" else stored
+        nearest = round(limit)
+        if math.isclose(limit, nearest, rel_tol=1e-9, abs_tol=1e-9):
+            return _compare(whole, operator, nearest)
+        if operator in ("==", "!="):
+            return np.full(stored.shape, operator == "!=")
+        return _compare(whole, operator[0] + "=", math.ceil(limit) if operator[0] == ">" else math.floor(limit))
+
+    def complaint(self, info: VariableInfo) -> str | None:  # noqa: ARG002 - any number compares
+        """Return why the test can't be made on a variable."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """Any of several tests holds."""
+
+    tests: tuple[Values | Bits | Field | Comparison, ...]
+    """The tests."""
+
+    def matches(self, stored: NDArray[Any], info: VariableInfo) -> NDArray[np.bool_]:
+        """Return True where the test holds."""
+        result = np.zeros(stored.shape, dtype=bool)
+        for test in self.tests:
+            result |= test.matches(stored, info)
+        return result
+
+    def complaint(self, info: VariableInfo) -> str | None:
+        """Return why the test can't be made on a variable."""
+        return next((text for text in (test.complaint(info) for test in self.tests) if text), None)
+
+
+Test = Values | Bits | Field | Comparison | AnyOf
+"""What a rule asks of a sample."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One rule on one quality variable."""
+
+    variable: str
+    """Its name; as typed until `Trust.resolved` has found it in a cube."""
+
+    test: Test
+    """What is asked of each sample."""
+
+    keep: bool
+    """Whether the samples that match are the ones to keep, or the ones to drop."""
+
+    text: str
+    """The rule as the user knows it, such as ``--drop SCL:3``."""
+
+    also: tuple[str, ...] = ()
+    """Other names that the variable may go by, in files of a product."""
+
+    missing: bool = False
+    """Whether a drop rule tells fill: what was not seen at all, and does not grow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Which samples to trust.
+
+    >>> trust = Trust((parse_rule("SCL:4-6", keep=True),))
+    >>> trust.variables, trust.buffer
+    (('SCL',), 0)
+    """
+
+    rules: tuple[Rule, ...]
+    """Rules, all of which have to be met."""
+
+    buffer: int = 0
+    """Pixels by which the unclear grows in the frame."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.buffer <= LONGEST_BUFFER:
+            raise OptionError(f"--buffer takes 0 to {LONGEST_BUFFER} pixels, got {self.buffer}")
+        if self.buffer and not self.rules:
+            raise OptionError("--buffer grows what rules call unclear; give one with --qa, --keep or --drop")
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Names of the quality variables, each once."""
+        return tuple(dict.fromkeys(rule.variable for rule in self.rules))
+
+    def identity(self) -> JSON:
+        """Return all that decides what is trusted, besides the cube."""
+        return {
+            "rules": [
+                {"variable": r.variable, "keep": r.keep, "missing": r.missing, "test": repr(r.test)} for r in self.rules
+            ],
+            "buffer": self.buffer,
+        }
+
+    def resolved(self, names: Sequence[str], place: str = "the cube") -> Trust:
+        """Return the rules with the names that the quality variables have in a cube, in whatever case they were typed.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Variables there are.
+        place : str
+            What to call the cube in a message.
+
+        Raises
+        ------
+        OptionError
+            If there is no such variable.
+
+        Examples
+        --------
+        >>> Trust((parse_rule("scl:4", keep=True),)).resolved(["B04", "SCL"]).variables
+        ('SCL',)
+        """
+        return replace(self, rules=tuple(replace(r, variable=_find(r, names, place), also=()) for r in self.rules))
+
+    def check(self, infos: Mapping[str, VariableInfo]) -> None:
+        """Refuse a rule that can't be tested on its variable.
+
+        Raises
+        ------
+        OptionError
+            If bits lie beyond the type, or bits or values are asked of floats.
+        """
+        for rule in self.rules:
+            why = rule.test.complaint(infos[rule.variable])
+            if why:
+                raise OptionError(f"{rule.text}: {why}")
+
+
+def parse_rule(text: str, *, keep: bool) -> Rule:
+    """Read a rule.
+
+    Parameters
+    ----------
+    text : str
+        A list of stored values (``SCL:4,5,8-10``), bits of which any is set (``QA:bits=3,4``), a number in adjacent
+        bits (``QA:bits=8-9:2,3``), or a comparison of the physical value (``qa_value>=0.5``).
+    keep : bool
+        Whether samples that match are kept or dropped.
+
+    Raises
+    ------
+    OptionError
+        If it is none of these.
+
+    Examples
+    --------
+    >>> parse_rule("SCL:3,8-10", keep=False).test
+    Values(ranges=((3, 3), (8, 10)))
+    >>> parse_rule("QA:bits=3-5", keep=False).test
+    Bits(bits=(3, 4, 5))
+    >>> parse_rule("QA:bits=8-9:2,3", keep=False).test
+    Field(first=8, last=9, ranges=((2, 3),))
+    >>> parse_rule("qa_value>=0.5", keep=True).test
+    Comparison(operator='>=', value=0.5)
+    """
+    option = "--keep" if keep else "--drop"
+    compared = _COMPARISON.fullmatch(text)
+    if compared is not None:
+        test: Test = Comparison(compared[2], float(compared[3]))
+        return Rule(variable=compared[1], test=test, keep=keep, text=f"{option} {text}")
+    name, colon, said = (part.strip() for part in text.partition(":"))
+    if not (name and colon):
+        raise OptionError(f"{option} {text!r} can't be read; {FORMS}")
+    try:
+        test = parse_test(said)
+    except ValueError as error:
+        raise OptionError(f"{option} {text!r} can't be read, for {error}; {FORMS}") from None
+    return Rule(variable=name, test=test, keep=keep, text=f"{option} {text}")
+
+
+def parse_test(text: str) -> Values | Bits | Field:
+    """Read what stands behind the colon of a rule; ValueError says what is wrong with it."""
+    if not text.lower().startswith("bits"):
+        return Values(_ranges(text))
+    equals = text[4:].lstrip()
+    if not equals.startswith("="):
+        raise ValueError("bits are given as bits=3,4")
+    positions, colon, values = equals[1:].partition(":")
+    found = _ranges(positions)
+    if found[0][0] < 0 or found[-1][1] >= _WORST_BIT:
+        raise ValueError(f"bits are counted from 0 to {_WORST_BIT - 1}")
+    if not colon:
+        return Bits(tuple(bit for first, last in found for bit in range(first, last + 1)))
+    if len(found) > 1:
+        raise ValueError("a field is one run of bits, such as bits=8-9:2,3")
+    (first, last), wanted = found[0], _ranges(values)
+    if wanted[0][0] < 0 or wanted[-1][1] >= 2 ** (last - first + 1):
+        raise ValueError(f"a field of {last - first + 1} bits holds 0 to {2 ** (last - first + 1) - 1}")
+    return Field(first, last, wanted)
+
+
+def trusted(trust: Trust, samples: Mapping[str, NDArray[Any]], infos: Mapping[str, VariableInfo]) -> NDArray[np.bool_]:
+    """Return True where samples are trusted.
+
+    Parameters
+    ----------
+    trust : Trust
+        The rules, resolved.
+    samples : mapping of str to (time, y, x) ndarray
+        Stored samples of each quality variable. With a buffer, results nearer than that to the edges are those of a
+        scene that ends there.
+    infos : mapping of str to VariableInfo
+        How each is stored.
+
+    Returns
+    -------
+    (time, y, x) ndarray of bool
+        False where a quality variable is nodata.
+
+    Examples
+    --------
+    >>> info = VariableInfo(name="SCL", dtype="uint8", chunks=(1, 1, 1), nodata=0)
+    >>> scl = np.array([[[0, 4, 4, 9]]], dtype="uint8")
+    >>> rule = parse_rule("SCL:9", keep=False)
+    >>> trusted(Trust((rule,)), {"SCL": scl}, {"SCL": info})
+    array([[[False,  True,  True, False]]])
+    >>> trusted(Trust((rule,), buffer=1), {"SCL": scl}, {"SCL": info})
+    array([[[False,  True, False, False]]])
+    """
+    return judge(trust, samples, infos)[0]
+
+
+def judge(
+    trust: Trust, samples: Mapping[str, NDArray[Any]], infos: Mapping[str, VariableInfo]
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Return what `trusted` does, and how often each rule matched; takes what `trusted` takes.
+
+    Returns
+    -------
+    trusted : (time, y, x) ndarray of bool
+        See `trusted`.
+    counts : (rule, 2) ndarray of int64
+        Samples that the rule matched, and samples it could be tested on, for `remarks`. Counts of parts add up.
+    """
+    shape = samples[trust.variables[0]].shape
+    result = np.empty(shape, dtype=bool)
+    counts = np.zeros((len(trust.rules), 2), dtype=np.int64)
+    for t in range(shape[0]):  # a frame at a time: the temporaries stay small
+        frames = {name: samples[name][t] for name in trust.variables}
+        absent = {name: is_nodata(frame, infos[name]) for name, frame in frames.items()}
+        missing = np.logical_or.reduce(list(absent.values()))
+        unclear = np.zeros(shape[1:], dtype=bool)
+        for number, rule in enumerate(trust.rules):
+            known = ~absent[rule.variable]
+            found = rule.test.matches(frames[rule.variable], infos[rule.variable])
+            counts[number] += np.count_nonzero(found & known), np.count_nonzero(known)
+            if rule.missing:
+                missing |= found
+            else:
+                unclear |= ~found if rule.keep else found
+        if trust.buffer:
+            unclear = grown(unclear & ~missing, trust.buffer)
+        result[t] = ~(missing | unclear)
+    return result, counts
+
+
+def remarks(trust: Trust, counts: NDArray[np.int64]) -> tuple[str, ...]:
+    """Return a line for each rule that matched nothing, or everything.
+
+    Parameters
+    ----------
+    trust : Trust
+        The rules.
+    counts : (rule, 2) ndarray of int64
+        Sums of what `judge` counted.
+
+    Examples
+    --------
+    >>> remarks(Trust((parse_rule("SCL:77", keep=True),)), np.array([[0, 640]]))
+    ('--keep SCL:77 matches none of 640 samples, so that nothing is trusted',)
+    """
+    lines = []
+    for rule, (matched, known) in zip(trust.rules, counts.tolist(), strict=True):
+        if not known:
+            lines.append(f"{rule.text}: {rule.variable} is nodata everywhere, so that nothing is trusted")
+        elif not matched and not rule.missing:
+            effect = "nothing is trusted" if rule.keep else "it drops nothing"
+            lines.append(f"{rule.text} matches none of {known} samples, so that {effect}")
+        elif matched == known:
+            effect = "it drops nothing" if rule.keep else "nothing is trusted"
+            lines.append(f"{rule.text} matches all of {known} samples, so that {effect}")
+    return tuple(lines)
+
+
+def grown(unclear: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
+    """Return True within `radius` pixels of a True one: dilation by a disc.
+
+    Parameters
+    ----------
+    unclear : (y, x) ndarray of bool
+        What grows.
+    radius : int
+        Largest distance between pixel centres, in pixels.
+
+    Notes
+    -----
+    Dilation of a set by a structuring element: Serra (1982), Image Analysis and Mathematical Morphology, chapter II;
+    the element is the digital disc ``dy**2 + dx**2 <= radius**2``. Each of its rows is a run, and dilation by a run is
+    a difference of running counts; rows of equal length share it.
+
+    Examples
+    --------
+    >>> grown(np.array([[0, 0, 0], [0, 0, 1], [0, 0, 0]], dtype=bool), 1).astype(int)
+    array([[0, 0, 1],
+           [0, 1, 1],
+           [0, 0, 1]])
+    """
+    height, width = unclear.shape
+    result = unclear.copy()
+    if radius == 0 or not unclear.any():
+        return result
+    counts = np.zeros((height, width + 1), dtype=np.int32)
+    np.cumsum(unclear, axis=1, out=counts[:, 1:])
+    columns = np.arange(width)
+    reach = -1
+    for dy in range(min(radius, height - 1), -1, -1):
+        if isqrt(radius**2 - dy**2) != reach:
+            reach = isqrt(radius**2 - dy**2)
+            after, before = np.minimum(columns + reach + 1, width), np.maximum(columns - reach, 0)
+            wide = counts[:, after] > counts[:, before]
+        result[dy:] |= wide[: height - dy]
+        result[: height - dy] |= wide[dy:]
+    return result
+
+
+_MIRRORED = {">=": "<=", "<=": ">=", "==": "==", "!=": "!=", ">": "<", "<": ">"}
+
+
+def _compare(stored: NDArray[Any], operator: str, limit: Any) -> NDArray[np.bool_]:
+    compare = {
+        ">=": np.greater_equal,
+        "<=": np.less_equal,
+        "==": np.equal,
+        "!=": np.not_equal,
+        ">": np.greater,
+        "<": np.less,
+    }[operator]
+    with np.errstate(invalid="ignore"):
+        return np.asarray(compare(stored, limit), dtype=bool)
+
+
+def _in_ranges(stored: NDArray[Any], ranges: Ranges) -> NDArray[np.bool_]:
+    whole = stored.view(np.uint8) if stored.dtype.kind == "b" else stored
+    limits = np.iinfo(whole.dtype)
+    result = np.zeros(whole.shape, dtype=bool)
+    for first, last in ranges:
+        low, high = max(first, int(limits.min)), min(last, int(limits.max))
+        if low == high:
+            result |= whole == low
+        elif low < high:
+            result |= (whole >= low) & (whole <= high)
+    return result
+
+
+def _unsigned(stored: NDArray[Any]) -> NDArray[Any]:
+    """Return integers, or bools, as their bits."""
+    return stored.view(f"u{stored.dtype.itemsize}")
+
+
+def _ranges(text: str) -> Ranges:
+    """Read a list of integers and ranges; overlapping and adjacent ones are joined.
+
+    >>> _ranges("8-10,3,-1,4")
+    ((-1, -1), (3, 4), (8, 10))
+    """
+    found = []
+    for item in text.split(","):
+        match = _ITEM.fullmatch(item)
+        if match is None:
+            raise ValueError(f"{item.strip()!r} is neither a whole number nor a range of them")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ValueError(f"the range {item.strip()} is empty")
+        found.append((first, last))
+    joined: list[tuple[int, int]] = []
+    for first, last in sorted(found):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
+        else:
+            joined.append((first, last))
+    return tuple(joined)
+
+
+def _not_integers(info: VariableInfo, what: str) -> str | None:
+    if np.dtype(info.dtype).kind in "iub":
+        return None
+    return (
+        f"{info.name} is stored as {info.dtype}, and {what} are asked of integers alone; compare it instead, "
+        f"such as {info.name}>=0.5, or store it as integers"
+    )
+
+
+def _beyond(info: VariableInfo, bit: int) -> str | None:
+    there = 8 * np.dtype(info.dtype).itemsize
+    return (
+        None if bit < there else f"bit {bit} lies beyond {info.name}, whose type {info.dtype} has bits 0 to {there - 1}"
+    )
+
+
+def _find(rule: Rule, names: Sequence[str], place: str) -> str:
+    for wanted in (rule.variable, *rule.also):
+        if wanted in names:
+            return wanted
+        close = [name for name in names if name.lower() == wanted.lower()]
+        if len(close) == 1:
+            return close[0]
+    near = get_close_matches(rule.variable, names, n=1)
+    tried = f" (nor {', '.join(rule.also)})" if rule.also else ""
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    named = "" if not rule.also else "; name it, as in --qa NAME=VAR"
+    raise OptionError(
+        f"{rule.text}: {place} has no variable {rule.variable!r}{tried} over (time, y, x); {hint}it has "
+        f"{', '.join(names) or 'none'}{named}"
+    )
