@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-from stpipe.core.qa_products import PRODUCTS, parse_qa
-from stpipe.core.trust import Trust, parse_rule
+from stpipe.core.qa_products import PRODUCTS, parse_trust
+
+__all__ = ["parse_trust", "trust_options"]
 
 
 def trust_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,22 +42,3 @@ def trust_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         function = decorate(function)
     return function
-
-
-def parse_trust(qa: Sequence[str], keep: Sequence[str], drop: Sequence[str], buffer: int = 0) -> Trust | None:
-    """Return what was typed as rules; None if there was nothing.
-
-    Raises
-    ------
-    OptionError
-        If a product is unknown, a rule can't be read, or there is a buffer and nothing to grow.
-
-    Examples
-    --------
-    >>> [rule.text for rule in parse_trust([], ["SCL:4"], ["QA:bits=3"], 2).rules]
-    ['--keep SCL:4', '--drop QA:bits=3']
-    """
-    rules = [rule for text in qa for rule in parse_qa(text)]
-    rules += [parse_rule(text, keep=True) for text in keep]
-    rules += [parse_rule(text, keep=False) for text in drop]
-    return Trust(tuple(rules), buffer) if rules or buffer else None

@@ -7,11 +7,12 @@ others can be added, and these taken away: ``s2-scl:+dark,-snow``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from stpipe.core.trust import AnyOf, Bits, Comparison, Field, Rule, Test, Values, parse_test
+from stpipe.core.conditions import AnyOf, Bits, Comparison, Field, Test, Values, parse_test
+from stpipe.core.trust import Rule, Trust, parse_rule
 from stpipe.errors import OptionError
 
 
@@ -338,6 +339,40 @@ def parse_qa(text: str) -> tuple[Rule, ...]:
                 Rule(variable=variable, test=_joined(tests), keep=False, text=label, also=also, missing=missing)
             )
     return tuple(rules)
+
+
+def parse_trust(
+    qa: str | Sequence[str] = (),
+    keep: str | Sequence[str] = (),
+    drop: str | Sequence[str] = (),
+    buffer: int = 0,
+) -> Trust | None:
+    """Return what was typed as rules; None if there was nothing.
+
+    Parameters
+    ----------
+    qa : str or sequence of str
+        Products, see `parse_qa`.
+    keep, drop : str or sequence of str
+        Rules, see `stpipe.core.trust.parse_rule`.
+    buffer : int
+        Pixels by which the unclear grows.
+
+    Raises
+    ------
+    OptionError
+        If a product is unknown, a rule can't be read, or there is a buffer and nothing to grow.
+
+    Examples
+    --------
+    >>> [rule.text for rule in parse_trust([], ["SCL:4"], ["QA:bits=3"], 2).rules]
+    ['--keep SCL:4', '--drop QA:bits=3']
+    """
+    qa, keep, drop = ((texts,) if isinstance(texts, str) else tuple(texts) for texts in (qa, keep, drop))
+    rules = [rule for text in qa for rule in parse_qa(text)]
+    rules += [parse_rule(text, keep=True) for text in keep]
+    rules += [parse_rule(text, keep=False) for text in drop]
+    return Trust(tuple(rules), buffer) if rules or buffer else None
 
 
 def _chosen_parts(product: Product, name: str, changes: str | None, text: str) -> list[Part]:

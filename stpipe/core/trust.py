@@ -11,7 +11,6 @@ failed scan line corrector, the view is as clear as elsewhere.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stpipe.core.conditions import Comparison, Test, parse_test
 from stpipe.core.ports import JSON, VariableInfo
 from stpipe.core.samples import is_nodata
 from stpipe.errors import OptionError
@@ -34,123 +34,6 @@ LONGEST_BUFFER = 1000
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _COMPARISON = re.compile(rf"\s*([^:<>=!]+?)\s*(>=|<=|==|!=|>|<)\s*({_NUMBER})\s*")
-_ITEM = re.compile(r"\s*(-?\d+)\s*(?:-\s*(-?\d+)\s*)?")
-_WORST_BIT = 64
-
-Ranges = tuple[tuple[int, int], ...]
-"""Closed ranges of integers, ascending and apart."""
-
-
-@dataclass(frozen=True, slots=True)
-class Values:
-    """The stored integer is in a list."""
-
-    ranges: Ranges
-    """The list."""
-
-    def matches(self, stored: NDArray[Any], info: VariableInfo) -> NDArray[np.bool_]:  # noqa: ARG002 - as its siblings
-        """Return True where the test holds."""
-        return _in_ranges(stored, self.ranges)
-
-    def complaint(self, info: VariableInfo) -> str | None:
-        """Return why the test can't be made on a variable."""
-        return _not_integers(info, "lists of values")
-
-
-@dataclass(frozen=True, slots=True)
-class Bits:
-    """Any of some bits is set; bit 0 is the least significant."""
-
-    bits: tuple[int, ...]
-    """Their positions."""
-
-    def matches(self, stored: NDArray[Any], info: VariableInfo) -> NDArray[np.bool_]:  # noqa: ARG002
-        """Return True where the test holds."""
-        whole = _unsigned(stored)
-        result: NDArray[np.bool_] = (whole & whole.dtype.type(sum(1 << bit for bit in self.bits))) != 0
-        return result
-
-    def complaint(self, info: VariableInfo) -> str | None:
-        """Return why the test can't be made on a variable."""
-        return _not_integers(info, "bits") or _beyond(info, max(self.bits))
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """The number in adjacent bits is in a list."""
-
-    first: int
-    """The lowest bit."""
-
-    last: int
-    """The highest bit."""
-
-    ranges: Ranges
-    """The list."""
-
-    def matches(self, stored: NDArray[Any], info: VariableInfo) -> NDArray[np.bool_]:  # noqa: ARG002
-        """Return True where the test holds."""
-        whole = _unsigned(stored)
-        kind = whole.dtype.type
-        return _in_ranges((whole >> kind(self.first)) & kind((1 << (self.last - self.first + 1)) - 1), self.ranges)
-
-    def complaint(self, info: VariableInfo) -> str | None:
-        """Return why the test can't be made on a variable."""
-        return _not_integers(info, "bits") or _beyond(info, self.last)
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """The physical value compares with a number."""
-
-    operator: str
-    """One of ``>= <= == != > <``."""
-
-    value: float
-    """The number."""
-
-    def matches(self, stored: NDArray[Any], info: VariableInfo) -> NDArray[np.bool_]:
-        """Return True where the test holds; anything at all where the sample is nodata."""
-        # The number is brought to stored units, not the samples to physical ones: that is quicker, and 0.57 stored as
-        # 57 hundredths, or in single precision, then equals 0.57.
-        limit = (self.value - info.add_offset) / info.scale_factor
-        operator = self.operator if info.scale_factor > 0 else _MIRRORED[self.operator]
-        if stored.dtype.kind == "f":
-            return _compare(stored, operator, stored.dtype.type(limit))
-        whole = stored.view(np.uint8) if stored.dtype.kind == "b" else stored
-        nearest = round(limit)
-        if math.isclose(limit, nearest, rel_tol=1e-9, abs_tol=1e-9):
-            return _compare(whole, operator, nearest)
-        if operator in ("==", "!="):
-            return np.full(stored.shape, operator == "!=")
-        return _compare(whole, operator[0] + "=", math.ceil(limit) if operator[0] == ">" else math.floor(limit))
-
-    def complaint(self, info: VariableInfo) -> str | None:  # noqa: ARG002 - any number compares
-        """Return why the test can't be made on a variable."""
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class AnyOf:
-    """Any of several tests holds."""
-
-    tests: tuple[Values | Bits | Field | Comparison, ...]
-    """The tests."""
-
-    def matches(self, stored: NDArray[Any], info: VariableInfo) -> NDArray[np.bool_]:
-        """Return True where the test holds."""
-        result = np.zeros(stored.shape, dtype=bool)
-        for test in self.tests:
-            result |= test.matches(stored, info)
-        return result
-
-    def complaint(self, info: VariableInfo) -> str | None:
-        """Return why the test can't be made on a variable."""
-        return next((text for text in (test.complaint(info) for test in self.tests) if text), None)
-
-
-Test = Values | Bits | Field | Comparison | AnyOf
-"""What a rule asks of a sample."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,6 +130,10 @@ class Trust:
                 raise OptionError(f"{rule.text}: {why}")
 
 
+Judged = tuple[NDArray[np.bool_], NDArray[np.int64]]
+"""Where samples are trusted, and (rule, 2) counts for `remarks`."""
+
+
 def parse_rule(text: str, *, keep: bool) -> Rule:
     """Read a rule.
 
@@ -289,27 +176,6 @@ def parse_rule(text: str, *, keep: bool) -> Rule:
     return Rule(variable=name, test=test, keep=keep, text=f"{option} {text}")
 
 
-def parse_test(text: str) -> Values | Bits | Field:
-    """Read what stands behind the colon of a rule; ValueError says what is wrong with it."""
-    if not text.lower().startswith("bits"):
-        return Values(_ranges(text))
-    equals = text[4:].lstrip()
-    if not equals.startswith("="):
-        raise ValueError("bits are given as bits=3,4")
-    positions, colon, values = equals[1:].partition(":")
-    found = _ranges(positions)
-    if found[0][0] < 0 or found[-1][1] >= _WORST_BIT:
-        raise ValueError(f"bits are counted from 0 to {_WORST_BIT - 1}")
-    if not colon:
-        return Bits(tuple(bit for first, last in found for bit in range(first, last + 1)))
-    if len(found) > 1:
-        raise ValueError("a field is one run of bits, such as bits=8-9:2,3")
-    (first, last), wanted = found[0], _ranges(values)
-    if wanted[0][0] < 0 or wanted[-1][1] >= 2 ** (last - first + 1):
-        raise ValueError(f"a field of {last - first + 1} bits holds 0 to {2 ** (last - first + 1) - 1}")
-    return Field(first, last, wanted)
-
-
 def trusted(trust: Trust, samples: Mapping[str, NDArray[Any]], infos: Mapping[str, VariableInfo]) -> NDArray[np.bool_]:
     """Return True where samples are trusted.
 
@@ -342,19 +208,31 @@ def trusted(trust: Trust, samples: Mapping[str, NDArray[Any]], infos: Mapping[st
 
 
 def judge(
-    trust: Trust, samples: Mapping[str, NDArray[Any]], infos: Mapping[str, VariableInfo]
-) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Return what `trusted` does, and how often each rule matched; takes what `trusted` takes.
+    trust: Trust,
+    samples: Mapping[str, NDArray[Any]],
+    infos: Mapping[str, VariableInfo],
+    *,
+    inner: tuple[slice, slice] | None = None,
+) -> Judged:
+    """Return what `trusted` does, and how often each rule matched.
+
+    Parameters
+    ----------
+    trust, samples, infos
+        As for `trusted`.
+    inner : (rows, columns), optional
+        The part that is asked for, where the samples have what is around it for the buffer.
 
     Returns
     -------
     trusted : (time, y, x) ndarray of bool
-        See `trusted`.
+        See `trusted`; of the inner part.
     counts : (rule, 2) ndarray of int64
         Samples that the rule matched, and samples it could be tested on, for `remarks`. Counts of parts add up.
     """
     shape = samples[trust.variables[0]].shape
-    result = np.empty(shape, dtype=bool)
+    part = inner or (slice(0, shape[1]), slice(0, shape[2]))
+    result = np.empty((shape[0], *(cut.stop - cut.start for cut in part)), dtype=bool)
     counts = np.zeros((len(trust.rules), 2), dtype=np.int64)
     for t in range(shape[0]):  # a frame at a time: the temporaries stay small
         frames = {name: samples[name][t] for name in trust.variables}
@@ -362,16 +240,16 @@ def judge(
         missing = np.logical_or.reduce(list(absent.values()))
         unclear = np.zeros(shape[1:], dtype=bool)
         for number, rule in enumerate(trust.rules):
-            known = ~absent[rule.variable]
+            known = ~absent[rule.variable][part]
             found = rule.test.matches(frames[rule.variable], infos[rule.variable])
-            counts[number] += np.count_nonzero(found & known), np.count_nonzero(known)
+            counts[number] += np.count_nonzero(found[part] & known), np.count_nonzero(known)
             if rule.missing:
                 missing |= found
             else:
                 unclear |= ~found if rule.keep else found
         if trust.buffer:
             unclear = grown(unclear & ~missing, trust.buffer)
-        result[t] = ~(missing | unclear)
+        np.logical_not((missing | unclear)[part], out=result[t])
     return result, counts
 
 
@@ -442,80 +320,6 @@ def grown(unclear: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
         result[dy:] |= wide[: height - dy]
         result[: height - dy] |= wide[dy:]
     return result
-
-
-_MIRRORED = {">=": "<=", "<=": ">=", "==": "==", "!=": "!=", ">": "<", "<": ">"}
-
-
-def _compare(stored: NDArray[Any], operator: str, limit: Any) -> NDArray[np.bool_]:
-    compare = {
-        ">=": np.greater_equal,
-        "<=": np.less_equal,
-        "==": np.equal,
-        "!=": np.not_equal,
-        ">": np.greater,
-        "<": np.less,
-    }[operator]
-    with np.errstate(invalid="ignore"):
-        return np.asarray(compare(stored, limit), dtype=bool)
-
-
-def _in_ranges(stored: NDArray[Any], ranges: Ranges) -> NDArray[np.bool_]:
-    whole = stored.view(np.uint8) if stored.dtype.kind == "b" else stored
-    limits = np.iinfo(whole.dtype)
-    result = np.zeros(whole.shape, dtype=bool)
-    for first, last in ranges:
-        low, high = max(first, int(limits.min)), min(last, int(limits.max))
-        if low == high:
-            result |= whole == low
-        elif low < high:
-            result |= (whole >= low) & (whole <= high)
-    return result
-
-
-def _unsigned(stored: NDArray[Any]) -> NDArray[Any]:
-    """Return integers, or bools, as their bits."""
-    return stored.view(f"u{stored.dtype.itemsize}")
-
-
-def _ranges(text: str) -> Ranges:
-    """Read a list of integers and ranges; overlapping and adjacent ones are joined.
-
-    >>> _ranges("8-10,3,-1,4")
-    ((-1, -1), (3, 4), (8, 10))
-    """
-    found = []
-    for item in text.split(","):
-        match = _ITEM.fullmatch(item)
-        if match is None:
-            raise ValueError(f"{item.strip()!r} is neither a whole number nor a range of them")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise ValueError(f"the range {item.strip()} is empty")
-        found.append((first, last))
-    joined: list[tuple[int, int]] = []
-    for first, last in sorted(found):
-        if joined and first <= joined[-1][1] + 1:
-            joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
-        else:
-            joined.append((first, last))
-    return tuple(joined)
-
-
-def _not_integers(info: VariableInfo, what: str) -> str | None:
-    if np.dtype(info.dtype).kind in "iub":
-        return None
-    return (
-        f"{info.name} is stored as {info.dtype}, and {what} are asked of integers alone; compare it instead, "
-        f"such as {info.name}>=0.5, or store it as integers"
-    )
-
-
-def _beyond(info: VariableInfo, bit: int) -> str | None:
-    there = 8 * np.dtype(info.dtype).itemsize
-    return (
-        None if bit < there else f"bit {bit} lies beyond {info.name}, whose type {info.dtype} has bits 0 to {there - 1}"
-    )
 
 
 def _find(rule: Rule, names: Sequence[str], place: str) -> str:
