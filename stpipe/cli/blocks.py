@@ -13,6 +13,7 @@ import click
 
 from stpipe.cli.options import parse_period, parse_range, parse_triple
 from stpipe.cli.progress import progress_bar
+from stpipe.cli.trust import parse_trust, trust_options
 from stpipe.errors import OptionError, ShapeError
 
 if TYPE_CHECKING:
@@ -191,6 +192,7 @@ def _score(errors: list[NDArray[np.float64]]) -> dict[str, float]:
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides the gaps, and the choice of --most.")
 @click.option("--domain", metavar="V", help="Static variable that is non-zero where values can exist.")
 @click.option("--valid-range", metavar="LO,HI", help="Physical values outside of it are gaps.")
+@trust_options
 @click.option("--aoi", type=click.Path(path_type=Path), help="GeoJSON of the area to export.")
 @click.option("--time", "period", metavar="START/END", help="Period to export.")
 @click.option("--overwrite", is_flag=True, help="Write into a folder that holds things, over these variables' blocks.")
@@ -208,6 +210,10 @@ def export(
     seed: int,
     domain: str | None,
     valid_range: str | None,
+    qa: tuple[str, ...],
+    keep: tuple[str, ...],
+    drop: tuple[str, ...],
+    buffer: int,
     aoi: Path | None,
     period: str | None,
     overwrite: bool,
@@ -240,7 +246,10 @@ def export(
         seed=seed,
         valid_range=limits,
     )
-    source, notes = open_fillable(cube, variables=variables or None, domain=domain, time=selection, aoi=aoi)
+    trust = parse_trust(qa, keep, drop, buffer)
+    source, notes = open_fillable(
+        cube, variables=variables or None, domain=domain, time=selection, aoi=aoi, trust=trust
+    )
     _refuse_inside(output, source)
     check_output(output, f"X_{source.names[0]}_0_0_0.tif", overwrite=overwrite)
     check_writable(output)
@@ -308,6 +317,7 @@ def _remarks(source: Cube, spec: ExportSpec, chosen: Sequence[Chosen], exported:
     if tuple(clipped) != spec.size:
         asked, cube, made = (" x ".join(map(str, shape)) for shape in (spec.size, source.extent, clipped))
         yield f"the cube is {cube}, so blocks are {made} and not {asked}"
+    yield from chosen[0].remarks  # they are the same for every variable
     for choice in chosen:
         if choice.left_out:
             looked = len(choice.blocks) + choice.left_out

@@ -13,6 +13,7 @@ import click
 
 from stpipe.cli.options import parse_period, parse_range
 from stpipe.cli.progress import progress_bar
+from stpipe.cli.trust import parse_trust, trust_options
 from stpipe.errors import OptionError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _WIDE = 160
 @click.option("--interval", type=float, default=0.9, show_default=True, help="What the intervals are to cover.")
 @click.option("--domain", metavar="V", help="Static variable that is non-zero where values can exist.")
 @click.option("--valid-range", metavar="LO,HI", help="Physical values outside of it are gaps.")
+@trust_options
 @click.option("--time", "period", metavar="START/END", help="Period to look at.")
 @click.option("--aoi", type=click.Path(path_type=Path), help="GeoJSON of the area to look at.")
 @click.option("--picture", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the scores.")
@@ -49,6 +51,10 @@ def command(
     interval: float,
     domain: str | None,
     valid_range: str | None,
+    qa: tuple[str, ...],
+    keep: tuple[str, ...],
+    drop: tuple[str, ...],
+    buffer: int,
     period: str | None,
     aoi: Path | None,
     picture: Path | None,
@@ -66,7 +72,10 @@ def command(
     limits, selection = parse_range("--valid-range", valid_range), parse_period("--time", period)
     from stpipe.io.fillable import open_fillable
 
-    source, remarks = open_fillable(cube, variables=variables or None, domain=domain, time=selection, aoi=aoi)
+    trust = parse_trust(qa, keep, drop, buffer)
+    source, remarks = open_fillable(
+        cube, variables=variables or None, domain=domain, time=selection, aoi=aoi, trust=trust
+    )
     with progress_bar("scoring") as progress:
         results = evaluate_cube(
             source.reader(),
@@ -78,6 +87,7 @@ def command(
             seed=seed,
             interval=interval,
             valid_range=limits,
+            trust=source.trust,
             progress=progress,
         )
     if picture is not None:

@@ -13,6 +13,7 @@ import click
 
 from stpipe.cli.options import parse_period
 from stpipe.cli.progress import progress_bar
+from stpipe.cli.trust import parse_trust, trust_options
 from stpipe.errors import OptionError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _WIDE = 160
 @click.option("--model", metavar="NAME|PATH", help="Show the card of these weights instead of a cube; try default.")
 @click.option("--var", "variables", multiple=True, metavar="VAR", help="A variable; can be given again. [default: all]")
 @click.option("--domain", metavar="VAR", help="Static variable that is non-zero where values can exist.")
+@trust_options
 @click.option("--time", "period", metavar="START/END", help="Period to look at.")
 @click.option("--aoi", type=click.Path(path_type=Path), help="GeoJSON of the area to look at.")
 @click.option("--no-scan", is_flag=True, help="Read metadata alone, and count no gaps.")
@@ -35,6 +37,10 @@ def command(
     model: str | None,
     variables: tuple[str, ...],
     domain: str | None,
+    qa: tuple[str, ...],
+    keep: tuple[str, ...],
+    drop: tuple[str, ...],
+    buffer: int,
     period: str | None,
     aoi: Path | None,
     no_scan: bool,
@@ -57,7 +63,8 @@ def command(
     from stpipe.io.cube import open_source
     from stpipe.io.inspection import inspect_cube
 
-    source = open_source(cube, variables=variables or None, domain=domain, time=parse_period("--time", period), aoi=aoi)
+    trust, selection = parse_trust(qa, keep, drop, buffer), parse_period("--time", period)
+    source = open_source(cube, variables=variables or None, domain=domain, time=selection, aoi=aoi, trust=trust)
     with progress_bar("counting gaps") as progress:
         report = inspect_cube(source, scan=not no_scan, progress=progress)
     if as_json:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stpipe.cli.trust import parse_trust, trust_options
 from stpipe.core.windows import AXES, Triple, triple
 from stpipe.errors import OptionError
 from stpipe.methods import METHODS
@@ -82,53 +83,49 @@ def parse_period(option: str, text: str | None) -> tuple[str | None, str | None]
 
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add what decides a run to a command."""
-    for decorate in reversed(
-        [
-            click.argument("cube", type=click.Path(path_type=Path)),
-            click.option(
-                "-o", "--output", type=click.Path(path_type=Path), help="Folder for the products [CUBE.filled]."
-            ),
-            click.option(
-                "--var", "variables", multiple=True, metavar="V", help="Variable to fill [all]; may be repeated."
-            ),
-            click.option("--method", default="pconv", show_default=True, help=f"One of {', '.join(METHODS)}."),
-            click.option("--model", metavar="NAME|PATH", help="Weights for pconv [the packaged ones]."),
-            click.option("--tune/--no-tune", default=None, help="Let pconv learn from gaps of this cube [on]."),
-            click.option("--domain", metavar="V", help="Static variable that is non-zero where values can exist."),
-            click.option("--valid-range", metavar="LO,HI", help="Physical values outside of it are gaps."),
-            click.option(
-                "--max-gap",
-                type=float,
-                metavar="DAYS",
-                help="Leave gaps unfilled that are farther than this from an observation of their pixel.",
-            ),
-            click.option(
-                "--interval",
-                type=float,
-                default=0.9,
-                show_default=True,
-                metavar="SHARE",
-                help="Share of the truth that the intervals are to hold; 0.8 gives VAR_ci80.",
-            ),
-            click.option("--aoi", type=click.Path(path_type=Path), help="GeoJSON of the area to fill."),
-            click.option("--time", "period", metavar="START/END", help="Period to fill."),
-            click.option("--block", metavar="T,Y,X", help="What a block writes [from the worker's memory]."),
-            click.option("--overlap", metavar="T,Y,X", help="What neighbouring blocks both write and blend."),
-            click.option("--workers", type=int, help="Worker processes on this machine [one a core]."),
-            click.option("--memory-limit", metavar="SIZE", help="Memory of a worker, such as 4GiB."),
-            click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster of this scheduler (tcp://...)."),
-            click.option("--resume", is_flag=True, help="Only go on with a run that was begun here."),
-            click.option("--overwrite", is_flag=True, help="Replace an earlier run's products."),
-            click.option("--no-geotiff", is_flag=True, help="Stop after filled.zarr."),
-            click.option(
-                "--layout",
-                type=click.Choice(["frames", "stack"]),
-                help="One GeoTIFF a frame, or one a variable [frames].",
-            ),
-            click.option("--keep-work", is_flag=True, help="Keep the scratch folder."),
-            click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
-        ]
-    ):
+    decorators: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
+        click.argument("cube", type=click.Path(path_type=Path)),
+        click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the products [CUBE.filled]."),
+        click.option("--var", "variables", multiple=True, metavar="V", help="Variable to fill [all]; may be repeated."),
+        click.option("--method", default="pconv", show_default=True, help=f"One of {', '.join(METHODS)}."),
+        click.option("--model", metavar="NAME|PATH", help="Weights for pconv [the packaged ones]."),
+        click.option("--tune/--no-tune", default=None, help="Let pconv learn from gaps of this cube [on]."),
+        click.option("--domain", metavar="V", help="Static variable that is non-zero where values can exist."),
+        click.option("--valid-range", metavar="LO,HI", help="Physical values outside of it are gaps."),
+        trust_options,
+        click.option(
+            "--max-gap",
+            type=float,
+            metavar="DAYS",
+            help="Leave gaps unfilled that are farther than this from an observation of their pixel.",
+        ),
+        click.option(
+            "--interval",
+            type=float,
+            default=0.9,
+            show_default=True,
+            metavar="SHARE",
+            help="Share of the truth that the intervals are to hold; 0.8 gives VAR_ci80.",
+        ),
+        click.option("--aoi", type=click.Path(path_type=Path), help="GeoJSON of the area to fill."),
+        click.option("--time", "period", metavar="START/END", help="Period to fill."),
+        click.option("--block", metavar="T,Y,X", help="What a block writes [from the worker's memory]."),
+        click.option("--overlap", metavar="T,Y,X", help="What neighbouring blocks both write and blend."),
+        click.option("--workers", type=int, help="Worker processes on this machine [one a core]."),
+        click.option("--memory-limit", metavar="SIZE", help="Memory of a worker, such as 4GiB."),
+        click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster of this scheduler (tcp://...)."),
+        click.option("--resume", is_flag=True, help="Only go on with a run that was begun here."),
+        click.option("--overwrite", is_flag=True, help="Replace an earlier run's products."),
+        click.option("--no-geotiff", is_flag=True, help="Stop after filled.zarr."),
+        click.option(
+            "--layout",
+            type=click.Choice(["frames", "stack"]),
+            help="One GeoTIFF a frame, or one a variable [frames].",
+        ),
+        click.option("--keep-work", is_flag=True, help="Keep the scratch folder."),
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+    ]
+    for decorate in reversed(decorators):
         function = decorate(function)
     return function
 
@@ -143,6 +140,10 @@ def fill_options(
     tune: bool | None,
     domain: str | None,
     valid_range: str | None,
+    qa: tuple[str, ...],
+    keep: tuple[str, ...],
+    drop: tuple[str, ...],
+    buffer: int,
     max_gap: float | None,
     interval: float,
     aoi: Path | None,
@@ -174,6 +175,7 @@ def fill_options(
         tune=tune,
         domain=domain,
         valid_range=parse_range("--valid-range", valid_range),
+        trust=parse_trust(qa, keep, drop, buffer),
         max_gap=max_gap,
         interval=interval,
         time=parse_period("--time", period),

@@ -22,7 +22,9 @@ def command(as_json: bool, no_scan: bool, **typed: Any) -> None:
     plan = describe_plan(prepared)
     plan["state"] = state.value
     if not no_scan:
-        plan["blocks_with_gaps"], plan["gap_share"] = scan(prepared)
+        plan["blocks_with_gaps"], plan["gap_share"], said = scan(prepared)
+        for line in said:
+            click.echo(f"stpipe: note: {line}", err=True)
         share = plan["blocks_with_gaps"] / plan["blocks"]
         filling = plan["core_seconds"] - plan["learn_seconds"]
         plan["core_seconds"] = round(filling * share + (plan["learn_seconds"] if share else 0), 1)
@@ -32,10 +34,16 @@ def command(as_json: bool, no_scan: bool, **typed: Any) -> None:
         show(plan)
 
 
-def scan(prepared: Any) -> tuple[int, float]:
-    """Read the cube once and count the blocks with gaps, and the share of the domain that is gap."""
+def scan(prepared: Any) -> tuple[int, float, tuple[str, ...]]:
+    """Read the cube once and count the blocks with gaps, and the share of the domain that is gap.
+
+    What is to be said of rules that matched nothing, or everything, comes third.
+    """
+    import numpy as np
+
     from stpipe.cli.scene_run import run_context
     from stpipe.core.survey import lattice_step
+    from stpipe.core.trust import remarks
     from stpipe.execution.run import blocks_over, gap_cells
     from stpipe.execution.tasks import survey_samples
     from stpipe.io.scratch import use_one_thread
@@ -44,15 +52,21 @@ def scan(prepared: Any) -> tuple[int, float]:
     context, plan = run_context(prepared), prepared.plan
     step = lattice_step(plan.extent)
     blocks = valid_total = domain_total = 0
-    for info in plan.variables:
+    trust = prepared.cube.trust
+    matched = np.zeros((0 if trust is None else len(trust.rules), 2), dtype=np.int64)
+    for number, info in enumerate(plan.variables):
         parts = []
         for tile in plan.survey_tiles:
-            _, gaps, _, valid, domain = survey_samples(context.read(info, tile), tile.start, step)
+            samples = context.read(info, tile)
+            _, gaps, _, valid, domain = survey_samples(samples, tile.start, step)
+            if samples.rule_counts is not None and not number:  # they are the same for every variable
+                matched += samples.rule_counts
             parts.append((tile, gaps > 0))
             valid_total += valid
             domain_total += domain
         blocks += len(blocks_over(plan.blocks, gap_cells(plan.blocks, parts)))
-    return blocks, 1 - valid_total / domain_total if domain_total else 0.0
+    said = () if trust is None else remarks(trust, matched)
+    return blocks, 1 - valid_total / domain_total if domain_total else 0.0, said
 
 
 def show(plan: dict[str, Any]) -> None:
@@ -73,9 +87,11 @@ def show(plan: dict[str, Any]) -> None:
         blocks += f", {plan['blocks_with_gaps']} with gaps ({100 * plan['gap_share']:.1f} % of the samples are gap)"
     block = f"writes {lengths(plan['block'])}, overlaps {lengths(plan['overlap'])}, "
     block += f"reads {lengths(plan['read_window'])} (halo {lengths(plan['halo'])})"
+    buffer = f", grown by {plan['buffer']} pixels" if plan["buffer"] else ""
     learned = f"{len(plan['crops'])} of {lengths(plan['crops'][0])}" if plan["crops"] else ""
     rows = [
         ("cube", f"{plan['cube']}: {', '.join(plan['variables'])}, {lengths(plan['extent'])} (time, y, x)"),
+        *([("trusts", ", ".join(plan["trust"]) + buffer)] if plan["trust"] else []),
         ("method", plan["method"]),
         ("blocks", blocks),
         ("block", block),

@@ -13,6 +13,7 @@ from stpipe import __version__
 from stpipe.core.plan import Plan, check_max_gap, make_plan
 from stpipe.core.ports import JSON, Filler
 from stpipe.core.samples import check_fillable
+from stpipe.core.trust import Trust
 from stpipe.core.windows import Triple
 from stpipe.errors import OptionError, PlanError
 from stpipe.execution.cluster import check_workers, cores, share_of_memory
@@ -51,6 +52,9 @@ class FillOptions:
 
     valid_range: tuple[float, float] | None = None
     """Physical values outside of it are gaps."""
+
+    trust: Trust | None = None
+    """Rules on which samples to trust; all are unless given."""
 
     time: tuple[str | None, str | None] | None = None
     """Period to fill."""
@@ -165,6 +169,7 @@ def prepare(options: FillOptions) -> Prepared:
         domain=options.domain,
         time=options.time,
         aoi=options.aoi,
+        trust=options.trust,
     )
     _refuse_twins(cube, percent)
     for info in cube.variables:
@@ -182,7 +187,7 @@ def prepare(options: FillOptions) -> Prepared:
         folder=RunFolder(output),
         workers=workers,
         memory_limit=limit,
-        input_state=file_state(Path(cube.path), [stored.source for stored in cube.stored]),
+        input_state=file_state(Path(cube.path), cube.sources),
         notes=notes,
     )
 
@@ -221,6 +226,7 @@ def _fitting_plan(options: FillOptions, cube: Cube, filler: Filler, workers: int
             block=options.block,
             overlap=options.overlap,
             whole_axis=options.max_gap is not None,
+            quality=cube.quality_cost,
         )
 
     if options.memory_limit is not None:
@@ -240,6 +246,7 @@ def _fitting_plan(options: FillOptions, cube: Cube, filler: Filler, workers: int
 
 def _identity(options: FillOptions, cube: Cube) -> JSON:
     """All that decides the products, besides geometry and method."""
+    rules = {} if cube.trust is None else {"trust": cube.trust.identity()}
     return {
         "stpipe": __version__,
         "cube": cube.fingerprint,
@@ -250,6 +257,7 @@ def _identity(options: FillOptions, cube: Cube) -> JSON:
         "interval": interval_percent(options.interval, "--interval"),
         "geotiff": options.geotiff,
         "layout": options.layout if options.geotiff else None,
+        **rules,
     }
 
 
@@ -276,6 +284,8 @@ def describe_plan(prepared: Prepared) -> dict[str, JSON]:
         "variables": [info.name for info in plan.variables],
         "method": prepared.filler.name,
         "interval": prepared.percent / 100,
+        "trust": [] if prepared.cube.trust is None else [rule.text for rule in prepared.cube.trust.rules],
+        "buffer": 0 if prepared.cube.trust is None else prepared.cube.trust.buffer,
         "block": grid.size,
         "overlap": grid.spec.overlap,
         "halo": grid.spec.halo,

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from distributed import Client
 
 from stpipe import __version__
@@ -19,6 +20,7 @@ from stpipe.cli.scene_plan import Prepared, begin
 from stpipe.core.plan import Plan
 from stpipe.core.ports import JSON, Learner
 from stpipe.core.sizes import MIB
+from stpipe.core.trust import remarks
 from stpipe.errors import OutputError, RunError
 from stpipe.execution.cluster import check_cluster, connect
 from stpipe.execution.context import RunContext
@@ -209,6 +211,8 @@ def _run(
     saved = _load_outcome(folder, plan)
     peaks = {**saved["peak_bytes"], **peaks}
     notes += learning_notes(saved["learned"])
+    if prepared.cube.trust is not None and saved["rule_counts"]:
+        notes += remarks(prepared.cube.trust, np.array(saved["rule_counts"], dtype=np.int64))
     return {
         "run_id": plan.run_id,
         "identity": plan.identity,
@@ -248,6 +252,7 @@ def _save_outcome(folder: RunFolder, plan: Plan, outcome: RunOutcome) -> None:
         {
             "counts": outcome.counts,
             "blocks_with_gaps": outcome.blocks_with_gaps,
+            "rule_counts": outcome.rule_counts,
             "learned": outcome.learned,
             "peak_bytes": {name: stage.peak_bytes for name, stage in outcome.stages.items()},
             "scales": {

@@ -12,6 +12,7 @@ import click
 
 from stpipe.cli.options import parse_period, parse_range
 from stpipe.cli.training import TrainingJob, duration, note, train_job
+from stpipe.cli.trust import parse_trust, trust_options
 from stpipe.errors import OptionError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ _WIDE = 180
 @click.option("--time", "period", metavar="START/END", help="Period of the cubes to use.")
 @click.option("--valid-range", metavar="LO,HI", help="Physical values outside of it are gaps.")
 @click.option("--domain", metavar="V", help="Static variable of the cubes that is non-zero where values can exist.")
+@trust_options
 @click.option(
     "--hold-out",
     type=float,
@@ -73,6 +75,10 @@ def command(
     period: str | None,
     valid_range: str | None,
     domain: str | None,
+    qa: tuple[str, ...],
+    keep: tuple[str, ...],
+    drop: tuple[str, ...],
+    buffer: int,
     hold_out: float,
     steps: int | None,
     learning_rate: float | None,
@@ -110,7 +116,8 @@ def command(
     place = TrainingOutput(output)
     place.check_place(overwrite=overwrite or resume)
     info = starting_point(start)
-    opened, notes = open_sources(sources, variables=variables or None, domain=domain, time=selection)
+    trust = parse_trust(qa, keep, drop, buffer)
+    opened, notes = open_sources(sources, variables=variables or None, domain=domain, time=selection, trust=trust)
     settings.check_families([name for source in opened for name in source.families])
     job = TrainingJob(
         sources=tuple(opened),

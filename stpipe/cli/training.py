@@ -119,6 +119,8 @@ def train_job(job: TrainingJob, *, goes_on: bool) -> dict[str, Any]:
     )
     families = [family for family in families if settings.families.get(family.name, 1.0) > 0]
     scenes, judges = _read(families, learned_samples, held_out_samples)
+    for line in (line for source in job.sources for line in source.remarks()):
+        note(line)
     _tell_split(families, scenes, judges)
     shapes = shapes_to_lend([scene for group in scenes.values() for scene in group], side=LENT_SIDE)
     if shapes is None:

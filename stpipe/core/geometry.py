@@ -98,6 +98,35 @@ class TileGrid:
         return (self.tile(number) for number in range(len(self)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityCost:
+    """What reading quality variables takes, where rules say which samples to trust; by default there are none."""
+
+    item: int = 0
+    """Bytes that a sample of all of them has together."""
+
+    buffer: int = 0
+    """Pixels around a window that are read as well."""
+
+    chunk: int = 0
+    """Bytes of their largest chunk."""
+
+    def bytes(self, shape: Triple) -> int:
+        """Return the memory that telling what is trusted takes in a window.
+
+        >>> QualityCost().bytes((2, 10, 10)), QualityCost(item=1, buffer=5).bytes((2, 10, 10))
+        (0, 1000)
+        """
+        if not self.item:
+            return 0
+        t, y, x = shape
+        return t * y * x + self.item * t * (y + 2 * self.buffer) * (x + 2 * self.buffer)
+
+
+NO_RULES = QualityCost()
+"""Where all samples are trusted."""
+
+
 def block_grid(extent: Triple, filler: Filler, halo: Halo, side: int, overlap: Triple | None) -> BlockGrid:
     """Return blocks of about a side length.
 
@@ -127,14 +156,22 @@ def block_grid(extent: Triple, filler: Filler, halo: Halo, side: int, overlap: T
     return BlockGrid(extent, BlockSpec(size=triple(size), overlap=fitting, halo=halo, stride=filler.stride))
 
 
-def choose_grid(extent: Triple, filler: Filler, halo: Halo, budget: int, overlap: Triple | None) -> BlockGrid | None:
+def choose_grid(
+    extent: Triple,
+    filler: Filler,
+    halo: Halo,
+    budget: int,
+    overlap: Triple | None,
+    quality: QualityCost = NO_RULES,
+) -> BlockGrid | None:
     """Return the largest blocks within the usual size, larger ones if those read mostly halo.
 
-    Takes what `block_grid` takes, and `budget`: bytes that a fill may take above the idle process. None: none fit.
+    Takes what `block_grid` takes, and `budget`: bytes that a fill may take above the idle process, and `quality`: what
+    reading quality variables takes. None: none fit.
     """
     # As if samples had 8 bytes, so that a cube and its decoded copy get the same blocks.
     grids = {side: block_grid(extent, filler, halo, side, overlap) for side in SIZES}
-    needs = {side: bytes_to_fill(grid, filler, 8) for side, grid in grids.items()}
+    needs = {side: bytes_to_fill(grid, filler, 8, quality) for side, grid in grids.items()}
     chosen = next((side for side in SIZES if needs[side] <= min(budget, DEFAULT_BLOCK_BYTES)), None)
     if chosen is None or _waste(grids[chosen]) > MOST_WASTE:
         for side in reversed(SIZES):
@@ -196,7 +233,9 @@ def survey_tile_shape(extent: Triple, variables: Sequence[VariableInfo]) -> Trip
     return frames, sides[0], sides[1]
 
 
-def blend_tile_shape(extent: Triple, grid: BlockGrid, step: Triple, info: VariableInfo, most: int) -> Triple:
+def blend_tile_shape(
+    extent: Triple, grid: BlockGrid, step: Triple, info: VariableInfo, most: int, quality: QualityCost = NO_RULES
+) -> Triple:
     """Return a shape for tiles of the blend: whole chunks of a variable's products, as many as the memory holds.
 
     The larger the tile, the fewer times a block is read again for a neighbouring one.
@@ -213,6 +252,8 @@ def blend_tile_shape(extent: Triple, grid: BlockGrid, step: Triple, info: Variab
         The variable, for its dtype.
     most : int
         Bytes that a blend may take; a single chunk may take more.
+    quality : QualityCost
+        What reading quality variables takes.
     """
     tile = triple(min(pair) for pair in zip(step, extent, strict=True))
     # Frames first, since a block has them all; then the shorter side, while it is no longer than two blocks.
@@ -224,25 +265,27 @@ def blend_tile_shape(extent: Triple, grid: BlockGrid, step: Triple, info: Variab
             axis = min(growing, key=lambda a: tile[a])
             wider = list(tile)
             wider[axis] = min(extent[axis], tile[axis] + step[axis])
-            if bytes_to_blend(triple(wider), info) > most:
+            if bytes_to_blend(triple(wider), info, quality) > most:
                 break
             tile = triple(wider)
     return tile
 
 
-def bytes_to_fill(grid: BlockGrid, filler: Filler, item: int) -> int:
+def bytes_to_fill(grid: BlockGrid, filler: Filler, item: int, quality: QualityCost = NO_RULES) -> int:
     """Return the memory that a fill takes at its peak; `item` is the size of a stored sample."""
     read = math.prod(grid.read_shape)
-    return int(read * (filler.sample_bytes + item + FILL_SAMPLE_BYTES)) + 4 * PAYLOAD_PARTS * math.prod(grid.size)
+    samples = int(read * (filler.sample_bytes + item + FILL_SAMPLE_BYTES))
+    return samples + 4 * PAYLOAD_PARTS * math.prod(grid.size) + quality.bytes(grid.read_shape)
 
 
-def bytes_to_survey(tile: Triple, item: int) -> int:
+def bytes_to_survey(tile: Triple, item: int, quality: QualityCost = NO_RULES) -> int:
     """Return the memory that the survey of a tile takes at its peak; `item` is the size of a stored sample."""
     # The cells of all its levels come to a third of a byte for each sample more.
-    return math.prod(tile) * (item + 1) + tile[1] * tile[2] * FRAME_PIXEL_BYTES
+    return math.prod(tile) * (item + 1) + tile[1] * tile[2] * FRAME_PIXEL_BYTES + quality.bytes(tile)
 
 
-def bytes_to_blend(tile: Triple, info: VariableInfo) -> int:
+def bytes_to_blend(tile: Triple, info: VariableInfo, quality: QualityCost = NO_RULES) -> int:
     """Return the memory that the blend of a tile takes at its peak, the blocks that it reads not counted."""
     item = np.dtype(info.dtype).itemsize
-    return math.prod(tile) * (BLEND_SAMPLE_BYTES + 2 * item) + tile[1] * tile[2] * FRAME_PIXEL_BYTES
+    samples = math.prod(tile) * (BLEND_SAMPLE_BYTES + 2 * item)
+    return samples + tile[1] * tile[2] * FRAME_PIXEL_BYTES + quality.bytes(tile)

@@ -21,7 +21,9 @@ from stpipe.core.crops import CROP_SAMPLES, MOST_CROPS, SMALLEST_SIDE, choose_cr
 from stpipe.core.geometry import (
     DEFAULT_OVERLAP,
     FILL_SAMPLE_BYTES,
+    NO_RULES,
     SIZES,
+    QualityCost,
     TileGrid,
     blend_tile_shape,
     block_grid,
@@ -157,6 +159,7 @@ def make_plan(
     block: Triple | None = None,
     overlap: Triple | None = None,
     whole_axis: bool = False,
+    quality: QualityCost = NO_RULES,
 ) -> Plan:
     """Decide a run.
 
@@ -176,6 +179,8 @@ def make_plan(
         Write window and overlap, if the user chose them.
     whole_axis : bool
         Whether blocks read all frames, even if the method has no need of them.
+    quality : QualityCost
+        What reading quality variables takes, where rules say which samples to trust.
 
     Raises
     ------
@@ -186,11 +191,12 @@ def make_plan(
     usable = int(USABLE_SHARE * memory_limit)
     item = max(np.dtype(info.dtype).itemsize for info in variables)
     chunk = max(math.prod(info.chunks) for info in variables) * item
-    fixed = filler.process_bytes + chunk
+    fixed = filler.process_bytes + max(chunk, quality.chunk)
     if block is None:
-        grid = choose_grid(extent, filler, halo, usable - fixed, overlap)
+        grid = choose_grid(extent, filler, halo, usable - fixed, overlap, quality)
         if grid is None:
-            least = fixed + bytes_to_fill(block_grid(extent, filler, halo, min(SIZES), overlap), filler, item)
+            smallest = block_grid(extent, filler, halo, min(SIZES), overlap)
+            least = fixed + bytes_to_fill(smallest, filler, item, quality)
             raise PlanError(
                 f"method {filler.name} needs {gib(least)} "
                 f"for its smallest block, but a worker of {gib(memory_limit)} can plan with {gib(usable)}; "
@@ -204,33 +210,33 @@ def make_plan(
             stride=filler.stride,
         )
         grid = BlockGrid(extent, spec)
-        needed = fixed + bytes_to_fill(grid, filler, item)
+        needed = fixed + bytes_to_fill(grid, filler, item, quality)
         if needed > usable:
-            fits = choose_grid(extent, filler, halo, usable - fixed, overlap)
+            fits = choose_grid(extent, filler, halo, usable - fixed, overlap, quality)
             advice = "no block does" if fits is None else f"--block {','.join(map(str, fits.size))} does"
             raise PlanError(
                 f"a block of {','.join(map(str, grid.size))} (reading {','.join(map(str, grid.read_shape))}) needs "
                 f"{gib(needed)}, but a worker of {gib(memory_limit)} can plan with {gib(usable)}; {advice}"
             )
-    crops, learn_bytes, learn_seconds = _learning(extent, filler, usable - fixed, item)
+    crops, learn_bytes, learn_seconds = _learning(extent, filler, usable - fixed, item, quality)
     output_chunks = tuple(output_chunk(info, extent) for info in variables)
     survey_tiles = TileGrid(extent, survey_tile_shape(extent, variables))
-    to_fill = bytes_to_fill(grid, filler, item)
+    to_fill = bytes_to_fill(grid, filler, item, quality)
     payload = 4 * PAYLOAD_PARTS * math.prod(grid.size)
     blend_fixed = 2 * payload  # one block as it is decoded, and the copy that is used
     most = min(max(to_fill - payload, BLEND_BYTES), usable - fixed - blend_fixed)
     blend_tiles = tuple(
-        TileGrid(extent, blend_tile_shape(extent, grid, step, info, most))
+        TileGrid(extent, blend_tile_shape(extent, grid, step, info, most, quality))
         for info, step in zip(variables, output_chunks, strict=True)
     )
     samples = math.prod(extent)
     memory = Memory(
-        survey=fixed + bytes_to_survey(survey_tiles.shape, item),
+        survey=fixed + bytes_to_survey(survey_tiles.shape, item, quality),
         learn=fixed + learn_bytes if crops else 0,
         fill=fixed + to_fill,
         blend=fixed
         + blend_fixed
-        + max(bytes_to_blend(tiles.shape, info) for tiles, info in zip(blend_tiles, variables, strict=True)),
+        + max(bytes_to_blend(tiles.shape, info, quality) for tiles, info in zip(blend_tiles, variables, strict=True)),
     )
     if memory.peak > usable:
         worst = "blending" if memory.blend == memory.peak else "surveying"
@@ -282,7 +288,9 @@ def check_max_gap(days: object, option: str) -> None:
         raise OptionError(f"{option} needs a number of days above 0, got {days!r}")
 
 
-def _learning(extent: Triple, filler: Filler, budget: int, item: int) -> tuple[tuple[Window, ...], int, float]:
+def _learning(
+    extent: Triple, filler: Filler, budget: int, item: int, quality: QualityCost
+) -> tuple[tuple[Window, ...], int, float]:
     """Return the crops to learn from, the memory above the idle process and the seconds that it takes.
 
     The crops shrink, and in the end there is only one, until the memory holds them.
@@ -296,7 +304,8 @@ def _learning(extent: Triple, filler: Filler, budget: int, item: int) -> tuple[t
             crops = choose_crops(extent, most=most, samples=samples)
             sizes = [crop.size for crop in crops]
             total = sum(sizes)
-            least = FILL_SAMPLE_BYTES * total + filler.learn_bytes(total) + max(sizes) * item
+            read = max(crop.size * item + quality.bytes(crop.shape) for crop in crops)
+            least = FILL_SAMPLE_BYTES * total + filler.learn_bytes(total) + read
             if least <= budget:
                 return crops, least, filler.learn_seconds(total)
             if samples <= extent[0] * SMALLEST_SIDE**2:

@@ -64,6 +64,15 @@ class CubeReader(Protocol):
     def read_domain(self, window: Window) -> NDArray[np.bool_] | None:
         """Return (y, x) True where values can exist, or None where that is everywhere."""
 
+    def read_trusted(self, window: Window) -> NDArray[np.bool_] | None:
+        """Return (t, y, x) True where rules let samples be trusted, or None where there are no rules.
+
+        A sample's answer is the same in whichever window it is asked for.
+        """
+
+    def read_judged(self, window: Window) -> tuple[NDArray[np.bool_], NDArray[np.int64]] | None:
+        """Return what `read_trusted` does, and how often each rule matched, see `stpipe.core.trust.remarks`."""
+
 
 class Overviews(Protocol):
     """The scene's pooled sums: level k has cells of 2**k x 2**k pixels; the last level is one cell a frame."""

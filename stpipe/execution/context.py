@@ -61,12 +61,7 @@ class FillJob:
 
     def read(self, info: VariableInfo, window: Window) -> Samples:
         """Read a window inside the cube."""
-        return Samples(
-            stored=self.reader.read(info.name, window),
-            domain=self.reader.read_domain(window),
-            info=info,
-            valid_range=self.valid_range,
-        )
+        return read_samples(self.reader, info, window, self.valid_range)
 
     def read_standardised(self, info: VariableInfo, window: Window) -> Standardised:
         """Read a window, which may reach past the cube's end, by the scene's location and spread."""
@@ -161,10 +156,19 @@ class Samples:
     valid_range: tuple[float, float] | None
     """What counts as valid."""
 
+    trusted: NDArray[np.bool_] | None = None
+    """(t, y, x), what rules let be trusted; None: everything."""
+
+    rule_counts: NDArray[np.int64] | None = None
+    """(rule, 2), how often each rule matched, see `stpipe.core.trust.remarks`."""
+
     def frame(self, t: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Return one frame's physical values and where they are valid."""
         values = physical(self.stored[t], self.info)
-        return values, valid_samples(values, valid_range=self.valid_range, domain=self.domain)
+        valid = valid_samples(values, valid_range=self.valid_range, domain=self.domain)
+        if self.trusted is not None:
+            valid &= self.trusted[t]
+        return values, valid
 
     def believed(self, t: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Return one frame's physical values and where they are valid and may speak for others."""
@@ -190,3 +194,19 @@ class Samples:
             standard = (np.where(known, frame, scale.location) - scale.location) / scale.spread
             values[t, :height, :width] = standard.clip(-FARTHEST, FARTHEST)
         return Standardised(values=values, valid=valid, domain=self.domain)
+
+
+def read_samples(
+    reader: CubeReader, info: VariableInfo, window: Window, valid_range: tuple[float, float] | None = None
+) -> Samples:
+    """Read a window inside a cube, with all that decides what of it is valid."""
+    # The rules first: what they take in memory is given back before the samples are there.
+    judged = reader.read_judged(window)
+    return Samples(
+        stored=reader.read(info.name, window),
+        domain=reader.read_domain(window),
+        info=info,
+        valid_range=valid_range,
+        trusted=None if judged is None else judged[0],
+        rule_counts=None if judged is None else judged[1],
+    )

@@ -45,6 +45,9 @@ class RunOutcome:
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     """Samples by source, for each variable."""
 
+    rule_counts: list[list[int]] = field(default_factory=list)
+    """How often each rule on what to trust matched, see `stpipe.core.trust.remarks`; empty without rules."""
+
     stages: dict[str, StageResult] = field(default_factory=dict)
     """How each stage ended."""
 
@@ -86,6 +89,7 @@ def run_blocks(
     _refuse_failures(surveyed, "survey", "tile", context)
     context = finish_survey(context)
     outcome.context = context
+    outcome.rule_counts = rule_counts(context)
 
     todo = blocks_with_gaps(context)
     outcome.blocks_with_gaps = len(todo)
@@ -155,6 +159,14 @@ def finish_survey(context: RunContext) -> RunContext:
         scales[info.name] = Scale(location=location, spread=spread)
         context.overviews.complete(info.name)
     return context.surveyed(scales, digests)
+
+
+def rule_counts(context: RunContext) -> list[list[int]]:
+    """Add up how often each rule matched; what is trusted is the same for all variables, so the first tells."""
+    book = context.book("survey")
+    records = (book.read(f"{j:07d}") for j in range(len(context.plan.survey_tiles)))
+    counts = [record["rules"] for record in records if record is not None and "rules" in record]
+    return [[sum(column) for column in zip(*rule, strict=True)] for rule in zip(*counts, strict=True)]
 
 
 def finish_learning(context: RunContext, numbers: Iterable[int]) -> tuple[RunContext, dict[str, JSON]]:

@@ -58,16 +58,16 @@ def survey_tile(context: RunContext, number: int) -> str:
     )
     store.write_tile(info.name, tile, levels)
     store.write_gaps(info.name, tile, gaps)
-    book.write(
-        name,
-        {
-            "variable": info.name,
-            "digest": digest(*levels.values(), gaps),
-            "valid": valid_count,
-            "gaps": domain_count - valid_count,
-            "sample": base64.b64encode(picked.tobytes()).decode(),
-        },
-    )
+    record = {
+        "variable": info.name,
+        "digest": digest(*levels.values(), gaps),
+        "valid": valid_count,
+        "gaps": domain_count - valid_count,
+        "sample": base64.b64encode(picked.tobytes()).decode(),
+    }
+    if samples.rule_counts is not None:
+        record["rules"] = samples.rule_counts.tolist()
+    book.write(name, record)
     return "done"
 
 

@@ -7,6 +7,7 @@ output tile. Nothing is computed until the result is.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -22,8 +23,10 @@ from numpy.typing import NDArray
 from stpipe.core.blend import PAYLOAD_PARTS, Blend
 from stpipe.core.plan import check_max_gap, make_plan
 from stpipe.core.ports import Learner
+from stpipe.core.qa_products import parse_trust
 from stpipe.core.samples import SOURCE_CODES, check_fillable
 from stpipe.core.survey import ArrayOverviews, Level, coarser, lattice_step, levels_of, location_and_spread, standardise
+from stpipe.core.trust import remarks
 from stpipe.core.windows import Triple, Window
 from stpipe.errors import CubeError
 from stpipe.execution.cluster import cores, share_of_memory
@@ -47,9 +50,12 @@ class Survey(NamedTuple):
     gaps: bool
     """Whether there is anything to fill."""
 
+    rule_counts: NDArray[np.int64] | None
+    """How often each rule on what to trust matched; None without rules."""
 
-SurveyPart = tuple[Level, NDArray[np.float64], bool]
-"""A tile's finest overview level, its picked samples, and whether it has gaps."""
+
+SurveyPart = tuple[Level, NDArray[np.float64], bool, NDArray[np.int64] | None]
+"""A tile's finest overview level, its picked samples, whether it has gaps, and how often each rule matched."""
 
 Products = tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32]]
 """Samples, source codes and half-widths of a window."""
@@ -64,6 +70,10 @@ def fill(
     tune: bool | None = None,
     domain: str | xr.DataArray | None = None,
     valid_range: tuple[float, float] | None = None,
+    qa: str | Sequence[str] = (),
+    keep: str | Sequence[str] = (),
+    drop: str | Sequence[str] = (),
+    buffer: int = 0,
     max_gap: float | None = None,
     interval: float = 0.9,
     block: Triple | None = None,
@@ -78,7 +88,7 @@ def fill(
         Variables over (time, y, x) in any order and by any names that `stpipe.open_cube` takes, NaN in gaps. If a
         variable is a Dask array, so is its result, and nothing is computed yet.
     variables : sequence of str, optional
-        What to fill; all numeric variables over (time, y, x) unless given.
+        What to fill; all numeric variables over (time, y, x) unless given, but those that rules are about.
     method, model : str
         As for ``stpipe fill-scene``.
     tune : bool, optional
@@ -87,6 +97,10 @@ def fill(
         Non-zero where values can exist at all.
     valid_range : (low, high), optional
         Values outside of it are gaps.
+    qa, keep, drop : str or sequence of str
+        Which samples to trust, as for ``stpipe fill-scene``; what is not trusted counts as gap.
+    buffer : int
+        Pixels by which what these rules call unclear grows.
     max_gap : float, optional
         Gaps farther than this many days from an observation of their pixel stay unfilled.
     interval : float
@@ -118,7 +132,7 @@ def fill(
     """
     check_max_gap(max_gap, "max_gap")
     percent = interval_percent(interval, "interval")
-    cube = understand(obj, variables=variables, domain=domain)
+    cube = understand(obj, variables=variables, domain=domain, trust=parse_trust(qa, keep, drop, buffer))
     filler = make_filler(method, model=model, coverage=percent / 100, tune=tune)
     result: xr.Dataset = cube.dataset.drop_vars(
         [old for name in cube.names for old in companions(name)], errors="ignore"
@@ -135,6 +149,7 @@ def fill(
             block=block,
             overlap=overlap,
             whole_axis=max_gap is not None,
+            quality=cube.quality_cost,
         )
         job = FillJob(
             plan=plan,
@@ -152,8 +167,9 @@ def fill(
 def _survey_part(job: FillJob, tile: Window) -> SurveyPart:
     """Survey one tile."""
     info = job.variable(0)
-    levels, gaps, picked, _, _ = survey_samples(job.read(info, tile), tile.start, lattice_step(job.plan.extent))
-    return levels[min(levels)], picked, bool(gaps.any())
+    samples = job.read(info, tile)
+    levels, gaps, picked, _, _ = survey_samples(samples, tile.start, lattice_step(job.plan.extent))
+    return levels[min(levels)], picked, bool(gaps.any()), samples.rule_counts
 
 
 def _survey(job: FillJob, parts: Sequence[SurveyPart]) -> Survey:
@@ -162,10 +178,11 @@ def _survey(job: FillJob, parts: Sequence[SurveyPart]) -> Survey:
     first, *_ = levels = levels_of(extent)
     cell = 2**first
     base = np.zeros((3, extent[0], -(-extent[1] // cell), -(-extent[2] // cell)))
-    for tile, (level, _, _) in zip(job.plan.survey_tiles, parts, strict=True):
+    for tile, (level, *_) in zip(job.plan.survey_tiles, parts, strict=True):
         t, y, x = (start // step for start, step in zip(tile.start, (1, cell, cell), strict=True))
         base[:, t : t + level.shape[1], y : y + level.shape[2], x : x + level.shape[3]] = level
-    location, spread = location_and_spread(np.concatenate([picked for _, picked, _ in parts]))
+    location, spread = location_and_spread(np.concatenate([picked for _, picked, _, _ in parts]))
+    counts = [counts for *_, counts in parts if counts is not None]
     arrays = {}
     for k in levels:
         arrays[k] = standardise(base, location, spread)
@@ -173,7 +190,8 @@ def _survey(job: FillJob, parts: Sequence[SurveyPart]) -> Survey:
     return Survey(
         scale=Scale(location=location, spread=spread),
         overviews=ArrayOverviews(arrays),
-        gaps=any(gaps for _, _, gaps in parts),
+        gaps=any(gaps for _, _, gaps, _ in parts),
+        rule_counts=None if not counts else np.sum(counts, axis=0),
     )
 
 
@@ -211,6 +229,10 @@ def _finish_one(
 def _fill_now(job: FillJob) -> Products:
     """Fill an array in memory."""
     survey = _survey(job, [_survey_part(job, tile) for tile in job.plan.survey_tiles])
+    assert isinstance(job.reader, ArrayReader)
+    if job.reader.trust is not None and survey.rule_counts is not None:
+        for line in remarks(job.reader.trust, survey.rule_counts):
+            warnings.warn(line, UserWarning, stacklevel=3)
     if not isinstance(job.filler, Learner):
         job.filler.prepare()
     learned = _learn(job, survey)
@@ -236,7 +258,9 @@ def _fill_lazily(job: FillJob) -> tuple[da.Array, da.Array, da.Array]:
     plan, grid = job.plan, job.plan.blocks
     reader = job.reader
     assert isinstance(reader, ArrayReader)
-    if any(isinstance(value, Future) for value in dict(reader.array.__dask_graph__()).values()):
+    inputs = [reader.array, *(quality.array for quality in reader.quality.values())]
+    graphs = [dict(array.__dask_graph__()) for array in inputs if is_dask_collection(array)]
+    if any(isinstance(value, Future) for graph in graphs for value in graph.values()):
         raise CubeError(
             "the array is persisted on a cluster, where no task can be asked for a window of it; fill it before "
             "persist(), or load it with compute()"
@@ -244,6 +268,8 @@ def _fill_lazily(job: FillJob) -> tuple[da.Array, da.Array, da.Array]:
     token = tokenize(
         reader.array,
         reader.domain,
+        None if reader.trust is None else reader.trust.identity(),
+        inputs[1:],
         plan.identity,
         plan.variables,
         plan.blend_tiles,

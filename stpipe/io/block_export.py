@@ -27,9 +27,10 @@ from stpipe.core.blocks import Block, BlockGrid, BlockSpec
 from stpipe.core.gaps import SHARE, Purpose, draw_gaps, generator
 from stpipe.core.ports import VariableInfo
 from stpipe.core.samples import check_fillable
+from stpipe.core.trust import remarks
 from stpipe.core.windows import Triple, Window, round_up
 from stpipe.errors import CubeError, OptionError, OutputError
-from stpipe.execution.context import Samples
+from stpipe.execution.context import read_samples
 from stpipe.io.block_folders import NODATA, NODATA_FLAGS, georeference, write_bands
 from stpipe.io.cube import Cube
 from stpipe.io.frames import frame_dates, safe_names
@@ -119,6 +120,9 @@ class Chosen:
     best: float
     """Largest share of valid samples among those that were looked at."""
 
+    remarks: tuple[str, ...] = ()
+    """What to say of rules on what to trust that matched nothing, or everything."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
@@ -181,6 +185,7 @@ def _choose(cube: Cube, info: VariableInfo, grid: BlockGrid, spec: ExportSpec, s
     if spec.most is not None:
         # Draws of gaps are counted from 1, so that these numbers are nobody else's.
         order = generator(Purpose.BLOCKS, spec.seed, 0, 0, 0).permutation(len(grid)).tolist()
+    rule_counts = np.zeros((0 if cube.trust is None else len(cube.trust.rules), 2), dtype=np.int64)
     counts: dict[tuple[int, int], NDArray[np.int64]] = {}
     found: list[Block] = []
     left_out, best = 0, 0.0
@@ -188,7 +193,7 @@ def _choose(cube: Cube, info: VariableInfo, grid: BlockGrid, spec: ExportSpec, s
         block = grid.block(number)
         place = block.index[1:]
         if place not in counts:
-            counts[place] = np.array([valid.sum() for _, valid in _frames(cube, info, spec, block.write)])
+            counts[place] = np.array([valid.sum() for _, valid in _frames(cube, info, spec, block.write, rule_counts)])
         count = int(counts[place][block.write.slices[0]].sum())
         best = max(best, count / block.write.size)
         if count >= max(1, spec.least_valid * block.write.size):
@@ -199,26 +204,31 @@ def _choose(cube: Cube, info: VariableInfo, grid: BlockGrid, spec: ExportSpec, s
         if len(found) == spec.most:
             break
     blocks = tuple(sorted(found, key=lambda block: (*block.index[1:], block.index[0])))
-    return Chosen(info=info, blocks=blocks, left_out=left_out, best=best)
+    said = () if cube.trust is None else remarks(cube.trust, rule_counts)
+    return Chosen(info=info, blocks=blocks, left_out=left_out, best=best, remarks=said)
 
 
 def _frames(
-    cube: Cube, info: VariableInfo, spec: ExportSpec, window: Window
+    cube: Cube,
+    info: VariableInfo,
+    spec: ExportSpec,
+    window: Window,
+    rule_counts: NDArray[np.int64] | None = None,
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
-    """Yield physical values and where they are valid, of the pixels of a window, a frame of the cube at a time."""
+    """Yield physical values and where they are valid, of the pixels of a window, a frame of the cube at a time.
+
+    How often rules on what to trust matched is added to `rule_counts`.
+    """
     reader = cube.reader([info.name])
-    domain = reader.read_domain(window)
     (_, top, left), (_, bottom, right) = window.start, window.stop
     frames = cube.extent[0]
     # Whole chunks at a time, or each would be decoded as often as it is long.
     at_once = min(round_up(window.shape[0], info.chunks[0]), max(1, _READ_SAMPLES // ((bottom - top) * (right - left))))
     for start in range(0, frames, at_once):
-        part = Samples(
-            stored=reader.read(info.name, Window((start, top, left), (min(start + at_once, frames), bottom, right))),
-            domain=domain,
-            info=info,
-            valid_range=spec.valid_range,
-        )
+        box = Window((start, top, left), (min(start + at_once, frames), bottom, right))
+        part = read_samples(reader, info, box, spec.valid_range)
+        if rule_counts is not None and part.rule_counts is not None:
+            np.add(rule_counts, part.rule_counts, out=rule_counts)
         for t in range(len(part.stored)):
             yield part.believed(t)
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from stpipe.core.geometry import NO_RULES, QualityCost
 from stpipe.core.ports import VariableInfo
-from stpipe.core.windows import Triple, triple
+from stpipe.core.qa_products import parse_trust
+from stpipe.core.trust import Trust
+from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import CubeError
 from stpipe.io.dimensions import Role, coordinate_of
 from stpipe.io.georeference import (
@@ -34,7 +38,9 @@ from stpipe.io.variables import (
     choose,
     expand_bands,
     over_time_y_x,
+    quality_names,
     stored_domain,
+    stored_quality,
     stored_variable,
     suggest,
     why_not_a_cube,
@@ -114,6 +120,12 @@ class Cube:
     area: str | None = None
     """Area of interest as GeoJSON in the CRS of the cube."""
 
+    trust: Trust | None = None
+    """Rules on which samples to trust, with the names that their variables have here; None: all are trusted."""
+
+    quality: tuple[StoredVariable, ...] = ()
+    """Where the variables lie that the rules are about."""
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the variables."""
@@ -140,7 +152,19 @@ class Cube:
             domain=self.stored_domain,
             area=self.area,
             transform=self.transform,
+            trust=self.trust,
+            quality=self.quality,
         )
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the arrays in the file that decide what is observed, and what of it is trusted."""
+        return tuple(dict.fromkeys(stored.source for stored in (*self.stored, *self.quality)))
+
+    @property
+    def quality_cost(self) -> QualityCost:
+        """What it takes to tell which samples are trusted."""
+        return quality_cost(self.trust, [stored.info for stored in self.quality])
 
     def template(self) -> xr.Dataset:
         """Return a dataset without data variables: the coordinates and the grid mapping that an output has to carry.
@@ -168,6 +192,7 @@ def open_source(
     domain: str | None = None,
     time: Period | None = None,
     aoi: Path | None = None,
+    trust: Trust | None = None,
 ) -> Cube:
     """Return a checked description of a cube; no sample is read.
 
@@ -176,13 +201,16 @@ def open_source(
     path : str or Path
         A Zarr group (v2 or v3) or a NetCDF file.
     variables : sequence of str, optional
-        Which to use; all numeric ones over (time, y, x) unless given. A band of a `band` dimension is a variable.
+        Which to use; all numeric ones over (time, y, x) unless given, but those that rules are about. A band of a
+        `band` dimension is a variable.
     domain : str, optional
         Static variable over (y, x) that is non-zero where values can exist.
     time : (start, end), optional
         Period to use, both ends inside; None is open.
     aoi : Path, optional
         GeoJSON polygons: the cube is cut to their bounding box, and the domain to the pixels they touch.
+    trust : Trust, optional
+        Rules on which samples to trust.
 
     Raises
     ------
@@ -190,11 +218,13 @@ def open_source(
         If there is no such file.
     CubeError
         If it is not a cube, or lacks what was asked for. One line says what, where and what to do.
+    OptionError
+        If a rule is about a variable that is not there, or asks of it what its type can't tell.
     """
     place = absolute(path)
     kind = kind_of(place)
     with open_raw(place, kind) as raw:
-        return _describe_cube(raw, place, kind, variables, domain, time, aoi)
+        return _describe_cube(raw, place, kind, variables, domain, time, aoi, trust)
 
 
 def _describe_cube(
@@ -205,13 +235,19 @@ def _describe_cube(
     domain: str | None,
     period: Period | None,
     aoi: Path | None,
+    trust: Trust | None,
 ) -> Cube:
     found = over_time_y_x(raw)
     if kind == "zarr":
         found.sort(key=lambda pair: pair[0])  # a folder has no order of its own
-    candidates = expand_bands(raw, found)
+    candidates = everything = expand_bands(raw, found)
     if not candidates:
         raise CubeError(why_not_a_cube(raw, path))
+    if trust is not None:
+        trust = trust.resolved(quality_names(raw, candidates, trust, path), path)
+    if trust is not None and names is None:
+        # Where there is nothing else, they are what the cube holds.
+        candidates = [c for c in candidates if c[0] not in trust.variables] or candidates
     chosen = choose(raw, candidates, names, path)
     grids = {dims for _, _, _, dims in chosen}
     if len(grids) > 1:
@@ -244,6 +280,7 @@ def _describe_cube(
 
     stored = tuple(stored_variable(raw, name, source, picks, dims, path) for name, source, picks, _ in chosen)
     static = stored_domain(raw, domain, dims, path) if domain is not None else None
+    quality = () if trust is None else stored_quality(raw, everything, trust, dims, path)
     y, x = (None if c is None else c[cut] for c, cut in ((y, rows), (x, columns)))
     days = times.days[first:stop]
     cut_transform = None if transform is None else shifted(transform, rows.start, columns.start)
@@ -254,6 +291,11 @@ def _describe_cube(
             "place": [path, kind, dims, offset, extent, crs_wkt, cut_transform, area],
             "variables": [asdict(variable) for variable in stored],
             "domain": None if static is None else asdict(static),
+            **(
+                {}
+                if trust is None
+                else {"trust": trust.identity(), "quality": [asdict(variable) for variable in quality]}
+            ),
         },
         [labels.astype("datetime64[us]").astype(np.int64), days, y, x],
     )
@@ -278,6 +320,20 @@ def _describe_cube(
         domain=domain,
         stored_domain=static,
         area=area,
+        trust=trust,
+        quality=quality,
+    )
+
+
+def quality_cost(trust: Trust | None, infos: Sequence[VariableInfo]) -> QualityCost:
+    """Return what it takes to tell which samples are trusted, from the variables that the rules are about."""
+    if trust is None:
+        return NO_RULES
+    items = [np.dtype(info.dtype).itemsize for info in infos]
+    return QualityCost(
+        item=sum(items),
+        buffer=trust.buffer,
+        chunk=max(prod(info.chunks) * item for info, item in zip(infos, items, strict=True)),
     )
 
 
@@ -363,24 +419,56 @@ def open_cube(
     domain: str | None = None,
     time: Period | None = None,
     aoi: Path | None = None,
+    qa: str | Sequence[str] = (),
+    keep: str | Sequence[str] = (),
+    drop: str | Sequence[str] = (),
+    buffer: int = 0,
 ) -> xr.Dataset:
     """Return a cube as a lazy, decoded dataset: (time, y, x) order, the file's names, NaN in gaps.
 
-    Takes what `open_source` takes. Encodings are kept, so that `Dataset.to_zarr` writes the stored types again. The
-    domain variable, if named, is included; outside of an area of interest nothing is masked.
+    Takes what `open_source` takes, and which samples to trust as the command line does, see
+    `stpipe.core.qa_products.parse_trust`: what is not trusted is NaN. Encodings are kept, so that `Dataset.to_zarr`
+    writes the stored types again, but for integers that have no value for gaps and get some. The domain variable and
+    the ones that rules are about are included; outside of an area of interest nothing is masked.
     """
-    cube = open_source(path, variables=variables, domain=domain, time=time, aoi=aoi)
+    trust = parse_trust(qa, keep, drop, buffer)
+    cube = open_source(path, variables=variables, domain=domain, time=time, aoi=aoi, trust=trust)
     raw = open_raw(cube.path, cube.kind, lazy_chunks=True)
     coords, mapping = _coordinates(raw, cube), cube.grid_mapping
-    arrays = {s.info.name: _decoded(raw, s, cube.dims, mapping) for s in cube.stored}
+    beside = tuple(stored for stored in cube.quality if stored.info.name not in cube.names)
+    arrays = {s.info.name: _decoded(raw, s, cube.dims, mapping) for s in (*cube.stored, *beside)}
     if cube.stored_domain is not None:
         arrays[cube.stored_domain.info.name] = _decoded(raw, cube.stored_domain, cube.dims[1:], mapping)
     dataset = xr.Dataset(arrays, coords=coords, attrs=dict(raw.attrs)).isel(cube.selection, missing_dims="ignore")
-    for info in cube.variables:
+    for info in (*cube.variables, *(stored.info for stored in beside)):
         # Zarr refuses Dask chunks that straddle stored ones, as they do after a cut.
         dataset[info.name] = dataset[info.name].chunk(dict(zip(cube.dims, info.chunks, strict=True)))
         dataset[info.name].encoding["chunks"] = info.chunks
+    if cube.trust is not None:
+        reader = cube.reader(())
+        for name in set(cube.names) - set(cube.trust.variables):
+            dataset[name] = _where_trusted(dataset[name], reader)
     return dataset
+
+
+def _where_trusted(array: xr.DataArray, reader: StoredReader) -> xr.DataArray:
+    """Return a lazy array with NaN where rules trust nothing; each chunk reads what the rules are about by itself."""
+
+    def cut(values: NDArray[Any], block_info: Any = None) -> NDArray[Any]:
+        place = block_info[0]["array-location"]
+        window = Window(triple(start for start, _ in place), triple(stop for _, stop in place))
+        trusted = reader.read_trusted(window)
+        assert trusted is not None
+        return np.where(trusted, values, dtype.type(np.nan))
+
+    dtype = np.result_type(array.dtype, np.float32)  # float64 where float32 can't hold the integers
+    data = array.data.map_blocks(cut, dtype=dtype, meta=np.empty((0, 0, 0), dtype=dtype))
+    encoding = dict(array.encoding)
+    if np.dtype(encoding.get("dtype", dtype)).kind in "iu" and "_FillValue" not in encoding:
+        encoding.pop("dtype", None)
+    masked = array.copy(data=data)
+    masked.encoding = encoding
+    return masked
 
 
 def _decoded(raw: xr.Dataset, stored: StoredVariable, dims: Sequence[str], mapping: str | None) -> xr.Variable:

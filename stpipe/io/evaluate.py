@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
@@ -14,10 +15,12 @@ from stpipe.core.evaluation import Evaluation
 from stpipe.core.evaluation import evaluate as evaluate_crops
 from stpipe.core.intervals import check_coverage
 from stpipe.core.ports import CubeReader, Filler, VariableInfo
+from stpipe.core.qa_products import parse_trust
 from stpipe.core.samples import check_fillable
 from stpipe.core.survey import lattice_step, location_and_spread, on_lattice
+from stpipe.core.trust import Trust, remarks
 from stpipe.errors import CubeError, OptionError
-from stpipe.execution.context import Samples, Scale
+from stpipe.execution.context import Scale, read_samples
 from stpipe.execution.learning import crop_of
 from stpipe.io.objects import understand
 from stpipe.methods import IN_TIME, METHODS, candidates, make_filler
@@ -70,8 +73,11 @@ def read_crops(
     days: NDArray[np.float64],
     *,
     valid_range: tuple[float, float] | None = None,
+    rule_counts: NDArray[np.int64] | None = None,
 ) -> tuple[list[Crop], float]:
     """Return crops of one variable, standardised by their own location and spread, and that spread.
+
+    How often rules on what to trust matched is added to `rule_counts`.
 
     Raises
     ------
@@ -83,12 +89,9 @@ def read_crops(
     step = lattice_step((len(windows) * frames, height, width))
     parts, picked = [], []
     for window in windows:
-        part = Samples(
-            stored=reader.read(info.name, window),
-            domain=reader.read_domain(window),
-            info=info,
-            valid_range=valid_range,
-        )
+        part = read_samples(reader, info, window, valid_range)
+        if rule_counts is not None and part.rule_counts is not None:
+            np.add(rule_counts, part.rule_counts, out=rule_counts)
         parts.append(part)
         t0, y0, x0 = window.start
         picked += [on_lattice(*part.believed(t), (t0 + t, y0, x0), step) for t in range(frames)]
@@ -113,9 +116,10 @@ def evaluate_cube(
     seed: int = 0,
     interval: float = 0.9,
     valid_range: tuple[float, float] | None = None,
+    trust: Trust | None = None,
     progress: Progress | None = None,
 ) -> list[Evaluation]:
-    """Score methods on each variable of a cube; takes what `evaluate` takes."""
+    """Score methods on each variable of a cube; takes what `evaluate` takes, and the rules that the reader heeds."""
     if draws < 1:
         raise OptionError(f"gaps have to be drawn at least once, got --draws {draws}")
     fillers = fillers_for(methods, model=model, interval=interval, frames=reader.extent[0])
@@ -123,7 +127,8 @@ def evaluate_cube(
         check_fillable(info)
     results = []
     for number, info in enumerate(infos):
-        crops, spread = read_crops(reader, info, days, valid_range=valid_range)
+        rule_counts = np.zeros((0 if trust is None else len(trust.rules), 2), dtype=np.int64)
+        crops, spread = read_crops(reader, info, days, valid_range=valid_range, rule_counts=rule_counts)
 
         def step(done: int, total: int, number: int = number) -> None:
             if progress is not None:
@@ -140,7 +145,8 @@ def evaluate_cube(
             units=str(info.attrs.get("units", "")),
             progress=step,
         )
-        results.append(found)
+        said = () if trust is None or number else remarks(trust, rule_counts)  # they are the same for every variable
+        results.append(replace(found, notes=(*(f"{line}, of the parts that were read" for line in said), *found.notes)))
     return results
 
 
@@ -155,6 +161,10 @@ def evaluate(
     interval: float = 0.9,
     domain: str | xr.DataArray | None = None,
     valid_range: tuple[float, float] | None = None,
+    qa: str | Sequence[str] = (),
+    keep: str | Sequence[str] = (),
+    drop: str | Sequence[str] = (),
+    buffer: int = 0,
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """Score methods on artificial gaps of a cube.
@@ -181,6 +191,10 @@ def evaluate(
         Non-zero where values can exist at all.
     valid_range : (low, high), optional
         Values outside of it are gaps.
+    qa, keep, drop : str or sequence of str
+        Which samples to trust, as for ``stpipe fill-scene``; what is not trusted counts as gap.
+    buffer : int
+        Pixels by which what these rules call unclear grows.
     progress : callable, optional
         Called with steps done and steps there are.
 
@@ -206,7 +220,7 @@ def evaluate(
     >>> sorted(scores.sizes), float(scores.skill.sel(variable="ndvi", method_name="linear", group="all"))
     (['group', 'method_name', 'variable'], 0.0)
     """
-    cube = understand(obj, variables=variables, domain=domain)
+    cube = understand(obj, variables=variables, domain=domain, trust=parse_trust(qa, keep, drop, buffer))
     results = []
     for name in cube.names:
         results += evaluate_cube(
@@ -219,6 +233,7 @@ def evaluate(
             seed=seed,
             interval=interval,
             valid_range=valid_range,
+            trust=cube.trust,
             progress=progress,
         )
     return as_dataset(results, {name: str(cube.dataset[name].attrs.get("units", "")) for name in cube.names})

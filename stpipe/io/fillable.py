@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from stpipe.core.trust import Trust
 from stpipe.errors import CubeError
 from stpipe.io.cube import Cube, open_source
 from stpipe.io.frames import SOURCE_SUFFIX, holds_sources, infos_of
@@ -21,15 +22,17 @@ def open_fillable(
     domain: str | None = None,
     time: tuple[str | None, str | None] | None = None,
     aoi: Path | None = None,
+    trust: Trust | None = None,
 ) -> tuple[Cube, tuple[str, ...]]:
     """Open a cube with the variables that are worth filling, and say what was left out.
 
     Parameters
     ----------
-    path, domain, time, aoi
+    path, domain, time, aoi, trust
         As for `stpipe.io.cube.open_source`.
     variables : sequence of str, optional
-        Taken as they are; unless given, all but codes, and what came with variables that were filled before.
+        Taken as they are; unless given, all but codes, what rules are about, and what came with variables that were
+        filled before.
 
     Returns
     -------
@@ -43,12 +46,12 @@ def open_fillable(
     CubeError
         If there is nothing but codes, or it is no cube.
     """
-    cube = open_source(path, variables=variables, domain=domain, time=time, aoi=aoi)
+    cube = open_source(path, variables=variables, domain=domain, time=time, aoi=aoi, trust=trust)
     if variables is not None:
         return cube, ()
     names, notes = worth_filling(cube)
     if names != cube.names:
-        cube = open_source(path, variables=names, domain=domain, time=time, aoi=aoi)
+        cube = open_source(path, variables=names, domain=domain, time=time, aoi=aoi, trust=trust)
     return cube, notes
 
 
@@ -57,6 +60,8 @@ def worth_filling(cube: Cube) -> tuple[tuple[str, ...], tuple[str, ...]]:
     infos = infos_of(cube)
     names = mosaic_variables(infos)
     codes = [n for n in names if n.lower() in CODES or {"flag_values", "flag_masks"} & set(infos[n].attrs)]
+    rules_about = () if cube.trust is None else cube.trust.variables
+    codes += [name for name in names if name in rules_about and name not in codes]
     names = tuple(name for name in names if name not in codes)
     notes = []
     if codes:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from stpipe.core.ports import VariableInfo
 from stpipe.core.samples import gap_value, is_nodata
+from stpipe.core.trust import remarks
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.io.cube import Cube
 from stpipe.io.rasters import crs_name
@@ -50,6 +51,9 @@ class GapCount:
     full_frames: int
     """Number of frames without a gap."""
 
+    rule_counts: NDArray[np.int64] | None = None
+    """How often each rule on what to trust matched; None without rules."""
+
 
 def count_gaps(reader: StoredReader, info: VariableInfo, *, progress: Progress | None = None) -> GapCount:
     """Return the gaps of one variable, read a few chunks at a time.
@@ -64,27 +68,33 @@ def count_gaps(reader: StoredReader, info: VariableInfo, *, progress: Progress |
         Called with samples seen and samples there are.
     """
     frames = reader.extent[0]
-    if gap_value(info) is None and reader.domain is None and reader.area is None:
+    if gap_value(info) is None and reader.domain is None and reader.area is None and reader.trust is None:
         return GapCount(gap_share=0.0, empty_frames=(), full_frames=frames)  # nothing can say gap
     valid = np.zeros(frames, dtype=np.int64)
     possible, seen, total = 0, 0, prod(reader.extent)
+    rule_counts = None if reader.trust is None else np.zeros((len(reader.trust.rules), 2), dtype=np.int64)
 
-    def count(window: Window) -> tuple[Window, NDArray[np.int64], int]:
+    def count(window: Window) -> tuple[Window, NDArray[np.int64], int, NDArray[np.int64] | None]:
         samples = reader.read(info.name, window)
         trusted = ~is_nodata(samples, info)
         if samples.dtype.kind == "f":
             trusted &= np.isfinite(samples)
+        judged = reader.read_judged(window)
+        if judged is not None:
+            trusted &= judged[0]
         domain = reader.read_domain(window)
         if domain is not None:
             trusted &= domain
         # The pixels of the domain are counted with the first frame alone.
         pixels = 0 if window.start[0] else int(domain.sum()) if domain is not None else prod(window.shape[1:])
-        return window, trusted.sum(axis=(1, 2), dtype=np.int64), pixels
+        return window, trusted.sum(axis=(1, 2), dtype=np.int64), pixels, None if judged is None else judged[1]
 
     tiles = tiles_of(reader.extent, reader.offset, info)
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         while batch := list(itertools.islice(tiles, _BATCH)):
-            for window, counts, pixels in pool.map(count, batch):
+            for window, counts, pixels, matched in pool.map(count, batch):
+                if rule_counts is not None and matched is not None:
+                    rule_counts += matched
                 valid[window.start[0] : window.stop[0]] += counts
                 possible += pixels
                 seen += window.size
@@ -95,6 +105,7 @@ def count_gaps(reader: StoredReader, info: VariableInfo, *, progress: Progress |
         gap_share=share,
         empty_frames=tuple(int(frame) for frame in np.flatnonzero(valid == 0)),
         full_frames=int((valid == possible).sum()) if possible else 0,
+        rule_counts=rule_counts,
     )
 
 
@@ -169,6 +180,8 @@ def inspect_cube(cube: Cube, *, scan: bool = True, progress: Progress | None = N
         "size_bytes": size_on_disk(cube.path),
         "samples_bytes": sum(prod(cube.extent) * np.dtype(info.dtype).itemsize for info in cube.variables),
         "domain": cube.domain,
+        "trust": None if cube.trust is None else [rule.text for rule in cube.trust.rules],
+        "buffer": 0 if cube.trust is None else cube.trust.buffer,
         "variables": variables,
     }
     report["hints"] = list(_hints(cube, report, gaps))
@@ -229,8 +242,12 @@ def _hints(cube: Cube, report: dict[str, Any], gaps: dict[str, GapCount]) -> Ite
         yield f"{dates['longest_step_days']:g} days without a frame after {dates['longest_step_after']}"
     yield from _chunk_hints(cube)
     for info in cube.variables:
-        if gap_value(info) is None and "flag_values" not in info.attrs:
+        if gap_value(info) is None and "flag_values" not in info.attrs and cube.trust is None:
             yield f"{info.name}: {info.dtype} without nodata can't say gap; name what to trust, or set _FillValue"
+    if cube.trust is not None:
+        first = next(iter(gaps.values()), None)  # they are the same for every variable
+        if first is not None and first.rule_counts is not None:
+            yield from remarks(cube.trust, first.rule_counts)
     for name, counted in gaps.items():
         if len(counted.empty_frames) == len(cube.times):
             yield f"{name}: no valid sample at all; is nodata right?"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,12 @@ import xarray as xr
 from dask.base import is_dask_collection
 from numpy.typing import NDArray
 
+from stpipe.core.geometry import QualityCost
 from stpipe.core.ports import VariableInfo
+from stpipe.core.trust import Judged, Trust, judge
 from stpipe.core.windows import Triple, Window, triple
-from stpipe.errors import CubeError
+from stpipe.errors import CubeError, OptionError
+from stpipe.io.cube import quality_cost
 from stpipe.io.dimensions import coordinate_of, roles_of
 from stpipe.io.frames import companions
 from stpipe.io.times import check_order, decode_times
@@ -41,6 +44,12 @@ class ObjectCube:
     domain: NDArray[np.bool_] | None
     """(y, x), where values can exist; None: everywhere."""
 
+    trust: Trust | None = None
+    """Rules on which samples to trust, resolved; None: all are trusted."""
+
+    quality: Mapping[str, QualityArray] = field(default_factory=dict)
+    """The variables that the rules are about."""
+
     @property
     def extent(self) -> Triple:
         """Shape of the cube."""
@@ -52,7 +61,18 @@ class ObjectCube:
 
     def reader(self, name: str) -> ArrayReader:
         """Return a reader of a variable's samples."""
-        return ArrayReader(name=name, array=self.array(name).variable.data, domain=self.domain)
+        return ArrayReader(
+            name=name,
+            array=self.array(name).variable.data,
+            domain=self.domain,
+            trust=self.trust,
+            quality=self.quality,
+        )
+
+    @property
+    def quality_cost(self) -> QualityCost:
+        """What it takes to tell which samples are trusted."""
+        return quality_cost(self.trust, [quality.info for quality in self.quality.values()])
 
     def info(self, name: str) -> VariableInfo:
         """Describe a variable."""
@@ -64,6 +84,7 @@ def understand(
     *,
     variables: Sequence[str] | None = None,
     domain: str | xr.DataArray | None = None,
+    trust: Trust | None = None,
 ) -> ObjectCube:
     """Return an object as a cube; nothing is computed but the domain.
 
@@ -72,14 +93,18 @@ def understand(
     obj : Dataset or DataArray
         Variables over (time, y, x) in any order and by any names that `stpipe.open_cube` takes.
     variables : sequence of str, optional
-        What to work on; all numeric variables over (time, y, x) unless given.
+        What to work on; all numeric variables over (time, y, x) unless given, but those that rules are about.
     domain : str or DataArray over (y, x), optional
         Non-zero where values can exist at all.
+    trust : Trust, optional
+        Rules on which samples to trust.
 
     Raises
     ------
     CubeError
         If it is no cube.
+    OptionError
+        If a rule is about a variable that is not there, or asks of it what its type can't tell.
 
     Examples
     --------
@@ -89,7 +114,9 @@ def understand(
     (('values',), ('time', 'y', 'x'), (2, 4, 3))
     """
     dataset = obj.to_dataset(name=obj.name or NAMELESS) if isinstance(obj, xr.DataArray) else obj
-    names = _choose(dataset, variables)
+    if trust is not None:
+        trust = trust.resolved(_cube_names(dataset, "iufb"), "the dataset")
+    names = _choose(dataset, variables, () if trust is None else trust.variables)
     dims = _dims(dataset, names[0])
     time = coordinate_of(dataset, dims[0], "time")
     if time is None:
@@ -97,8 +124,74 @@ def understand(
     axis = decode_times(time, "the dataset")
     check_order(axis, "the dataset", dims[0])
     return ObjectCube(
-        dataset=dataset, names=tuple(names), dims=dims, days=axis.days, domain=_domain(dataset, domain, dims)
+        dataset=dataset,
+        names=tuple(names),
+        dims=dims,
+        days=axis.days,
+        domain=_domain(dataset, domain, dims),
+        trust=trust,
+        quality={} if trust is None else _quality(dataset, trust, dims),
     )
+
+
+PACKED_NODATA = int(np.iinfo(np.int64).min)
+"""Stands for NaN in codes that were decoded to floats and are read as integers again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class QualityArray:
+    """A variable that rules are about."""
+
+    info: VariableInfo
+    """How its samples are stored, or were before xarray decoded them to floats."""
+
+    array: Any
+    """(t, y, x) NumPy or Dask array."""
+
+    decoded: bool = False
+    """Whether they were: they are then read as the integers that they were."""
+
+    def read(self, box: tuple[slice, slice, slice]) -> NDArray[Any]:
+        """Return stored samples."""
+        part = self.array[box]
+        samples = np.asarray(part.compute(scheduler="synchronous") if is_dask_collection(part) else part)
+        if not self.decoded:
+            return samples
+        whole = np.full(samples.shape, PACKED_NODATA)
+        known = np.isfinite(samples)
+        whole[known] = np.rint((samples[known] - self.info.add_offset) / self.info.scale_factor)
+        return whole
+
+    @property
+    def as_read(self) -> VariableInfo:
+        """How the samples are stored that `read` returns."""
+        return replace(self.info, dtype="int64", nodata=PACKED_NODATA) if self.decoded else self.info
+
+
+def _quality(dataset: xr.Dataset, trust: Trust, dims: tuple[str, str, str]) -> dict[str, QualityArray]:
+    """Return the variables that rules are about; refuse those on another grid, or of a type that can't tell."""
+    found: dict[str, QualityArray] = {}
+    for rule in trust.rules:
+        array = dataset[rule.variable]
+        if set(array.dims) != set(dims):
+            raise OptionError(
+                f"{rule.text}: {rule.variable!r} is on another grid {array.dims} than the cube {dims}; bring it onto "
+                "that grid, by the nearest neighbour"
+            )
+        array = array.transpose(*dims)
+        info = _info(array, rule.variable)
+        packed = array.encoding.get("dtype")
+        decoded = array.dtype.kind == "f" and packed is not None and np.dtype(packed).kind in "iu"
+        if decoded:
+            info = replace(
+                info,
+                dtype=np.dtype(packed).name,
+                scale_factor=float(array.encoding.get("scale_factor", 1.0)),
+                add_offset=float(array.encoding.get("add_offset", 0.0)),
+            )
+        found[rule.variable] = QualityArray(info=info, array=array.variable.data, decoded=decoded)
+    trust.check({name: quality.info for name, quality in found.items()})
+    return {name: found[name] for name in trust.variables}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -114,6 +207,12 @@ class ArrayReader:
     domain: NDArray[np.bool_] | None = None
     """(y, x), where values can exist."""
 
+    trust: Trust | None = None
+    """Rules on which samples to trust; None: all."""
+
+    quality: Mapping[str, QualityArray] = field(default_factory=dict)
+    """The variables that they are about."""
+
     @property
     def extent(self) -> Triple:
         """Shape of the cube."""
@@ -128,26 +227,56 @@ class ArrayReader:
         """Return (y, x) True where values can exist, or None where that is everywhere."""
         return None if self.domain is None else self.domain[window.slices[1:]]
 
+    def read_trusted(self, window: Window) -> NDArray[np.bool_] | None:
+        """Return (t, y, x) True where rules let samples be trusted, or None where there are no rules."""
+        judged = self.read_judged(window)
+        return None if judged is None else judged[0]
 
-def _choose(dataset: xr.Dataset, variables: Sequence[str] | None) -> list[str]:
+    def read_judged(self, window: Window) -> Judged | None:
+        """Return what `read_trusted` does, and how often each rule matched in the window."""
+        if self.trust is None:
+            return None
+        frames, *box = window.slices
+        reach = self.trust.buffer
+        rows, columns = (
+            slice(max(0, cut.start - reach), min(length, cut.stop + reach))
+            for cut, length in zip(box, self.extent[1:], strict=True)
+        )
+        inner = tuple(
+            slice(cut.start - around.start, cut.stop - around.start)
+            for cut, around in zip(box, (rows, columns), strict=True)
+        )
+        samples = {name: quality.read((frames, rows, columns)) for name, quality in self.quality.items()}
+        infos = {name: quality.as_read for name, quality in self.quality.items()}
+        return judge(self.trust, samples, infos, inner=(inner[0], inner[1]))
+
+
+def _cube_names(dataset: xr.Dataset, kinds: str) -> list[str]:
+    """Return the names of the variables over (time, y, x) of some kinds of types."""
+    return [
+        str(name)
+        for name, array in dataset.data_vars.items()
+        if set(roles_of(dataset, array.dims)) == {"time", "y", "x"} and array.ndim == 3 and array.dtype.kind in kinds
+    ]
+
+
+def _choose(dataset: xr.Dataset, variables: Sequence[str] | None, about: Sequence[str] = ()) -> list[str]:
     """Return the names of the variables to work on: those asked for, or all that hold measurements.
+
+    Those that rules are `about` hold none.
 
     Raises
     ------
     CubeError
         If there is none, or not one that was asked for.
     """
-    cubes = [
-        str(name)
-        for name, array in dataset.data_vars.items()
-        if set(roles_of(dataset, array.dims)) == {"time", "y", "x"} and array.ndim == 3 and array.dtype.kind in "iuf"
-    ]
+    cubes = _cube_names(dataset, "iuf")
     if variables is not None:
         unknown = [name for name in variables if name not in cubes]
         if unknown:
             raise CubeError(f"no variable {unknown[0]!r} over (time, y, x); there are {', '.join(cubes) or 'none'}")
         return list(variables)
-    known = {companion for name in cubes for companion in companions(name)}
+    known = {companion for name in cubes for companion in companions(name)} | set(about)
     chosen = [name for name in cubes if name not in known]
     if not chosen:
         listed = ", ".join(f"{name} over {array.dims}" for name, array in dataset.data_vars.items()) or "nothing"

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpipe.core.samples import physical
+from stpipe.core.trust import Judged, Trust, judge
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import CubeError, ReadError, ShapeError
 from stpipe.io.georeference import Affine6, burn_window
@@ -68,6 +69,12 @@ class StoredReader:
     transform: Affine6 | None = None
     """Of the cube, from its first row and column; needed with `area`."""
 
+    trust: Trust | None = None
+    """Rules on which samples to trust; None: all."""
+
+    quality: tuple[StoredVariable, ...] = ()
+    """The variables that they are about."""
+
     def read(self, variable: str, window: Window) -> NDArray[Any]:
         """Return the stored samples of a window inside the cube, (t, y, x), in the stored dtype."""
         stored = self._find(variable)
@@ -98,6 +105,39 @@ class StoredReader:
         if self.area is not None and self.transform is not None:
             inside &= burn_window(self.area, self.transform, window)
         return inside
+
+    def read_trusted(self, window: Window) -> NDArray[np.bool_] | None:
+        """Return (t, y, x) True where rules let samples be trusted, or None where there are no rules."""
+        judged = self.read_judged(window)
+        return None if judged is None else judged[0]
+
+    def read_judged(self, window: Window) -> Judged | None:
+        """Return what `read_trusted` does, and how often each rule matched in the window.
+
+        With a buffer, what lies around the window is read too: up to the edges of the file, so that what is beside an
+        area of interest is heeded.
+        """
+        if self.trust is None:
+            return None
+        lengths = dict(zip(self.quality[0].dims, self.quality[0].shape, strict=True))
+        frames, *box = (
+            slice(cut.start + start, cut.stop + start) for cut, start in zip(window.slices, self.offset, strict=True)
+        )
+        reach = self.trust.buffer
+        wide = [
+            slice(max(0, cut.start - reach), min(lengths[dim], cut.stop + reach))
+            for cut, dim in zip(box, self.dims[1:], strict=True)
+        ]
+        rows, columns = (
+            slice(cut.start - around.start, cut.stop - around.start) for cut, around in zip(box, wide, strict=True)
+        )
+        selection = dict(zip(self.dims, (frames, *wide), strict=True))
+        samples = {
+            stored.info.name: _without_spare_nodata(self._read_stored(stored, selection), stored)
+            for stored in self.quality
+        }
+        infos = {stored.info.name: stored.info for stored in self.quality}
+        return judge(self.trust, samples, infos, inner=(rows, columns))
 
     def _find(self, name: str) -> StoredVariable:
         for stored in self.stored:

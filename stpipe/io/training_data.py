@@ -7,7 +7,7 @@ A variable of a cube is a family of its own, and so are the blocks of a variable
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,10 @@ from stpipe.core.ports import JSON, VariableInfo
 from stpipe.core.samples import check_fillable, credible, valid_samples
 from stpipe.core.split import LARGEST_PART, NameSplit, Split, parts_of, split_cube, split_names, stem_of
 from stpipe.core.survey import location_and_spread
+from stpipe.core.trust import Trust, remarks
 from stpipe.core.windows import Triple, Window
 from stpipe.errors import CubeError, OptionError
-from stpipe.execution.context import Samples
+from stpipe.execution.context import read_samples
 from stpipe.io.block_folders import BlockFile, find_blocks, read_block, read_truth
 from stpipe.io.cube import Cube, Period
 from stpipe.io.fillable import open_fillable
@@ -62,6 +63,16 @@ class Source:
     blocks: tuple[BlockFile, ...] = ()
     """Or the blocks."""
 
+    rule_counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64), compare=False)
+    """How often each rule on what to trust matched, in what was read of the cube so far."""
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return a line for each rule that matched nothing, or everything, in what was read so far."""
+        trust = None if self.cube is None else self.cube.trust
+        if trust is None or not self.rule_counts.any():
+            return ()
+        return tuple(f"{self.name}: {line} (of the parts that were read)" for line in remarks(trust, self.rule_counts))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
@@ -97,6 +108,7 @@ def open_sources(
     variables: Sequence[str] | None = None,
     domain: str | None = None,
     time: Period | None = None,
+    trust: Trust | None = None,
 ) -> tuple[list[Source], list[str]]:
     """Open cubes and folders of blocks.
 
@@ -104,7 +116,7 @@ def open_sources(
     ----------
     paths : sequence of Path
         Zarr groups, NetCDF files, and folders that hold ``X_*.tif``.
-    variables, domain, time
+    variables, domain, time, trust
         As for `stpipe.io.fillable.open_fillable`; they go with cubes.
 
     Returns
@@ -125,7 +137,8 @@ def open_sources(
             raise OptionError(f"{paths[number]} is named twice; --family-weight makes a source count more")
     folders = [_holds_blocks(Path(place)) for place in places]
     if all(folders):
-        for option, value in (("--var", variables), ("--domain", domain), ("--time", time)):
+        rules = ("--qa, --keep or --drop", trust)
+        for option, value in (("--var", variables), ("--domain", domain), ("--time", time), rules):
             if value:
                 raise OptionError(f"{option} goes with cubes, but {', '.join(map(str, paths))} hold blocks")
     sources: list[Source] = []
@@ -139,7 +152,7 @@ def open_sources(
             sources.append(_block_source(path, name))
         else:
             _check_kind(path)
-            cube, said = open_fillable(path, variables=variables, domain=domain, time=time)
+            cube, said = open_fillable(path, variables=variables, domain=domain, time=time, trust=trust)
             sources.append(_cube_source(cube, name))
             notes += [f"{name}: {line}" for line in said]
     return sources, notes
@@ -175,12 +188,13 @@ def _check_kind(path: Path) -> None:
 def _cube_source(cube: Cube, name: str) -> Source:
     for info in cube.variables:
         check_fillable(info)
-    state = "" if is_remote(cube.path) else file_state(Path(cube.path), [stored.source for stored in cube.stored])
+    state = "" if is_remote(cube.path) else file_state(Path(cube.path), cube.sources)
     return Source(
         name=name,
         families=tuple(f"{name}:{variable}" for variable in cube.names),
         identity={"name": name, "cube": cube.fingerprint, "files": state},
         cube=cube,
+        rule_counts=np.zeros((0 if cube.trust is None else len(cube.trust.rules), 2), dtype=np.int64),
     )
 
 
@@ -237,7 +251,7 @@ def split_sources(
             strip = max(GuideMaker().halo[1:])
             split = split_cube(source.cube.extent, share=share, strip=strip, name=source.name)
             for info, name in zip(source.cube.variables, source.families, strict=True):
-                sides = _cube_sides(source.cube, info, name, split, wanted, valid_range)
+                sides = _cube_sides(source, info, name, split, wanted, valid_range)
                 families.append(_family(name, str(split), sides, seed, len(families)))
             continue
         apart = split_names([block.name for block in source.blocks], share=share, place=source.name)
@@ -258,7 +272,7 @@ def _family(name: str, split: str, sides: tuple[list[Part], list[Part]], seed: i
 
 
 def _cube_sides(
-    cube: Cube,
+    source: Source,
     info: VariableInfo,
     name: str,
     split: Split,
@@ -266,7 +280,7 @@ def _cube_sides(
     valid_range: tuple[float, float] | None,
 ) -> tuple[list[Part], list[Part]]:
     def part(window: Window) -> Part:
-        return Part(samples=window.size, read=lambda: _read_part(cube, info, name, window, valid_range))
+        return Part(samples=window.size, read=lambda: _read_part(source, info, name, window, valid_range))
 
     first, second = (
         [part(window) for window in parts_of(side, samples=samples, largest=LARGEST_PART)]
@@ -298,17 +312,19 @@ def _block_sides(
 
 
 def _read_part(
-    cube: Cube, info: VariableInfo, name: str, window: Window, valid_range: tuple[float, float] | None
+    source: Source, info: VariableInfo, name: str, window: Window, valid_range: tuple[float, float] | None
 ) -> Scene:
     """Read a part of a cube."""
-    reader = cube.reader([info.name])
-    domain = reader.read_domain(window)
-    samples = Samples(stored=reader.read(info.name, window), domain=domain, info=info, valid_range=valid_range)
+    cube = source.cube
+    assert cube is not None
+    samples = read_samples(cube.reader([info.name]), info, window, valid_range)
+    if samples.rule_counts is not None:
+        np.add(source.rule_counts, samples.rule_counts, out=source.rule_counts)
     values, valid = np.zeros(window.shape), np.zeros(window.shape, dtype=bool)
     for t in range(len(valid)):
         values[t], valid[t] = samples.believed(t)
     at = ",".join(map(str, window.start))
-    return _scene(f"{name} at {at}", values, valid, cube.days[window.slices[0]], domain=domain)
+    return _scene(f"{name} at {at}", values, valid, cube.days[window.slices[0]], domain=samples.domain)
 
 
 def _read_block_part(block: BlockFile, name: str, window: Window, valid_range: tuple[float, float] | None) -> Scene:

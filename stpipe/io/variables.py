@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import xarray as xr
 
-from stpipe.errors import CubeError
+from stpipe.core.trust import Trust
+from stpipe.errors import CubeError, OptionError
 from stpipe.io.dimensions import NAMES, Role, role_of, roles_of
 from stpipe.io.stored import CONTIGUOUS_CHUNKS, StoredVariable, chunks_of, describe, stored_dtype
 
@@ -106,6 +107,55 @@ def stored_variable(
         picks=picks,
         also_nodata=also_nodata,
     )
+
+
+def quality_names(raw: xr.Dataset, candidates: list[Candidate], trust: Trust, path: str) -> list[str]:
+    """Return the variables that rules may be about; refuse one that is in the file but not over (time, y, x)."""
+    names = [candidate[0] for candidate in candidates]
+    lowered = {name.lower() for name in names}
+    for rule in trust.rules:
+        if lowered.isdisjoint(wanted.lower() for wanted in (rule.variable, *rule.also)):
+            for name, variable in raw.variables.items():
+                if str(name).lower() == rule.variable.lower():
+                    over = ", ".join(f"{dim} ({size})" for dim, size in variable.sizes.items()) or "no axis"
+                    raise OptionError(
+                        f"{rule.text}: {name!r} of {path} is over {over}, and rules are about variables over "
+                        "(time, y, x); one over (y, x) goes with --domain"
+                    )
+    return names
+
+
+def stored_quality(
+    raw: xr.Dataset, candidates: list[Candidate], trust: Trust, dims: tuple[str, str, str], path: str
+) -> tuple[StoredVariable, ...]:
+    """Return where the variables lie that rules are about; refuse those on another grid, or of a type that can't tell.
+
+    Parameters
+    ----------
+    raw : Dataset
+        The file.
+    candidates : list of Candidate
+        All its variables over (time, y, x).
+    trust : Trust
+        The rules, resolved.
+    dims : (time, y, x)
+        Dimensions of the cube.
+    path : str
+        The file, for messages.
+    """
+    by_name = {candidate[0]: candidate for candidate in candidates}
+    found = {}
+    for rule in trust.rules:
+        name, source, picks, own = by_name[rule.variable]
+        if own != dims:
+            mine, theirs = (" x ".join(f"{dim} {raw.sizes[dim]}" for dim in grid) for grid in (own, dims))
+            raise OptionError(
+                f"{rule.text}: {name!r} of {path} is on another grid ({mine}) than the cube ({theirs}); bring it onto "
+                "that grid, by the nearest neighbour"
+            )
+        found[name] = stored_variable(raw, name, source, picks, dims, path)
+    trust.check({name: stored.info for name, stored in found.items()})
+    return tuple(found[name] for name in trust.variables)
 
 
 def stored_domain(raw: xr.Dataset, name: str, dims: tuple[str, str, str], path: str) -> StoredVariable:
