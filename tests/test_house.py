@@ -72,7 +72,8 @@ def test_public_names_are_sorted_and_exist() -> None:
 
 def declared() -> set[str]:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return {re.split(r"[\[<>=!~; ]", line)[0].lower().replace("_", "-") for line in project["dependencies"]}
+    extras = [line for name in ("indices",) for line in project["optional-dependencies"][name]]
+    return {re.split(r"[\[<>=!~; ]", line)[0].lower().replace("_", "-") for line in project["dependencies"] + extras}
 
 
 def imported() -> set[str]:

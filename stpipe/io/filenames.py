@@ -39,6 +39,7 @@ _KNOWN_VARIABLE = re.compile(
     r"(?i)(B\d{1,2}A?|SR_B\d+|ST_B\d+|BQA|QA_?\w*|SCL|CLM|CLP|Fmask|pixel_?qa|NIR\d?|RED\d?|GREEN|BLUE|SWIR\d*|TIR\d?|"
     r"RE\d|NDVI|EVI2?|NDWI|NDMI|NBR|SAVI|LAI|FAPAR|LST|SST|ALBEDO|V[VH]|H[VH]|CO|NO2|CHL)"
 )
+_RESOLUTION = re.compile(r"\d+m")
 _SPLIT = re.compile(r"[_.\s]+")
 
 
@@ -54,6 +55,9 @@ class NamedFile:
 
     variable: str
     """What it shows."""
+
+    scene: str = ""
+    """The rest of the name: files of one time that share it were acquired together."""
 
 
 def read_names(paths: Sequence[Path], pattern: str | None = None) -> list[NamedFile]:
@@ -87,7 +91,11 @@ def read_names(paths: Sequence[Path], pattern: str | None = None) -> list[NamedF
             )
         groups = match.groupdict()
         time = _parse(groups["date"], date_format, path)
-        named.append(NamedFile(path=path, time=time, variable=_clean(groups.get("variable") or "data")))
+        scene = match[0]
+        if groups.get("variable"):
+            start, stop = (at - match.start() for at in match.span("variable"))
+            scene = scene[:start] + scene[stop:]
+        named.append(NamedFile(path=path, time=time, variable=_clean(groups.get("variable") or "data"), scene=scene))
     return named
 
 
@@ -221,22 +229,30 @@ def _by_looking(paths: Sequence[Path]) -> list[NamedFile]:
         for (start, stop), _ in reversed(list(_dates_in(path.stem))):
             rest = f"{rest[:start]}_{rest[stop:]}"
         rests.append([token.strip("-") for token in _SPLIT.split(rest) if token.strip("-")])
-    variables = _variables(rests)
+    chosen = _variables(rests)
     return [
-        NamedFile(path=path, time=time, variable=variable)
-        for path, time, variable in zip(paths, times, variables, strict=True)
+        NamedFile(path=path, time=time, variable="data" if at is None else _clean(rest[at]), scene=_scene(rest, at))
+        for path, time, rest, at in zip(paths, times, rests, chosen, strict=True)
     ]
 
 
-def _variables(rests: Sequence[Sequence[str]]) -> list[str]:
-    """Return the variable of each name, from its parts without the date.
+def _scene(rest: Sequence[str], variable: int | None) -> str:
+    """Return what is left of a name without date and variable, and without a resolution such as 10m."""
+    parts = [part for number, part in enumerate(rest) if number != variable]
+    return "_".join(part for part in parts if not _RESOLUTION.fullmatch(part))
+
+
+def _variables(rests: Sequence[Sequence[str]]) -> list[int | None]:
+    """Return which part of each name, without its date, is the variable; None where none is.
 
     The last part that is the name of a band counts; if some name has none, the last part (counted from the end) that
     has a letter and differs between names; else the last with a letter.
     """
-    known = [next((part for part in reversed(rest) if _KNOWN_VARIABLE.fullmatch(part)), None) for rest in rests]
-    if all(known):
-        return [_clean(name or "") for name in known]
+    known = [
+        next((at for at in range(len(rest) - 1, -1, -1) if _KNOWN_VARIABLE.fullmatch(rest[at])), None) for rest in rests
+    ]
+    if all(at is not None for at in known):
+        return known
     by_place: defaultdict[int, set[str]] = defaultdict(set)
     for rest in rests:
         for place, part in enumerate(reversed(rest)):
@@ -245,7 +261,7 @@ def _variables(rests: Sequence[Sequence[str]]) -> list[str]:
     lettered = [p for p in range(shared) if all(any(c.isalpha() for c in part) for part in by_place[p])]
     differing = [place for place in lettered if len(by_place[place]) > 1]
     chosen = next(iter(differing or lettered), None)
-    return ["data" if chosen is None else _clean(rest[-1 - chosen]) for rest in rests]
+    return [None if chosen is None else len(rest) - 1 - chosen for rest in rests]
 
 
 def _clean(name: str) -> str:

@@ -1,21 +1,16 @@
-"""Raster files as layers of a series: their grids, what their samples mean, and windows of them on one grid."""
+"""Raster files: which there are, and the grids they lie on."""
 
 from __future__ import annotations
 
 import glob
 import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from stpipe.errors import CubeError, MissingFileError, ReadError
+from stpipe.errors import CubeError, MissingFileError
 from stpipe.io.georeference import Affine6
 from stpipe.io.stored import one_line
 
@@ -23,7 +18,6 @@ SUFFIXES = (".tif", ".tiff", ".jp2", ".img", ".vrt")
 """What is taken from a folder; a file that is named may be anything that GDAL opens."""
 
 _ALIGNED_WITHIN = 1e-3  # of a pixel
-_KEPT_OPEN = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +35,7 @@ class Grid:
 
     def same_as(self, other: Grid) -> bool:
         """Whether both have the same pixels, to a thousandth of one."""
-        if self.shape != other.shape or not _same_crs(self.crs_wkt, other.crs_wkt):
+        if self.shape != other.shape or not same_crs(self.crs_wkt, other.crs_wkt):
             return False
         a, b, _, d, e, _ = self.transform
         size = max(abs(a), abs(b), abs(d), abs(e))
@@ -52,6 +46,42 @@ class Grid:
                 return False
         return True
 
+    def offset_in(self, other: Grid) -> tuple[int, int] | None:
+        """Return which row and column of another grid the first pixel of this one is; None on another lattice.
+
+        Both have pixels of one size then, whose corners coincide to a thousandth of a pixel; the row and the column
+        may lie outside of the other.
+
+        >>> grid = Grid(crs_wkt=None, transform=(10.0, 0.0, 500.0, 0.0, -10.0, 900.0), shape=(4, 5))
+        >>> Grid(crs_wkt=None, transform=(10.0, 0.0, 520.0, 0.0, -10.0, 930.0), shape=(9, 9)).offset_in(grid)
+        (-3, 2)
+        """
+        a, b, c, d, e, f = self.transform
+        p, q, r, s, t, u = other.transform
+        if not same_crs(self.crs_wkt, other.crs_wkt) or b or d or q or s:
+            return (0, 0) if self.same_as(other) else None
+        column, row = (c - r) / p, (f - u) / t
+        rows, columns = self.shape
+        ends = (row, row + rows * e / t, column, column + columns * a / p)
+        there = (round(row), round(row) + rows, round(column), round(column) + columns)
+        if max(abs(end - whole) for end, whole in zip(ends, there, strict=True)) > _ALIGNED_WITHIN:
+            return None
+        return round(row), round(column)
+
+    def covered_by(self, other: Grid) -> bool:
+        """Whether every pixel of this grid is one of another grid's."""
+        offset = self.offset_in(other)
+        if offset is None:
+            return False
+        return all(o >= 0 and o + n <= m for o, n, m in zip(offset, self.shape, other.shape, strict=True))
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """West, south, east, north."""
+        rows, columns = self.shape
+        xs, ys = zip(*(_corner(self.transform, r, c) for r in (0, rows) for c in (0, columns)), strict=True)
+        return min(xs), min(ys), max(xs), max(ys)
+
     def __str__(self) -> str:
         a, b, c, d, e, f = self.transform
         turned = f", turned by ({b:g}, {d:g})" if b or d else ""
@@ -59,41 +89,6 @@ class Grid:
             f"{crs_name(self.crs_wkt)}, pixel {a:.10g} x {e:.10g}, origin ({c:.10g}, {f:.10g}), "
             f"{self.shape[1]} x {self.shape[0]} pixels{turned}"
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
-    """One band of one file: one scene of one variable."""
-
-    path: str
-    """The file."""
-
-    band: int
-    """Counted from 1."""
-
-    variable: str
-    """What it shows."""
-
-    time: datetime
-    """When it was acquired."""
-
-    grid: Grid
-    """Where its pixels are."""
-
-    dtype: str
-    """NumPy dtype."""
-
-    nodata: float | None
-    """Stored value of gaps."""
-
-    scale: float
-    """Physical value = stored value x scale + offset."""
-
-    offset: float
-    """See `scale`."""
-
-    units: str | None
-    """Units, if the file says so."""
 
 
 def find_files(sources: Sequence[str]) -> list[Path]:
@@ -118,57 +113,12 @@ def find_files(sources: Sequence[str]) -> list[Path]:
     return sorted(found)
 
 
-def describe_file(path: Path, name: str, time: datetime, *, prefix: bool) -> list[Layer]:
-    """Return one layer a band; bands are called by their descriptions where all have one.
-
-    Parameters
-    ----------
-    path : Path
-        A raster.
-    name, time
-        What the file's name says; the name of the variable if the file has one band.
-    prefix : bool
-        Whether the name goes before the descriptions of bands, because the series has several.
-    """
-    with _opened(path) as source:
-        grid = _grid_of(source)
-        descriptions = [str(text).strip() for text in source.descriptions if text]
-        described = len(set(descriptions)) == source.count
-        layers = []
-        for index in range(source.count):
-            if source.count == 1:
-                variable = name
-            elif described:
-                text = "_".join(descriptions[index].replace("/", "_").split())
-                variable = f"{name}_{text}" if prefix else text
-            else:
-                variable = f"{name}_b{index + 1}"
-            dtype = np.dtype(source.dtypes[index])
-            if dtype.kind not in "iuf":
-                raise CubeError(f"{path} has samples of type {dtype}; only integers and floats can be used")
-            layers.append(
-                Layer(
-                    path=str(path),
-                    band=index + 1,
-                    variable=variable,
-                    time=time,
-                    grid=grid,
-                    dtype=dtype.name,
-                    nodata=source.nodatavals[index],
-                    scale=float(source.scales[index]),
-                    offset=float(source.offsets[index]),
-                    units=source.units[index] or None,
-                )
-            )
-    return layers
-
-
 def grid_of(path: Path) -> Grid:
     """Return the grid of a raster."""
     if not path.exists():
         raise MissingFileError(f"--align: there is no file {path}")
-    with _opened(path) as source:
-        return _grid_of(source)
+    with open_raster(path) as source:
+        return grid_of_dataset(source)
 
 
 def crs_name(crs_wkt: str | None) -> str:
@@ -189,70 +139,8 @@ def crs_name(crs_wkt: str | None) -> str:
     return f"CRS {name[:60]!r}"
 
 
-class LayerReader:
-    """Reads windows of layers on one grid, warping those on others; a context manager that keeps files open."""
-
-    def __init__(self, grid: Grid, resampling: str) -> None:
-        self.grid = grid
-        self.resampling = resampling
-        self._stack = ExitStack()
-        self._open: dict[tuple[str, int], Any] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        self._open.clear()
-        self._stack.close()
-
-    def read(self, layer: Layer, rows: slice, columns: slice, nodata: float | None) -> NDArray[Any]:
-        """Return stored samples of a window of the grid, in the file's dtype; `nodata` where a warp has no source."""
-        from rasterio.windows import Window
-
-        window = Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-        try:
-            samples = self._source(layer, nodata).read(layer.band, window=window)
-        except (CubeError, MemoryError):
-            raise
-        except Exception as error:
-            raise ReadError(
-                f"rows {rows.start}:{rows.stop} of band {layer.band} of {layer.path} can't be read: {one_line(error)}"
-            ) from error
-        return np.asarray(samples)
-
-    def _source(self, layer: Layer, nodata: float | None) -> Any:
-        key = (layer.path, layer.band)
-        if key not in self._open:
-            if len(self._open) >= _KEPT_OPEN:
-                self._close()
-            source = self._stack.enter_context(_opened(Path(layer.path)))
-            if not layer.grid.same_as(self.grid):
-                source = self._stack.enter_context(self._warped(source, layer, nodata))
-            self._open[key] = source
-        return self._open[key]
-
-    def _warped(self, source: Any, layer: Layer, nodata: float | None) -> Any:
-        from affine import Affine
-        from rasterio.crs import CRS
-        from rasterio.enums import Resampling
-        from rasterio.vrt import WarpedVRT
-
-        return WarpedVRT(
-            source,
-            crs=CRS.from_wkt(self.grid.crs_wkt),
-            transform=Affine(*self.grid.transform),
-            width=self.grid.shape[1],
-            height=self.grid.shape[0],
-            resampling=Resampling[self.resampling],
-            src_nodata=nodata if layer.nodata is None else layer.nodata,
-            nodata=nodata if layer.nodata is None else layer.nodata,
-        )
-
-
-def _opened(path: Path) -> Any:
+def open_raster(path: Path) -> Any:
+    """Open a raster with GDAL, or say on one line why not."""
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
 
@@ -264,7 +152,8 @@ def _opened(path: Path) -> Any:
         raise CubeError(f"{path} can't be opened as a raster: {one_line(error)}") from error
 
 
-def _grid_of(source: Any) -> Grid:
+def grid_of_dataset(source: Any) -> Grid:
+    """Return the grid of an opened raster."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         a, b, c, d, e, f = (float(number) for number in tuple(source.transform)[:6])
@@ -279,7 +168,8 @@ def _corner(transform: Affine6, row: int, column: int) -> tuple[float, float]:
 
 
 @lru_cache(maxsize=256)
-def _same_crs(one: str | None, other: str | None) -> bool:
+def same_crs(one: str | None, other: str | None) -> bool:
+    """Whether two CRS are one, however they are spelled."""
     if one == other:
         return True
     if one is None or other is None:

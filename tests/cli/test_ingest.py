@@ -94,7 +94,7 @@ def test_a_killed_ingest_leaves_nothing_under_the_final_name_and_can_be_run_agai
     words = [sys.executable, "-m", "stpipe.cli.main", "ingest", str(tmp_path / "in"), "-o", str(output)]
     words += ["--chunks", "1,16,16"]  # many small files, so that there is time to kill it
     child = subprocess.Popen(words, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    partial = tmp_path / ".c.zarr.partial" / "red" / "c"
+    partial = tmp_path / ".c.zarr.partial" / "cube" / "red" / "c"
     deadline = time.monotonic() + 60
     while not partial.exists() and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -15,13 +15,17 @@ from hypothesis import strategies as st
 from rasterio.transform import from_origin
 from rasterio.vrt import WarpedVRT
 
+from stpipe.core.compositing import composite
 from stpipe.core.windows import Window
 from stpipe.errors import CubeError, MissingFileError, OptionError, OutputError, ReadError, RunError
-from stpipe.io import ingest_write
 from stpipe.io.cube import open_source
 from stpipe.io.filenames import read_names
-from stpipe.io.ingest import plan_ingest
-from stpipe.io.ingest_write import composite, summary, write_cube
+from stpipe.io.ingest import plan as planning
+from stpipe.io.ingest import write as ingest_write
+from stpipe.io.ingest.options import IngestOptions
+from stpipe.io.ingest.plan import IngestPlan
+from stpipe.io.ingest.target import Target
+from stpipe.io.ingest.write import summary, write_cube
 
 SHAPE = (20, 30)
 
@@ -50,6 +54,11 @@ def raster(
         for number, text in enumerate(descriptions, start=1):
             file.set_band_description(number, text)
     return samples
+
+
+def plan_ingest(sources: list[str], *, align: str | None = None, **options: Any) -> IngestPlan:
+    """Plan an ingest."""
+    return planning.plan_ingest(sources, IngestOptions(target=Target(align=align), **options))
 
 
 def ingest(*sources: Path, output: Path, **options: Any) -> xr.Dataset:
@@ -241,7 +250,7 @@ def test_a_missing_scene_is_a_gap_and_needs_nodata(tmp_path: Path) -> None:
     assert (cube["nir"].values[1] == 0).all()
     assert (cube["nir"].values[0] > 0).all()
     raster(tmp_path / "20200101_nir.tif")
-    with pytest.raises(CubeError, match=r"'nir' has no file on 1 of 2 dates \(2020-01-02 .*--nodata"):
+    with pytest.raises(CubeError, match=r"'nir' has no file on 1 of 2 dates \(2020-01-02\).*--nodata"):
         plan_ingest([str(tmp_path / "*.tif")])
 
 
@@ -414,18 +423,27 @@ def test_a_file_that_breaks_off_is_named_and_leaves_nothing(tmp_path: Path) -> N
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
 
 
-def test_a_disk_that_is_full_is_a_failure_that_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    raster(tmp_path / "in" / "20200101_red.tif")
+def test_a_disk_that_is_full_is_a_failure_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = raster(tmp_path / "in" / "20200101_red.tif")
+    plan, output = plan_ingest([str(tmp_path / "in")]), tmp_path / "c.zarr"
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ingest_write, "_put_in_place", full)
-    with pytest.raises(
-        RunError, match=r"c\.zarr can't be written, and nothing of it was kept: OSError: .*No space left"
-    ):
-        write_cube(plan_ingest([str(tmp_path / "in")]), tmp_path / "c.zarr")
-    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest_write, "_put_in_place", full)
+        with pytest.raises(
+            RunError, match=r"c\.zarr can't be written, and the same command goes on .*: OSError: .*No space left"
+        ):
+            write_cube(plan, output)
+        patch.setattr(ingest_write, "_create", full)
+        with pytest.raises(RunError, match="and nothing of it was kept"):
+            write_cube(plan, tmp_path / "d.zarr")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".c.zarr.partial", "in"]
+    monkeypatch.setattr(ingest_write, "read_frame", full)  # nothing is left to read
+    write_cube(plan, output)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.zarr", "in"]
+    np.testing.assert_array_equal(xr.open_zarr(output, consolidated=False)["red"].values, samples)
 
 
 # --- real series -------------------------------------------------------------------------------------------------

@@ -1,0 +1,197 @@
+"""Windows of frames: scenes are read, rules say what to trust, scenes become one picture, and indices are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpipe.core.compositing import composite, first_clear, is_gap
+from stpipe.core.samples import HUGE
+from stpipe.core.trust import Trust, judge
+from stpipe.io.ingest.layers import Layer, Want
+from stpipe.io.ingest.plan import IngestPlan
+from stpipe.io.ingest.scenes import Scene
+from stpipe.io.ingest.variables import VariablePlan
+
+Pictures = dict[str, NDArray[Any]]
+"""Stored samples (y, x) of each variable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What the rules did to the samples that were read."""
+
+    matches: NDArray[np.int64]
+    """(rule, 2): samples that each rule matched, and samples it was tested on."""
+
+    observed: dict[str, int] = field(default_factory=dict)
+    """By variable, samples of all scenes that are not nodata."""
+
+    dropped: dict[str, int] = field(default_factory=dict)
+    """By variable, how many of them the rules dropped."""
+
+    @classmethod
+    def of(cls, plan: IngestPlan) -> Tally:
+        """Return a tally of nothing."""
+        return cls(np.zeros((0 if plan.trust is None else len(plan.trust.rules), 2), dtype=np.int64))
+
+    def add(self, other: Tally) -> None:
+        """Count what another tally did."""
+        self.matches[:] += other.matches
+        for mine, theirs in ((self.observed, other.observed), (self.dropped, other.dropped)):
+            for name, count in theirs.items():
+                mine[name] = mine.get(name, 0) + count
+
+
+def read_frame(plan: IngestPlan, scenes: Sequence[Scene], rows: slice, columns: slice) -> tuple[Pictures, Tally]:
+    """Return a window of one frame: every variable that is read, and every index.
+
+    Parameters
+    ----------
+    plan : IngestPlan
+        From `stpipe.io.ingest.plan.plan_ingest`.
+    scenes : sequence of Scene
+        What the frame is made of, in the order that matters to ``first``, ``last`` and ``least-cloud``.
+    rows, columns : slice
+        Of the cube's grid.
+    """
+    shape = (rows.stop - rows.start, columns.stop - columns.start)
+    found: dict[str, list[NDArray[Any]]] = {variable.name: [] for variable in plan.variables}
+    clear: dict[str, list[NDArray[np.bool_]]] = {variable.name: [] for variable in plan.variables}
+    tally = Tally.of(plan)
+    for scene in scenes:
+        views = _SceneView(plan, scene, rows, columns, tally)
+        for variable in plan.variables:
+            if variable.name in scene.layers:
+                found[variable.name].append(views.samples(variable))
+                if variable.codes and len(scenes) > 1:
+                    clear[variable.name].append(views.clear(variable))
+    pictures: Pictures = {}
+    for variable in plan.variables:
+        several = found[variable.name]
+        if not several:
+            pictures[variable.name] = np.full(shape, variable.nodata, dtype=variable.dtype)
+        elif len(several) == 1:
+            pictures[variable.name] = several[0]
+        elif variable.codes:
+            pictures[variable.name] = _codes(variable, several, clear[variable.name], plan.how)
+        else:
+            pictures[variable.name] = composite(several, variable.nodata, plan.how)
+    infos = plan.infos
+    for index in plan.indices:
+        pictures[index.name] = index.compute(pictures, infos)
+    return pictures, tally
+
+
+def _codes(
+    variable: VariablePlan, several: Sequence[NDArray[Any]], clear: Sequence[NDArray[np.bool_]], how: str
+) -> NDArray[Any]:
+    """Return the code of the first scene that is trusted; where none is, of the first that has one."""
+    if how == "last":
+        several, clear = several[::-1], clear[::-1]
+    seen = [~is_gap(picture, variable.nodata) for picture in several]
+    trusted = [known & good for known, good in zip(seen, clear, strict=True)]
+    return first_clear([*several, *several], [*trusted, *seen])
+
+
+def count_clear(plan: IngestPlan, scene: Scene, rows: slice, columns: slice) -> int:
+    """Return how many samples of a window of a scene are clear: those of its first measured variable."""
+    measured = [v for v in plan.variables if v.name in scene.layers and not v.codes]
+    variable = (measured or [v for v in plan.variables if v.name in scene.layers])[0]
+    views = _SceneView(plan, scene, rows, columns, Tally.of(plan))
+    return int(np.count_nonzero(~is_gap(views.samples(variable), variable.nodata)))
+
+
+class _SceneView:
+    """A window of one scene: what its samples are, and which the rules trust."""
+
+    def __init__(self, plan: IngestPlan, scene: Scene, rows: slice, columns: slice, tally: Tally) -> None:
+        self.plan, self.scene, self.rows, self.columns, self.tally = plan, scene, rows, columns, tally
+        self._raw: dict[tuple[str, int, int, int, int], NDArray[Any]] = {}
+        self._trusted: dict[Trust, NDArray[np.bool_]] = {}
+        self._variables: Mapping[str, VariablePlan] = {variable.name: variable for variable in plan.variables}
+        self._counted: set[str] = set()
+
+    def samples(self, variable: VariablePlan) -> NDArray[Any]:
+        """Return the samples of a variable, nodata where the rules don't trust them."""
+        samples = self._read(variable.name, self.rows, self.columns)
+        if variable.trust is None:
+            return samples
+        trusted = self._judged(variable.trust)
+        known = ~is_gap(samples, variable.nodata)
+        lost = known & ~trusted
+        for counts, number in ((self.tally.observed, known), (self.tally.dropped, lost)):
+            counts[variable.name] = counts.get(variable.name, 0) + int(np.count_nonzero(number))
+        result = samples.copy()
+        result[lost] = variable.nodata
+        return result
+
+    def clear(self, variable: VariablePlan) -> NDArray[np.bool_]:
+        """Return where the scene is trusted, by those rules whose quality variable it has."""
+        rules = () if self.plan.trust is None else self.plan.trust.rules
+        here = tuple(rule for rule in rules if rule.variable in self.scene.layers)
+        if self.plan.trust is None or not here:
+            return ~is_gap(self._read(variable.name, self.rows, self.columns), variable.nodata)
+        return self._judged(Trust(here, self.plan.trust.buffer))
+
+    def _judged(self, trust: Trust) -> NDArray[np.bool_]:
+        """Return where rules trust the scene; the buffer looks beyond the window, so that windows have no say."""
+        if trust not in self._trusted:
+            halo = trust.buffer
+            around = [
+                slice(max(0, cut.start - halo), min(length, cut.stop + halo))
+                for cut, length in zip((self.rows, self.columns), self.plan.grid.shape, strict=True)
+            ]
+            samples = {name: self._read(name, around[0], around[1])[None] for name in trust.variables}
+            infos = {name: self._variables[name].info for name in trust.variables}
+            trusted, counts = judge(trust, samples, infos)
+            inner = tuple(
+                slice(cut.start - wide.start, cut.stop - wide.start)
+                for cut, wide in zip((self.rows, self.columns), around, strict=True)
+            )
+            if halo:
+                inside = {name: frames[:, *inner] for name, frames in samples.items()}
+                _, counts = judge(replace(trust, buffer=0), inside, infos)  # each sample once
+            self._count(trust, counts)
+            self._trusted[trust] = trusted[0][inner]
+        return self._trusted[trust]
+
+    def _count(self, trust: Trust, counts: NDArray[np.int64]) -> None:
+        assert self.plan.trust is not None  # there were rules to judge by
+        for rule, pair in zip(trust.rules, counts, strict=True):
+            if rule.text not in self._counted:
+                self._counted.add(rule.text)
+                self.tally.matches[self.plan.trust.rules.index(rule)] += pair
+
+    def _read(self, name: str, rows: slice, columns: slice) -> NDArray[Any]:
+        key = (name, rows.start, rows.stop, columns.start, columns.stop)
+        if key not in self._raw:
+            self._raw[key] = read_layer(self.plan, self._variables[name], self.scene.layers[name], rows, columns)
+        return self._raw[key]
+
+
+def read_layer(plan: IngestPlan, variable: VariablePlan, layer: Layer, rows: slice, columns: slice) -> NDArray[Any]:
+    """Return a window of one layer, in the variable's type, with the variable's nodata in its gaps."""
+    stated = variable.extra_nodata if layer.nodata is None or np.isnan(layer.nodata) else layer.nodata
+    want = Want(
+        grid=plan.grid,
+        rows=rows,
+        columns=columns,
+        resampling="nearest" if variable.codes and plan.resampling != "mode" else plan.resampling,
+        source_nodata=layer.nodata if stated is None else stated,
+        fill=variable.nodata,
+    )
+    stored = layer.source.read(want)
+    samples = stored.astype(variable.dtype)
+    if variable.nodata is None:
+        return samples
+    for nodata in {layer.nodata, variable.extra_nodata}:
+        if nodata is not None and not np.isnan(nodata):
+            # As in `stpipe.core.samples`: a float32 nodata written with few digits is not exactly the one in the file.
+            gap = np.isclose(stored, nodata, rtol=1e-6, atol=0) if abs(nodata) > HUGE else stored == nodata
+            samples[gap] = variable.nodata
+    return samples

@@ -1,0 +1,334 @@
+"""Write an ingest's cube: Zarr v3 with CF, a row of chunks at a time, under its final name only when complete."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from datetime import datetime
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from stpipe.core.trust import Trust, remarks
+from stpipe.errors import OutputError, RunError, StpipeError
+from stpipe.io.georeference import grid_mapping_attrs
+from stpipe.io.indices import SCALED
+from stpipe.io.ingest.cubes import forget_batches
+from stpipe.io.ingest.files import OPEN
+from stpipe.io.ingest.pictures import Tally, count_clear, read_frame
+from stpipe.io.ingest.plan import IngestPlan, Progress
+from stpipe.io.ingest.records import Records
+from stpipe.io.ingest.scenes import Frame, Scene
+from stpipe.io.rasters import Grid, crs_name
+from stpipe.io.stored import one_line
+
+SOURCE = "stpipe ingest"
+"""Attribute `source` of a cube made here, by which --overwrite knows what it may delete."""
+
+CUBE = "cube"
+"""Name of the cube until it is complete, in a hidden folder beside the output."""
+
+BUFFER_BYTES = 128 * 2**20
+"""A row of chunks is written in pieces of at most this, all variables together, but never less than a chunk."""
+
+GDAL_CACHE_BYTES = 128 * 2**20
+"""What GDAL may keep of blocks it has decoded."""
+
+
+def check_output(output: Path, *, overwrite: bool) -> None:
+    """Refuse an output that exists, unless it is a cube made here and may be replaced."""
+    if not output.exists() and not output.is_symlink():
+        if not output.parent.is_dir():
+            raise OutputError(f"there is no folder {output.parent} to write {output.name} into")
+        return
+    if not overwrite:
+        raise OutputError(f"{output} exists; choose another name with -o, or replace it with --overwrite")
+    if not _is_ours(output):
+        raise OutputError(
+            f"{output} was not made by stpipe ingest, so --overwrite won't delete it; choose another name"
+        )
+
+
+def write_cube(plan: IngestPlan, output: Path, *, overwrite: bool = False, progress: Progress | None = None) -> Tally:
+    """Write the cube of a plan, or go on with it, and return what its rules did.
+
+    Parameters
+    ----------
+    plan : IngestPlan
+        From `stpipe.io.ingest.plan.plan_ingest`.
+    output : Path
+        Zarr group to make. Until it is complete it is in a hidden folder beside it, where the same plan finds what was
+        written before it was interrupted; another plan starts anew.
+    overwrite : bool
+        Replace a cube made here before.
+    progress : callable, optional
+        Called with samples written and samples there are.
+    """
+    check_output(output, overwrite=overwrite)
+    partial = output.with_name(f".{output.name}.partial")
+    records = Records(partial, plan.identity())
+    try:
+        if not records.known():
+            if partial.exists():
+                shutil.rmtree(partial)
+            partial.mkdir()
+            _create(plan, partial / CUBE)
+            records.begin()
+        tally = _fill(plan, partial / CUBE, records, progress)
+        _put_in_place(partial / CUBE, output)
+        shutil.rmtree(partial)
+    except BaseException as error:
+        kept = records.any_done()
+        if not kept:
+            shutil.rmtree(partial, ignore_errors=True)
+        fate = "the same command goes on from what was written" if kept else "nothing of it was kept"
+        if isinstance(error, StpipeError) and kept:
+            raise type(error)(f"{error}; {fate}") from error
+        if isinstance(error, OSError) and not isinstance(error, StpipeError):
+            raise RunError(f"{output} can't be written, and {fate}: {one_line(error)}") from error
+        raise
+    return tally
+
+
+def summary(plan: IngestPlan, output: Path, tally: Tally | None = None) -> dict[str, Any]:
+    """Return what was made, as JSON can hold it."""
+    written = [variable for variable in plan.variables if variable.name in plan.written]
+    variables: dict[str, Any] = {
+        variable.name: {
+            "dtype": variable.dtype,
+            "nodata": _plain(variable.nodata),
+            "scale": variable.scale,
+            "offset": variable.offset,
+            "missing_frames": sum(not _scenes_of(frame, variable.name) for frame in plan.frames),
+        }
+        for variable in written
+    }
+    for index in plan.indices:
+        variables[index.name] = {"dtype": index.dtype, "nodata": _plain(index.nodata), "formula": index.formula}
+    for name, observed in ({} if tally is None else tally.observed).items():
+        if name in variables:
+            variables[name]["dropped"] = (0 if tally is None else tally.dropped[name]) / max(1, observed)
+    said = () if tally is None or plan.trust is None else remarks(plan.trust, tally.matches)
+    return {
+        "output": str(output),
+        "shape": list(plan.extent),
+        "chunks": list(plan.chunks),
+        "first": plan.times[0].isoformat(),
+        "last": plan.times[-1].isoformat(),
+        "crs": crs_name(plan.grid.crs_wkt) if plan.grid.crs_wkt else None,
+        "transform": list(plan.grid.transform),
+        "files": len({layer.path for layer in plan.layers}),
+        "warped_layers": plan.warped,
+        "composited": [frame.time.isoformat() for frame in plan.frames if _most_scenes(frame) > 1],
+        "rules": None if plan.trust is None else rules_text(plan.trust),
+        "variables": {name: variables[name] for name in sorted(variables)},
+        "warnings": [*plan.warnings, *said],
+    }
+
+
+def rules_text(trust: Trust) -> str:
+    """Return rules as they were typed."""
+    texts = list(dict.fromkeys(rule.text.removesuffix(" (fill)") for rule in trust.rules))
+    return " ".join([*texts, f"--buffer {trust.buffer}"] if trust.buffer else texts)
+
+
+def _plain(nodata: float | None) -> float | None:
+    return None if nodata is None or np.isnan(nodata) else nodata
+
+
+def _scenes_of(frame: Frame, name: str) -> int:
+    return sum(name in scene.layers for scene in frame.scenes)
+
+
+def _most_scenes(frame: Frame) -> int:
+    return max((_scenes_of(frame, name) for scene in frame.scenes for name in scene.layers), default=0)
+
+
+def _is_ours(output: Path) -> bool:
+    try:
+        document = json.loads((output / "zarr.json").read_text())
+        return str(document["attributes"]["source"]).startswith(SOURCE)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _put_in_place(partial: Path, output: Path) -> None:
+    if not output.exists():
+        partial.rename(output)
+        return
+    old = output.with_name(f".{output.name}.old")
+    if old.exists():
+        shutil.rmtree(old)
+    output.rename(old)  # a folder can't be renamed over another one
+    try:
+        partial.rename(output)
+    except BaseException:
+        old.rename(output)
+        raise
+    shutil.rmtree(old)
+
+
+# --- metadata ----------------------------------------------------------------------------------------------------
+
+
+def _create(plan: IngestPlan, path: Path) -> None:
+    import dask.array as da
+    from zarr.codecs import ZstdCodec
+
+    coords = coordinates(plan.times, plan.grid)
+    arrays: dict[str, xr.Variable] = {}
+    for name, dtype, nodata, attrs in _described(plan):
+        # One Dask chunk of any size: it tells shape and type, and is never computed.
+        empty = da.zeros(plan.extent, dtype=dtype, chunks=plan.extent)
+        encoding: dict[str, Any] = {
+            "chunks": plan.chunks,
+            "_FillValue": None if nodata is None else np.dtype(dtype).type(nodata),
+            # With a checksum, a damaged chunk is an error and not a wrong number.
+            "compressors": (ZstdCodec(level=3, checksum=True),),
+        }
+        if nodata is not None:
+            encoding["fill_value"] = nodata
+        if "spatial_ref" in coords:
+            encoding["grid_mapping"] = "spatial_ref"
+        arrays[name] = xr.Variable(("time", "y", "x"), empty, attrs, encoding)
+    attributes = {"Conventions": "CF-1.11", "source": SOURCE}
+    if plan.every is not None:
+        attributes["comment"] = f"each frame is the {plan.how} of {plan.every} from its date on"
+    dataset = xr.Dataset(arrays, coords=coords, attrs=attributes)
+    dataset.to_zarr(path, mode="w", compute=False, consolidated=False, zarr_format=3)
+
+
+def _described(plan: IngestPlan) -> Iterator[tuple[str, str, float | None, dict[str, Any]]]:
+    """Yield name, type, nodata and attributes of what is written."""
+    for variable in plan.variables:
+        if variable.name in plan.written:
+            attrs = dict(variable.attrs)
+            if variable.scale != 1:
+                attrs["scale_factor"] = variable.scale
+            if variable.offset != 0:
+                attrs["add_offset"] = variable.offset
+            if variable.trust is not None:
+                attrs["quality_rules"] = rules_text(variable.trust)
+            yield variable.name, variable.dtype, variable.nodata, attrs
+    for index in plan.indices:
+        constants = [f"{letter}={number:g}" for letter, number in index.constants]
+        bands = ", ".join([*(f"{letter}={name}" for letter, name in index.bands), *constants])
+        attrs = {"long_name": index.title, "formula": f"{index.formula} with {bands}"}
+        yield index.name, index.dtype, index.nodata, attrs | ({"scale_factor": SCALED} if index.scaled else {})
+
+
+def coordinates(times: tuple[datetime, ...], grid: Grid) -> dict[str, xr.Variable]:
+    """Return CF coordinates of pixel centres and times, and the grid mapping if there is a CRS."""
+    a, _, c, _, e, f = grid.transform
+    rows, columns = grid.shape
+    geographic = _is_geographic(grid.crs_wkt)
+    whole_days = all(time.time() == datetime.min.time() for time in times)
+    unit = "days" if whole_days else "microseconds" if any(time.microsecond for time in times) else "seconds"
+    labels = np.array(times, dtype="datetime64[us]").astype("datetime64[ns]")
+    encoding = {"units": f"{unit} since 1970-01-01", "calendar": "standard", "dtype": "int64"}
+    coords = {
+        "time": xr.Variable("time", labels, {"standard_name": "time", "axis": "T"}, encoding),
+        "y": xr.Variable("y", f + e * (np.arange(rows) + 0.5), _axis_attrs("y", geographic), {"_FillValue": None}),
+        "x": xr.Variable("x", c + a * (np.arange(columns) + 0.5), _axis_attrs("x", geographic), {"_FillValue": None}),
+    }
+    if grid.crs_wkt is not None:
+        coords["spatial_ref"] = xr.Variable((), np.int64(0), grid_mapping_attrs(grid.crs_wkt, grid.transform))
+    return coords
+
+
+def _axis_attrs(axis: str, geographic: bool | None) -> dict[str, str]:
+    if geographic is None:
+        return {"axis": axis.upper()}
+    if geographic:
+        names = {"y": ("latitude", "degrees_north"), "x": ("longitude", "degrees_east")}
+        return {"axis": axis.upper(), "standard_name": names[axis][0], "units": names[axis][1]}
+    return {"axis": axis.upper(), "standard_name": f"projection_{axis}_coordinate", "units": "m"}
+
+
+def _is_geographic(crs_wkt: str | None) -> bool | None:
+    if crs_wkt is None:
+        return None
+    from pyproj import CRS
+
+    return bool(CRS.from_wkt(crs_wkt).is_geographic)
+
+
+# --- samples -----------------------------------------------------------------------------------------------------
+
+
+def _fill(plan: IngestPlan, path: Path, records: Records, progress: Progress | None) -> Tally:
+    import rasterio
+
+    try:
+        # GDAL's own cache would grow to a twentieth of the machine's memory.
+        with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES):
+            return _copy(plan, path, records, progress)
+    finally:
+        OPEN.close()
+        forget_batches()
+
+
+def _copy(plan: IngestPlan, path: Path, records: Records, progress: Progress | None) -> Tally:
+    import zarr
+
+    arrays = {name: zarr.open_array(path / name, mode="r+") for name in plan.written}
+    tally = Tally.of(plan)
+    total, done = prod(plan.extent) * len(plan.written), 0
+    for frames, pieces in _pieces(plan):
+        orders = {number: _ordered(plan, records, number) for number in range(frames.start, frames.stop)}
+        for rows, columns in pieces:
+            shape = (frames.stop - frames.start, rows.stop - rows.start, columns.stop - columns.start)
+            key = (frames.start, rows.start, columns.start)
+            counted = records.done(key, plan)
+            if counted is None:
+                buffers = {name: np.empty(shape, dtype=array.dtype) for name, array in arrays.items()}
+                counted = Tally.of(plan)
+                for place, number in enumerate(range(frames.start, frames.stop)):
+                    pictures, one = read_frame(plan, orders[number], rows, columns)
+                    counted.add(one)
+                    for name, buffer in buffers.items():
+                        buffer[place] = pictures[name]
+                for name, buffer in buffers.items():
+                    arrays[name][frames, rows, columns] = buffer
+                records.add(key, counted)
+            tally.add(counted)
+            done += prod(shape) * len(arrays)
+            if progress is not None:
+                progress(done, total)
+        OPEN.close()  # the next frames have other files
+    return tally
+
+
+def _ordered(plan: IngestPlan, records: Records, number: int) -> tuple[Scene, ...]:
+    """Return the scenes of a frame in the order that matters: the clearest first, or by time."""
+    scenes = plan.frames[number].scenes
+    if plan.how != "least-cloud" or len(scenes) < 2:
+        return scenes
+    counts = records.clear(number)
+    if counts is None:
+        boxes = list(_boxes(plan))
+        counts = [sum(count_clear(plan, scene, rows, columns) for rows, columns in boxes) for scene in scenes]
+        records.add_clear(number, counts)
+    return tuple(scenes[at] for at in sorted(range(len(scenes)), key=lambda at: (-counts[at], at)))
+
+
+def _pieces(plan: IngestPlan) -> Iterator[tuple[slice, list[tuple[slice, slice]]]]:
+    """Yield frames, and the rows and columns of each piece to write at once: whole chunks, bounded in bytes."""
+    boxes = list(_boxes(plan))
+    for frame in range(0, plan.extent[0], plan.chunks[0]):
+        yield slice(frame, min(frame + plan.chunks[0], plan.extent[0])), boxes
+
+
+def _boxes(plan: IngestPlan) -> Iterator[tuple[slice, slice]]:
+    _, height, width = plan.extent
+    types = {variable.name: variable.dtype for variable in plan.variables}
+    types |= {index.name: index.dtype for index in plan.indices}
+    t, y, x = plan.chunks
+    wide = max(1, BUFFER_BYTES // (t * y * x * sum(np.dtype(dtype).itemsize for dtype in types.values()))) * x
+    for row in range(0, height, y):
+        for column in range(0, width, wide):
+            yield slice(row, min(row + y, height)), slice(column, min(column + wide, width))
