@@ -108,7 +108,7 @@ PRODUCTS: Mapping[str, Product] = {
     "landsat-c2": Product(
         title="Landsat Collection 2 QA_PIXEL",
         source=_C2_GUIDE,
-        variables=("QA_PIXEL", "pixel_qa"),
+        variables=("QA_PIXEL", "pixel_quality"),
         parts=(
             _fill("bits=0"),
             Part("dilated", "bits=1"),
@@ -334,10 +334,8 @@ def parse_qa(text: str) -> tuple[Rule, ...]:
     for missing in (True, False):
         tests = [parse_test(part.test) for part in parts if part.missing is missing]
         if tests:
-            label = f"--qa {text}" + " (fill)" * missing
-            rules.append(
-                Rule(variable=variable, test=_joined(tests), keep=False, text=label, also=also, missing=missing)
-            )
+            test, said = _joined(tests), f"--qa {text}"
+            rules.append(Rule(variable=variable, test=test, keep=False, text=said, also=also, missing=missing))
     return tuple(rules)
 
 

@@ -270,14 +270,15 @@ def remarks(trust: Trust, counts: NDArray[np.int64]) -> tuple[str, ...]:
     """
     lines = []
     for rule, (matched, known) in zip(trust.rules, counts.tolist(), strict=True):
+        text = rule.text + " (fill)" * rule.missing
         if not known:
-            lines.append(f"{rule.text}: {rule.variable} is nodata everywhere, so that nothing is trusted")
+            lines.append(f"{text}: {rule.variable} is nodata everywhere, so that nothing is trusted")
         elif not matched and not rule.missing:
             effect = "nothing is trusted" if rule.keep else "it drops nothing"
-            lines.append(f"{rule.text} matches none of {known} samples, so that {effect}")
+            lines.append(f"{text} matches none of {known} samples, so that {effect}")
         elif matched == known:
             effect = "it drops nothing" if rule.keep else "nothing is trusted"
-            lines.append(f"{rule.text} matches all of {known} samples, so that {effect}")
+            lines.append(f"{text} matches all of {known} samples, so that {effect}")
     return tuple(lines)
 
 
@@ -308,15 +309,18 @@ def grown(unclear: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
     result = unclear.copy()
     if radius == 0 or not unclear.any():
         return result
-    counts = np.zeros((height, width + 1), dtype=np.int32)
-    np.cumsum(unclear, axis=1, out=counts[:, 1:])
-    columns = np.arange(width)
+    most = min(radius, width)
+    # As if nothing unclear lay beyond the edges: each run is then a difference of two slices.
+    counts = np.zeros((height, width + 1 + 2 * most), dtype=np.int32)
+    np.cumsum(unclear, axis=1, out=counts[:, most + 1 : most + 1 + width])
+    counts[:, most + 1 + width :] = counts[:, most + width, None]
     reach = -1
     for dy in range(min(radius, height - 1), -1, -1):
-        if isqrt(radius**2 - dy**2) != reach:
-            reach = isqrt(radius**2 - dy**2)
-            after, before = np.minimum(columns + reach + 1, width), np.maximum(columns - reach, 0)
-            wide = counts[:, after] > counts[:, before]
+        if min(isqrt(radius**2 - dy**2), most) != reach:
+            reach = min(isqrt(radius**2 - dy**2), most)
+            wide = (
+                counts[:, most + reach + 1 : most + reach + 1 + width] > counts[:, most - reach : most - reach + width]
+            )
         result[dy:] |= wide[: height - dy]
         result[: height - dy] |= wide[dy:]
     return result
