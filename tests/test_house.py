@@ -72,7 +72,7 @@ def test_public_names_are_sorted_and_exist() -> None:
 
 def declared() -> set[str]:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = [line for name in ("indices",) for line in project["optional-dependencies"][name]]
+    extras = [line for name in ("indices", "stac") for line in project["optional-dependencies"][name]]
     return {re.split(r"[\[<>=!~; ]", line)[0].lower().replace("_", "-") for line in project["dependencies"] + extras}
 
 
@@ -112,6 +112,7 @@ def test_every_library_that_is_declared_is_needed() -> None:
     engines = {"netcdf4", "h5netcdf"}
     names = {name.lower().replace("_", "-") for name in imported()} | {"pyyaml" if "yaml" in imported() else ""}
     backends = {"tensorflow", "tensorflow-cpu"}
+    names |= {"odc-geo", "odc-stac"} if "odc" in names else set()
     assert declared() - engines - backends <= names
 
 

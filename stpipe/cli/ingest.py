@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     help="How names are built, such as '{date:%Y%m%d}_{sensor}_{variable}.tif', or a regular expression with groups "
     "(?P<date>) and (?P<variable>). [default: look for dates and bands]",
 )
+@click.option("--collection", "collections", multiple=True, metavar="NAME", help="What to search a STAC API for.")
 @click.option("--time", "period", metavar="START/END", help="Period to take.")
 @click.option(
     "--same-day",
@@ -79,9 +80,10 @@ if TYPE_CHECKING:
 def command(sources: tuple[str, ...], output: Path, overwrite: bool, as_json: bool, **typed: Any) -> None:
     """Make a Zarr cube from other files.
 
-    SRC are folders, globs and files of rasters that GDAL opens, whose names carry a date and a variable; NetCDF files
-    and Zarr groups. All must lie on one grid, or be brought to one with --align, --crs or --resolution. Types, nodata,
-    scale and offset are kept. What was interrupted goes on when the same command is given again.
+    SRC are folders, globs and files of rasters that GDAL opens, whose names carry a date and a variable; NetCDF files;
+    Zarr groups; JSON files of STAC items; or the address of a STAC API, with --collection and --bbox. All must lie on
+    one grid, or be brought to one with --align, --crs or --resolution. Types, nodata, scale and offset are kept. What
+    was interrupted goes on when the same command is given again.
 
     --index takes the names and formulas of spyndex: ndvi=nir,red names the variables in the order of the formula,
     ndvi=N:B08,R:B04 by its letters; constants too: savi=N:B08,R:B04,L:0.5.
@@ -133,6 +135,7 @@ def _options(
     composite: Any,
     same_day: Any,
     empty_periods: bool,
+    collections: Sequence[str],
     indices: Sequence[str],
     index_type: str,
     chunks: str | None,
@@ -156,6 +159,7 @@ def _options(
         same_day=same_day,
         empty_periods=empty_periods,
         trust=parse_trust(qa, keep, drop, buffer),
+        collections=tuple(collections),
         indices=tuple(IndexRequest.parse(text) for text in indices),
         scaled_indices=index_type == "int16",
         variables=tuple(variables),

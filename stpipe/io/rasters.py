@@ -139,7 +139,7 @@ def crs_name(crs_wkt: str | None) -> str:
     return f"CRS {name[:60]!r}"
 
 
-def open_raster(path: Path) -> Any:
+def open_raster(path: Path | str) -> Any:
     """Open a raster with GDAL, or say on one line why not."""
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning

@@ -78,6 +78,9 @@ class IngestOptions:
     nodata_of: Mapping[str, float] = field(default_factory=dict)
     """The same for single variables."""
 
+    collections: tuple[str, ...] = ()
+    """Collections to search a STAC API for."""
+
     def __post_init__(self) -> None:
         if self.resampling not in RESAMPLINGS:
             raise OptionError(f"--resampling is one of {', '.join(RESAMPLINGS)}, got {self.resampling!r}")

@@ -13,6 +13,7 @@ from stpipe.core.windows import Triple, triple
 from stpipe.errors import OptionError
 from stpipe.io.filenames import YEAR_WITHOUT, has_year
 from stpipe.io.indices import IndexPlan, plan_index
+from stpipe.io.ingest.items import StacQuery
 from stpipe.io.ingest.layers import Layer
 from stpipe.io.ingest.options import IngestOptions
 from stpipe.io.ingest.scenes import Frame, in_period, make_frames, told_apart
@@ -115,14 +116,16 @@ def plan_ingest(
     Parameters
     ----------
     sources : sequence of str
-        Folders, globs and files of rasters; NetCDF files; Zarr groups.
+        Folders, globs and files of rasters; NetCDF files; Zarr groups; files of STAC items; addresses
+        of STAC APIs.
     options : IngestOptions, optional
         What the user says.
     progress : callable, optional
         Called with files seen and files there are.
     """
     options = options or IngestOptions()
-    layers = find_layers(sources, options.pattern, progress)
+    query = StacQuery(collections=options.collections, time=options.time)
+    layers = find_layers(sources, options.pattern, options.target, query, progress)
     if options.every is None and options.same_day == "refuse":
         layers, renamed = told_apart(layers)
     else:

@@ -1,4 +1,4 @@
-"""What the user names, as layers: rasters, NetCDF files and Zarr groups."""
+"""What the user names, as layers: rasters, NetCDF files, Zarr groups and STAC items."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from stpipe.errors import CubeError, MissingFileError
 from stpipe.io.filenames import read_names
 from stpipe.io.ingest.cubes import describe_cube
 from stpipe.io.ingest.files import describe_file
+from stpipe.io.ingest.items import StacQuery, describe_items, is_stac
 from stpipe.io.ingest.layers import Layer
+from stpipe.io.ingest.target import Target
 from stpipe.io.rasters import find_files
+from stpipe.io.stored import is_remote
 
 NETCDF_SUFFIXES = (".nc", ".nc4", ".cdf", ".h5", ".hdf5")
 """What is taken for a NetCDF file."""
@@ -25,6 +28,8 @@ _ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata", ".zarray")
 def find_layers(
     sources: Sequence[str],
     pattern: str | None,
+    target: Target,
+    stac: StacQuery,
     progress: Callable[[int, int], None] | None,
 ) -> list[Layer]:
     """Return the layers of all sources; only headers and metadata are read.
@@ -32,16 +37,23 @@ def find_layers(
     Parameters
     ----------
     sources : sequence of str
-        Folders, globs and files of rasters; NetCDF files; Zarr groups.
+        Folders, globs and files of rasters; NetCDF files; Zarr groups; files of STAC items; addresses of STAC APIs.
     pattern : str, optional
         How the names of rasters are built; see `stpipe.io.filenames.read_names`.
+    target : Target
+        Where a STAC API is asked for items.
+    stac : StacQuery
+        What it is asked for.
     progress : callable, optional
         Called with files seen and files there are.
     """
-    cubes, others = _sorted_out(sources)
-    files = read_names(find_files(others), pattern) if others or not cubes else []
+    catalogues = [source for source in sources if is_stac(source) and not is_cube(source)]
+    cubes, others = _sorted_out([source for source in sources if source not in catalogues])
+    files = read_names(find_files(others), pattern) if others or not (cubes or catalogues) else []
     several = len({file.variable for file in files}) > 1
     total, layers = len(cubes) + len(files), []
+    for catalogue in catalogues:
+        layers += describe_items(catalogue, target, stac)
     for number, file in enumerate(files, start=1):
         layers += describe_file(file, prefix=several)
         if progress is not None:
@@ -73,7 +85,7 @@ def _sorted_out(sources: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def is_cube(source: str) -> bool:
     """Whether a source is a NetCDF file or a Zarr group, by its name and its marks."""
-    if "://" in source:
+    if is_remote(source):
         return source.rstrip("/").endswith((".zarr", *NETCDF_SUFFIXES))
     place = Path(source)
     if place.is_dir():

@@ -136,7 +136,7 @@ def _wanted_box(target: Target, grid: Grid, path: str) -> Box:
     assert target.bbox is not None  # the caller has seen to it
     if grid.crs_wkt is None:
         raise CubeError(f"--bbox needs files with a CRS, and {path} has none")
-    return _moved(target.bbox, crs_wkt_of_text(target.bbox_crs, "--bbox-crs"), grid.crs_wkt, "--bbox")
+    return moved_box(target.bbox, crs_wkt_of_text(target.bbox_crs, "--bbox-crs"), grid.crs_wkt, "--bbox")
 
 
 def _cut(grid: Grid, box: Box, target: Target) -> Grid:
@@ -188,7 +188,7 @@ def _new_grid(layers: Sequence[Layer], target: Target) -> Grid:
             )
     wkt = str(first.grid.crs_wkt) if target.crs is None else crs_wkt_of_text(target.crs, "--crs")
     step = target.resolution if target.resolution is not None else _resolution_in(wkt, layers)
-    boxes = [_moved(grid.bounds, str(grid.crs_wkt), wkt, "--crs") for grid in _grids(layers)]
+    boxes = [moved_box(grid.bounds, str(grid.crs_wkt), wkt, "--crs") for grid in _grids(layers)]
     west, south = (min(box[axis] for box in boxes) for axis in (0, 1))
     east, north = (max(box[axis] for box in boxes) for axis in (2, 3))
     origin = _origin(first.grid, wkt, step)
@@ -257,7 +257,8 @@ def crs_wkt_of_text(text: str, option: str) -> str:
         raise OptionError(f"{option} needs a CRS such as EPSG:32633, got {text!r}") from None
 
 
-def _moved(box: Box, source: str, wkt: str, option: str) -> Box:
+def moved_box(box: Box, source: str, wkt: str, option: str) -> Box:
+    """Return the box around a box in another CRS."""
     if same_crs(source, wkt):
         return box
     from rasterio.crs import CRS

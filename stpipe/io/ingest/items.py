@@ -1,0 +1,289 @@
+"""STAC items as layers: one an asset's band; odc-stac reads them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpipe.core.ports import JSON
+from stpipe.errors import CubeError, OptionError, ReadError
+from stpipe.io.georeference import read_area
+from stpipe.io.ingest.files import file_identity
+from stpipe.io.ingest.layers import Layer, Want
+from stpipe.io.ingest.target import Target, crs_wkt_of_text, moved_box
+from stpipe.io.rasters import Grid, open_raster
+from stpipe.io.stored import is_remote, one_line
+
+JSON_SUFFIXES = (".json", ".geojson")
+"""What is taken for a file of STAC items."""
+
+_KINDS = frozenset({"FeatureCollection", "Feature", "Catalog", "Collection"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StacQuery:
+    """What to ask of a STAC API."""
+
+    collections: tuple[str, ...] = ()
+    """Collections to search."""
+
+    time: tuple[str | None, str | None] = (None, None)
+    """First and last date."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ItemBand:
+    """One band of one item."""
+
+    item: Any
+    """The pystac item."""
+
+    band: str
+    """What odc-stac calls it."""
+
+    href: str
+    """Where the asset is."""
+
+    dtype: str
+    """NumPy dtype of the samples."""
+
+    def read(self, want: Want) -> NDArray[Any]:
+        """Return the stored samples of a window of the target grid, (y, x)."""
+        import odc.stac
+        from affine import Affine
+        from odc.geo.geobox import GeoBox
+
+        window = want.window
+        nodata = want.fill if want.source_nodata is None else want.source_nodata
+        asset = self.band.split(".", maxsplit=1)[0]
+        told: dict[str, Any] = {"data_type": self.dtype}
+        if nodata is not None:
+            told["nodata"] = "nan" if np.isnan(nodata) else nodata
+        try:
+            loaded = odc.stac.load(
+                [self.item],
+                bands=[self.band],
+                geobox=GeoBox(window.shape, Affine(*window.transform), window.crs_wkt),
+                resampling=want.resampling,
+                stac_cfg={"*": {"assets": {asset: told, "*": {"data_type": self.dtype}}}},
+            )
+            samples = np.asarray(loaded[self.band].values[0])
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise ReadError(f"{self.href} of item {self.item.id} can't be read: {one_line(error)}") from error
+        return samples
+
+    def identity(self) -> JSON:
+        """Return the asset, and what the item says."""
+        return [*file_identity(self.href.removeprefix("file://")), self.band, _digest(self.item)]
+
+
+def _digest(item: Any) -> str:
+    return hashlib.sha256(json.dumps(item.to_dict(), sort_keys=True, default=str).encode()).hexdigest()
+
+
+def is_stac(source: str) -> bool:
+    """Whether a source is a file of STAC items, or the address of an API."""
+    if source.startswith(("http://", "https://")):
+        return not source.lower().endswith((".tif", ".tiff", ".jp2", ".vrt"))
+    return Path(source).suffix.lower() in JSON_SUFFIXES
+
+
+def describe_items(source: str, target: Target, query: StacQuery) -> list[Layer]:
+    """Return one layer for each raster band of each item.
+
+    Parameters
+    ----------
+    source : str
+        A JSON file: an ItemCollection, an Item, or a Catalog or Collection with items; or the address of a STAC API.
+    target : Target
+        Where an API is asked for items.
+    query : StacQuery
+        Collections and period of an API.
+    """
+    try:
+        import odc.stac
+        import pystac  # noqa: F401
+    except ImportError as error:
+        raise OptionError(
+            f"{source} holds STAC items, which need the library odc-stac; install it: pip install 'stpipe[stac]'"
+        ) from error
+    api = is_remote(source) and not source.lower().endswith(JSON_SUFFIXES)
+    items = _searched(source, target, query) if api else _from_file(source)
+    if not items:
+        raise CubeError(f"{source} holds no STAC item" + (" of this place, period and collection" if api else ""))
+    try:
+        parsed = list(odc.stac.parse_items(items))
+    except Exception as error:
+        raise CubeError(f"{source} holds items that odc-stac can't read: {one_line(error)}") from error
+    layers: list[Layer] = []
+    for item, known in zip(items, parsed, strict=True):
+        layers += _layers(item, known, target)
+    if not layers:
+        raise CubeError(f"the items of {source} have no raster assets")
+    return layers
+
+
+def _from_file(source: str) -> list[Any]:
+    import pystac
+
+    try:
+        document = pystac.StacIO.default().read_json(source)
+    except Exception as error:
+        raise CubeError(f"{source} can't be read as JSON: {one_line(error)}") from error
+    kind = document.get("type") if isinstance(document, dict) else None
+    if kind not in _KINDS:
+        raise CubeError(f"{source} is no STAC ItemCollection, Item, Collection or Catalog: its type is {kind!r}")
+    try:
+        if kind in {"Catalog", "Collection"}:
+            catalog: Any = pystac.read_file(source)
+            return list(catalog.get_items(recursive=True))
+        single = kind == "Feature"
+        items = [pystac.Item.from_dict(document)] if single else list(pystac.ItemCollection.from_dict(document).items)
+    except Exception as error:
+        raise CubeError(f"{source} holds no valid STAC items: {one_line(error)}") from error
+    for item in items:
+        for asset in item.assets.values():
+            if not is_remote(asset.href) and not Path(asset.href).is_absolute() and item.get_self_href() is None:
+                asset.href = pystac.utils.make_absolute_href(asset.href, str(Path(source).absolute()))
+    return items
+
+
+def _searched(address: str, target: Target, query: StacQuery) -> list[Any]:
+    try:
+        from pystac_client import Client
+    except ImportError as error:
+        raise OptionError(
+            f"{address} is asked with the library pystac-client; install it: pip install 'stpipe[stac]'"
+        ) from error
+    if not query.collections:
+        raise OptionError(f"{address} has many collections; name one with --collection")
+    box = _search_box(target)
+    if box is None:
+        raise OptionError(f"{address} holds items of the whole world; say where with --bbox or --aoi")
+    start, end = query.time
+    period = None if query.time == (None, None) else f"{start or '..'}/{end or '..'}"
+    try:
+        client = Client.open(address)
+        return list(client.search(collections=list(query.collections), bbox=box, datetime=period).items())
+    except Exception as error:
+        raise CubeError(f"{address} can't be searched: {one_line(error)}") from error
+
+
+def _search_box(target: Target) -> list[float] | None:
+    """Return the box to search, in degrees."""
+    degrees = crs_wkt_of_text("EPSG:4326", "--bbox-crs")
+    if target.bbox is not None:
+        return list(moved_box(target.bbox, crs_wkt_of_text(target.bbox_crs, "--bbox-crs"), degrees, "--bbox"))
+    if target.aoi is None:
+        return None
+    area = json.loads(read_area(target.aoi, degrees, (1.0, 0.0, 0.0, 0.0, -1.0, 0.0), "the catalogue"))
+    points = np.array([point[:2] for polygon in area["coordinates"] for ring in polygon for point in ring])
+    return [*points.min(axis=0).tolist(), *points.max(axis=0).tolist()]
+
+
+def _layers(item: Any, parsed: Any, target: Target) -> list[Layer]:
+    when = parsed.nominal_datetime
+    time = when.astimezone(UTC).replace(tzinfo=None) if when.tzinfo else when
+    bands: Mapping[tuple[str, int], Any] = {key: one for key, one in parsed.bands.items() if hasattr(one, "geobox")}
+    count = {asset: sum(name == asset for name, _ in bands) for asset, _ in bands}
+    layers = []
+    for (asset, index), source in sorted(bands.items()):
+        href = source.uri
+        said = _band_facts(item.assets[asset], index)
+        facts = said if said.get("data_type") else {**_header(href, index), **said}
+        dtype = np.dtype(str(facts["data_type"]))
+        nodata = facts.get("nodata")
+        layers.append(
+            Layer(
+                path=str(item.get_self_href() or href),
+                variable=asset if count[asset] == 1 else f"{asset}_b{index}",
+                time=time,
+                scene=item.id,
+                grid=_grid(item, source, asset, target),
+                dtype=dtype.name,
+                nodata=None if nodata is None else float(nodata),
+                source=ItemBand(
+                    item=item, band=asset if index == 1 else f"{asset}.{index}", href=href, dtype=dtype.name
+                ),
+                scale=float(facts.get("scale") or 1.0),
+                offset=float(facts.get("offset") or 0.0),
+                attrs={"units": facts["unit"]} if facts.get("unit") else {},
+            )
+        )
+    return layers
+
+
+def _band_name(asset: str, index: int) -> str:
+    return asset if index == 1 else f"{asset}.{index}"
+
+
+def _band_facts(asset: Any, index: int) -> dict[str, Any]:
+    """Return what an item says of a band's samples, by either version of the raster extension."""
+    document = asset.to_dict()
+    names = ("data_type", "nodata", "unit", "scale", "offset")
+    facts: dict[str, Any] = {}
+    for key in ("bands", "raster:bands"):
+        listed: Sequence[Mapping[str, Any]] = document.get(key) or ()
+        said = {**document, **(listed[index - 1] if len(listed) >= index else {})}
+        for name in names:
+            value = said.get(name, said.get(f"raster:{name}"))
+            if value is not None:
+                facts.setdefault(name, value)
+    return facts
+
+
+@lru_cache(maxsize=4096)
+def _header_facts(href: str, index: int) -> tuple[tuple[str, Any], ...]:
+    with open_raster(Path(href) if not is_remote(href) else href) as source:
+        at = index - 1
+        facts = {
+            "data_type": source.dtypes[at],
+            "nodata": source.nodatavals[at],
+            "scale": source.scales[at],
+            "offset": source.offsets[at],
+            "unit": source.units[at],
+        }
+    return tuple((key, value) for key, value in facts.items() if value is not None)
+
+
+def _header(href: str, index: int) -> dict[str, Any]:
+    """Return what a file says of a band whose item says nothing."""
+    return dict(_header_facts(href, index))
+
+
+def _grid(item: Any, source: Any, asset: str, target: Target) -> Grid:
+    box = source.geobox
+    if box is not None and box.crs is not None:
+        a, b, c, d, e, f = (float(number) for number in tuple(box.transform)[:6])
+        wkt = _rasterio_wkt(str(box.crs.to_wkt()))
+        return Grid(crs_wkt=wkt, transform=(a, b, c, d, e, f), shape=tuple(box.shape.yx))
+    if target.crs is None or target.resolution is None or item.bbox is None:
+        raise CubeError(
+            f"item {item.id} does not say CRS, shape and transform of its asset {asset!r} (proj:code, proj:shape, "
+            "proj:transform), so the cube's grid can't be told; give --crs and --resolution"
+        )
+    west, south, east, north = item.bbox if len(item.bbox) == 4 else (*item.bbox[:2], *item.bbox[3:5])
+    return Grid(  # where it is, in one pixel; odc-stac looks into the file for the rest
+        crs_wkt=crs_wkt_of_text("EPSG:4326", "--crs"),
+        transform=(east - west, 0.0, west, 0.0, south - north, north),
+        shape=(1, 1),
+    )
+
+
+@lru_cache(maxsize=64)
+def _rasterio_wkt(wkt: str) -> str:
+    """Return a CRS as files read by GDAL spell it."""
+    from rasterio.crs import CRS
+
+    return str(CRS.from_wkt(wkt).to_wkt())
