@@ -76,6 +76,7 @@ def command(
     source, remarks = open_fillable(
         cube, variables=variables or None, domain=domain, time=selection, aoi=aoi, trust=trust
     )
+    said: list[str] = []
     with progress_bar("scoring") as progress:
         results = evaluate_cube(
             source.reader(),
@@ -89,12 +90,13 @@ def command(
             valid_range=limits,
             trust=source.trust,
             progress=progress,
+            tell=said.append,
         )
     if picture is not None:
         from stpipe.report.scores_picture import draw_scores
 
         draw_scores(results, picture)
-    for note in (*remarks, *(f"{result.variable}: {note}" for result in results for note in result.notes)):
+    for note in (*remarks, *said, *(f"{result.variable}: {note}" for result in results for note in result.notes)):
         click.echo(f"stpipe: note: {note}", err=True)
     if as_json:
         click.echo(json.dumps({"cube": str(cube), "variables": [result.as_dict() for result in results]}, indent=2))

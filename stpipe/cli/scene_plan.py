@@ -284,7 +284,7 @@ def describe_plan(prepared: Prepared) -> dict[str, JSON]:
         "variables": [info.name for info in plan.variables],
         "method": prepared.filler.name,
         "interval": prepared.percent / 100,
-        "trust": [] if prepared.cube.trust is None else [rule.text for rule in prepared.cube.trust.rules],
+        "trust": [] if prepared.cube.trust is None else prepared.cube.trust.texts,
         "buffer": 0 if prepared.cube.trust is None else prepared.cube.trust.buffer,
         "block": grid.size,
         "overlap": grid.spec.overlap,

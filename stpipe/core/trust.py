@@ -85,6 +85,26 @@ class Trust:
         """Names of the quality variables, each once."""
         return tuple(dict.fromkeys(rule.variable for rule in self.rules))
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The rules as they were typed, each once."""
+        return tuple(dict.fromkeys(rule.text for rule in self.rules))
+
+    def refuse_measured(self, names: Sequence[str]) -> None:
+        """Refuse to take a variable for a measurement that a rule takes for a judge of measurements.
+
+        Raises
+        ------
+        OptionError
+            If a rule is about one of the names.
+        """
+        for rule in self.rules:
+            if rule.variable in names:
+                raise OptionError(
+                    f"{rule.text} is about {rule.variable}, which can't be filled or scored on as well; leave it out "
+                    "of the variables"
+                )
+
     def identity(self) -> JSON:
         """Return all that decides what is trusted, besides the cube."""
         return {

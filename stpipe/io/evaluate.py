@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import xarray as xr
@@ -118,8 +118,13 @@ def evaluate_cube(
     valid_range: tuple[float, float] | None = None,
     trust: Trust | None = None,
     progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> list[Evaluation]:
-    """Score methods on each variable of a cube; takes what `evaluate` takes, and the rules that the reader heeds."""
+    """Score methods on each variable of a cube; takes what `evaluate` takes.
+
+    And `trust`: the rules that the reader heeds, with `tell`: called with a line for each one that matched nothing, or
+    everything.
+    """
     if draws < 1:
         raise OptionError(f"gaps have to be drawn at least once, got --draws {draws}")
     fillers = fillers_for(methods, model=model, interval=interval, frames=reader.extent[0])
@@ -129,6 +134,9 @@ def evaluate_cube(
     for number, info in enumerate(infos):
         rule_counts = np.zeros((0 if trust is None else len(trust.rules), 2), dtype=np.int64)
         crops, spread = read_crops(reader, info, days, valid_range=valid_range, rule_counts=rule_counts)
+        if trust is not None and tell is not None and not number:  # they are the same for every variable
+            for line in remarks(trust, rule_counts):
+                tell(f"{line} (of the parts that were read)")
 
         def step(done: int, total: int, number: int = number) -> None:
             if progress is not None:
@@ -145,8 +153,7 @@ def evaluate_cube(
             units=str(info.attrs.get("units", "")),
             progress=step,
         )
-        said = () if trust is None or number else remarks(trust, rule_counts)  # they are the same for every variable
-        results.append(replace(found, notes=(*(f"{line}, of the parts that were read" for line in said), *found.notes)))
+        results.append(found)
     return results
 
 
@@ -235,8 +242,13 @@ def evaluate(
             valid_range=valid_range,
             trust=cube.trust,
             progress=progress,
+            tell=None if results else _warn,
         )
     return as_dataset(results, {name: str(cube.dataset[name].attrs.get("units", "")) for name in cube.names})
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line, UserWarning, stacklevel=4)
 
 
 SCORES: Mapping[str, str] = {

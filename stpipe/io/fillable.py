@@ -45,9 +45,13 @@ def open_fillable(
     ------
     CubeError
         If there is nothing but codes, or it is no cube.
+    OptionError
+        If a rule can't be met, or is about a variable that is to be filled.
     """
     cube = open_source(path, variables=variables, domain=domain, time=time, aoi=aoi, trust=trust)
     if variables is not None:
+        if cube.trust is not None:
+            cube.trust.refuse_measured(cube.names)
         return cube, ()
     names, notes = worth_filling(cube)
     if names != cube.names:

@@ -180,7 +180,7 @@ def inspect_cube(cube: Cube, *, scan: bool = True, progress: Progress | None = N
         "size_bytes": size_on_disk(cube.path),
         "samples_bytes": sum(prod(cube.extent) * np.dtype(info.dtype).itemsize for info in cube.variables),
         "domain": cube.domain,
-        "trust": None if cube.trust is None else [rule.text for rule in cube.trust.rules],
+        "trust": [] if cube.trust is None else list(cube.trust.texts),
         "buffer": 0 if cube.trust is None else cube.trust.buffer,
         "variables": variables,
     }

@@ -117,6 +117,8 @@ def understand(
     if trust is not None:
         trust = trust.resolved(_cube_names(dataset, "iufb"), "the dataset")
     names = _choose(dataset, variables, () if trust is None else trust.variables)
+    if trust is not None:
+        trust.refuse_measured(names)
     dims = _dims(dataset, names[0])
     time = coordinate_of(dataset, dims[0], "time")
     if time is None:
