@@ -228,7 +228,7 @@ def evaluate(
     (['group', 'method_name', 'variable'], 0.0)
     """
     cube = understand(obj, variables=variables, domain=domain, trust=parse_trust(qa, keep, drop, buffer))
-    results = []
+    results: list[Evaluation] = []
     for name in cube.names:
         results += evaluate_cube(
             cube.reader(name),
