@@ -137,13 +137,8 @@ def test_items_without_a_crs_or_of_several_resolutions_are_refused(
     assert int((forced["red"].values != 0).sum()) >= 0.9 * 3 * SHAPE[0] * SHAPE[1]
 
     fine = small_items(tmp_path / "fine")
-    raster(
-        tmp_path / "fine" / "20200102_red.tif",
-        np.ones((10, 15), "int16"),
-        nodata=0,
-        transform=(20, 0, 5e5, 0, -20, 5e6),
-    )
     paths = {"red": tmp_path / "fine" / "20200102_red.tif"}
+    raster(paths["red"], np.ones((10, 15), "int16"), nodata=0, transform=from_origin(500_000, 5_000_000, 20, 20))
     mixed = collection([fine[0], item_of(paths, "2020-01-02", "coarse")], tmp_path / "fine" / "items.json")
     with pytest.raises(CubeError, match=r"all files need one grid, but .* pixel 10 x -10, .* pixel 20 x -20"):
         plan_ingest([str(mixed)])
