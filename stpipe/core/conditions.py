@@ -1,6 +1,6 @@
-"""What a rule asks of a stored sample: whether it is in a list, has bits set, or compares with a number.
+"""What a rule asks of a stored sample: whether it is in a list, has bits or flags set, or compares with a number.
 
-Lists and bits are asked of the integers as they are stored, comparisons of physical values.
+Lists, bits and flags are asked of the integers as they are stored, comparisons of physical values.
 """
 
 from __future__ import annotations
@@ -81,6 +81,68 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
+class Flags:
+    """Any of some flags is set, by the names that the file gives them in its flag_meanings."""
+
+    names: tuple[str, ...]
+    """Their names, in any case."""
+
+    some: bool = False
+    """Whether it is enough that the file knows one of them: products name more flags from version to version."""
+
+    def matches(self, stored: NDArray[Any], info: VariableInfo) -> NDArray[np.bool_]:
+        """Return True where the test holds."""
+        whole = _unsigned(stored)
+        kind = whole.dtype.type
+        known = flags_of(info)
+        result = np.zeros(stored.shape, dtype=bool)
+        for mask, value in (known[name.lower()] for name in self.names if name.lower() in known):
+            part = whole if mask is None else whole & kind(mask)
+            result |= (part != 0) if value is None else (part == kind(value))
+        return result
+
+    def complaint(self, info: VariableInfo) -> str | None:
+        """Return why the test can't be made on a variable."""
+        known = flags_of(info)
+        if not known:
+            return _not_integers(info, "flags") or (
+                f"{info.name} has no flag_meanings with flag_masks or flag_values to find {', '.join(self.names)} by; "
+                f"give values or bits instead, such as --drop {info.name}:bits=3"
+            )
+        unknown = [name for name in self.names if name.lower() not in known]
+        if unknown and (not self.some or len(unknown) == len(self.names)):
+            return f"{info.name} has no flag {', '.join(unknown)}; it has {', '.join(known)}"
+        return _not_integers(info, "flags")
+
+
+def flags_of(info: VariableInfo) -> dict[str, tuple[int | None, int | None]]:
+    """Return the mask and the value of each flag of a variable, by its name in lower case.
+
+    Notes
+    -----
+    Without a value, any bit of the mask tells; without a mask, the whole sample is the value: CF conventions 1.11,
+    section 3.5, flags.
+
+    Examples
+    --------
+    >>> attrs = {"flag_meanings": "land CLOUD", "flag_masks": [1, 2]}
+    >>> flags_of(VariableInfo(name="qa", dtype="uint8", chunks=(1, 1, 1), attrs=attrs))
+    {'land': (1, None), 'cloud': (2, None)}
+    """
+    names = str(info.attrs.get("flag_meanings", "")).lower().split()
+    columns = []
+    for key in ("flag_masks", "flag_values"):
+        found = info.attrs.get(key)
+        listed = found if isinstance(found, list) else [] if found is None else [found]
+        columns.append(listed if names and len(listed) == len(names) else None)
+    if columns == [None, None] or np.dtype(info.dtype).kind not in "iub":
+        return {}
+    width = 2 ** (8 * np.dtype(info.dtype).itemsize)
+    masks, values = ([None] * len(names) if column is None else [int(n) % width for n in column] for column in columns)
+    return dict(zip(names, zip(masks, values, strict=True), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """The physical value compares with a number."""
 
@@ -115,7 +177,7 @@ class Comparison:
 class AnyOf:
     """Any of several tests holds."""
 
-    tests: tuple[Values | Bits | Field | Comparison, ...]
+    tests: tuple[Values | Bits | Field | Flags | Comparison, ...]
     """The tests."""
 
     def matches(self, stored: NDArray[Any], info: VariableInfo) -> NDArray[np.bool_]:
@@ -130,12 +192,17 @@ class AnyOf:
         return next((text for text in (test.complaint(info) for test in self.tests) if text), None)
 
 
-Test = Values | Bits | Field | Comparison | AnyOf
+Test = Values | Bits | Field | Flags | Comparison | AnyOf
 """What a rule asks of a sample."""
 
 
-def parse_test(text: str) -> Values | Bits | Field:
+def parse_test(text: str) -> Values | Bits | Field | Flags:
     """Read what stands behind the colon of a rule; ValueError says what is wrong with it."""
+    if text.lower().startswith("flags"):
+        names = [name.strip() for name in text[5:].lstrip().removeprefix("=").split(",")]
+        if not text[5:].lstrip().startswith("=") or not all(names):
+            raise ValueError("flags are given as flags=CLOUD,SNOW_ICE")
+        return Flags(tuple(names))
     if not text.lower().startswith("bits"):
         return Values(_ranges(text))
     equals = text[4:].lstrip()

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from stpipe.core.conditions import AnyOf, Bits, Comparison, Field, Test, Values, parse_test
+from stpipe.core.conditions import AnyOf, Bits, Comparison, Field, Flags, Test, Values, parse_test
 from stpipe.core.trust import Rule, Trust, parse_rule
 from stpipe.errors import OptionError
 
@@ -67,28 +67,31 @@ _C1_GUIDE = (
 )
 _C1_LEVEL1 = (
     "USGS, Landsat Collection 1 Level 1 Quality Assessment Band; "
-    "https://www.usgs.gov/landsat-missions/landsat-collection-1-level-1-quality-assessment-band"
+    "https://www.usgs.gov/land-resources/nli/landsat/landsat-collection-1-level-1-quality-assessment-band"
 )
+# The bits of OLCI's Level 2 flags are not the same in all its versions: CLOUD of the land product was bit 3, and is
+# bit 4. So they are found by the names that the files give them.
 _OLCI_LEVEL2 = (
-    "EUMETSAT, Sentinel-3 OLCI Level 2 Marine Product Data Format Specification, water quality and science flags; "
+    "ESA, Sentinel-3 OLCI technical guide, Level 2 water quality and science flags; "
     "https://sentinel.esa.int/web/sentinel/technical-guides/sentinel-3-olci/level-2/quality-and-science-flags-op; "
-    "flags to drop: EUMETSAT, Recommendations for Sentinel-3 OLCI Ocean Colour product validations, table of flags"
+    "what is dropped: flags that EUMETSAT recommends to leave out of validations"
 )
 _OLCI_LAND = (
-    "ESA, Sentinel-3 OLCI Level 2 Land Product Data Format Specification, land quality and science flags; "
-    "https://sentinel.esa.int/web/sentinel/technical-guides/sentinel-3-olci/level-2/quality-and-science-flags-lp"
+    "ESA, Sentinel-3 OLCI technical guide, Level 2 land quality and science flags; "
+    "https://sentinel.esa.int/web/sentinel/technical-guides/sentinel-3-olci/level-2/quality-and-science-flags-lp; "
+    "what is dropped: what SNAP calls the recommendation of the quality working group, LQSF_GENERAL_RECOM"
 )
-_OLCI_LEVEL1 = "ESA, Sentinel-3 OLCI Level 1 Product Data Format Specification (S3IPF.PDS.004.1), quality_flags"
-_S5P_GUIDE = (
-    "ESA, Sentinel-5 Precursor Product Readme Files of CO, CH4, SO2, HCHO and O3, recommendations for data usage; "
-    "https://sentinels.copernicus.eu/web/sentinel/technical-guides/sentinel-5p/products-algorithms"
+_OLCI_LEVEL1 = "ESA, Sentinel-3 OLCI Level 1 products, flag_masks and flag_meanings of quality_flags"
+_S5P_README = (
+    "ESA, Sentinel-5 Precursor product readme files (S5P-MPC-SRON-PRF-CO and those beside it), recommendations for "
+    "data usage; https://sentiwiki.copernicus.eu/web/s5p-products"
 )
 
 PRODUCTS: Mapping[str, Product] = {
     "s2-scl": Product(
         title="Sentinel-2 Level-2A scene classification (SCL)",
         source="ESA, Sen2Cor Configuration and User Manual (S2-PDGS-MPC-L2A-SUM), scene classification; "
-        "https://sentiwiki.copernicus.eu/web/s2-processing",
+        "http://step.esa.int/thirdparties/sen2cor/2.9.0/docs/S2-PDGS-MPC-L2A-SUM-V2.9.0.pdf",
         variables=("SCL", "scene_classification"),
         parts=(
             _fill("0"),
@@ -218,39 +221,45 @@ PRODUCTS: Mapping[str, Product] = {
         ),
     ),
     "s5p": Product(
-        title="Sentinel-5P: CO, CH4, SO2, HCHO, O3",
-        source=_S5P_GUIDE,
+        title="Sentinel-5P: CO, CH4, HCHO",
+        source=_S5P_README,
         variables=("qa_value",),
         kept=Comparison(">", 0.5),
     ),
     "s5p-no2": Product(
-        title="Sentinel-5P: NO2",
-        source="KNMI, S5P Mission Performance Centre Nitrogen Dioxide Readme (S5P-MPC-KNMI-PRF-NO2), and Product User "
-        "Manual (S5P-KNMI-L2-0021-MA): the filter for most users",
+        title="Sentinel-5P: tropospheric NO2",
+        source="KNMI, Sentinel-5 Precursor NO2 product readme file (S5P-MPC-KNMI-PRF-NO2) and product user manual "
+        "(S5P-KNMI-L2-0021-MA): the filter for most users",
         variables=("qa_value",),
         kept=Comparison(">", 0.75),
+    ),
+    "s5p-aai": Product(
+        title="Sentinel-5P: aerosol index",
+        source=_S5P_README,
+        variables=("qa_value",),
+        kept=Comparison(">", 0.8),
     ),
     "s3-olci": Product(
         title="Sentinel-3 OLCI Level 2, water (WQSF)",
         source=_OLCI_LEVEL2,
         variables=("WQSF", "WQSF_lsb"),
         parts=(
-            _fill("bits=0"),
-            Part("land", "bits=2"),
-            Part("cloud", "bits=3"),
-            Part("snow", "bits=4"),
-            Part("inland-water", "bits=5", dropped=False),
-            Part("tidal", "bits=6", dropped=False),
-            Part("cosmetic", "bits=7"),
-            Part("suspect", "bits=8"),
-            Part("high-sun-zenith", "bits=9"),
-            Part("saturated", "bits=10"),
-            Part("glint-corrected", "bits=11", dropped=False),
-            Part("glint", "bits=12"),
-            Part("whitecaps", "bits=13"),
-            Part("correction-failed", "bits=17"),
-            Part("cloud-ambiguous", "bits=23"),
-            Part("cloud-margin", "bits=24"),
+            _fill("flags=INVALID"),
+            Part("land", "flags=LAND"),
+            Part("cloud", "flags=CLOUD"),
+            Part("cloud-ambiguous", "flags=CLOUD_AMBIGUOUS"),
+            Part("cloud-margin", "flags=CLOUD_MARGIN"),
+            Part("snow", "flags=SNOW_ICE"),
+            Part("inland-water", "flags=INLAND_WATER", dropped=False),
+            Part("tidal", "flags=TIDAL", dropped=False),
+            Part("cosmetic", "flags=COSMETIC"),
+            Part("suspect", "flags=SUSPECT"),
+            Part("high-sun-zenith", "flags=HISOLZEN"),
+            Part("saturated", "flags=SATURATED"),
+            Part("glint-corrected", "flags=MEGLINT", dropped=False),
+            Part("glint", "flags=HIGHGLINT"),
+            Part("whitecaps", "flags=WHITECAPS"),
+            Part("correction-failed", "flags=AC_FAIL"),
         ),
     ),
     "s3-olci-land": Product(
@@ -258,18 +267,18 @@ PRODUCTS: Mapping[str, Product] = {
         source=_OLCI_LAND,
         variables=("LQSF",),
         parts=(
-            _fill("bits=0"),
-            Part("water", "bits=1", dropped=False),
-            Part("cloud", "bits=3"),
-            Part("snow", "bits=4"),
-            Part("inland-water", "bits=5", dropped=False),
-            Part("tidal", "bits=6", dropped=False),
-            Part("cosmetic", "bits=7"),
-            Part("suspect", "bits=8"),
-            Part("high-sun-zenith", "bits=9", dropped=False),
-            Part("saturated", "bits=10"),
-            Part("cloud-ambiguous", "bits=23"),
-            Part("cloud-margin", "bits=24"),
+            _fill("flags=INVALID"),
+            Part("water", "flags=WATER", dropped=False),
+            Part("cloud", "flags=CLOUD"),
+            Part("cloud-ambiguous", "flags=CLOUD_AMBIGUOUS"),
+            Part("cloud-margin", "flags=CLOUD_MARGIN"),
+            Part("snow", "flags=SNOW_ICE"),
+            Part("inland-water", "flags=INLAND_WATER", dropped=False),
+            Part("tidal", "flags=TIDAL", dropped=False),
+            Part("cosmetic", "flags=COSMETIC", dropped=False),
+            Part("suspect", "flags=SUSPECT", dropped=False),
+            Part("high-sun-zenith", "flags=HISOLZEN", dropped=False),
+            Part("saturated", "flags=SATURATED", dropped=False),
         ),
     ),
     "s3-olci-l1": Product(
@@ -390,11 +399,14 @@ def _chosen_parts(product: Product, name: str, changes: str | None, text: str) -
     return [part for part, yes in zip(product.parts, chosen, strict=True) if yes]
 
 
-def _joined(tests: list[Values | Bits | Field]) -> Test:
-    """Return one test that holds where any does; lists become one list and bits one set of bits."""
+def _joined(tests: list[Values | Bits | Field | Flags]) -> Test:
+    """Return one test that holds where any does; lists become one list, and so do bits and flags."""
     ranges = sorted(pair for test in tests if isinstance(test, Values) for pair in test.ranges)
     bits = sorted(bit for test in tests if isinstance(test, Bits) for bit in test.bits)
-    joined: list[Values | Bits | Field] = [test for test in tests if isinstance(test, Field)]
+    flags = [name for test in tests if isinstance(test, Flags) for name in test.names]
+    joined: list[Values | Bits | Field | Flags] = [test for test in tests if isinstance(test, Field)]
+    if flags:
+        joined.insert(0, Flags(tuple(flags), some=True))
     if bits:
         joined.insert(0, Bits(tuple(bits)))
     if ranges:

@@ -26,7 +26,10 @@ from stpipe.core.ports import JSON, VariableInfo
 from stpipe.core.samples import is_nodata
 from stpipe.errors import OptionError
 
-FORMS = "a rule is VAR:4,5,8-10 (values), VAR:bits=3,4 (any of the bits), VAR:bits=8-9:2,3 (field) or VAR>=0.5"
+FORMS = (
+    "a rule is VAR:4,5,8-10 (values), VAR:bits=3,4 (any of the bits), VAR:bits=8-9:2,3 (field), VAR:flags=CLOUD (by "
+    "the file's flag_meanings) or VAR>=0.5"
+)
 """What a rule may look like, for messages."""
 
 LONGEST_BUFFER = 1000
@@ -161,7 +164,8 @@ def parse_rule(text: str, *, keep: bool) -> Rule:
     ----------
     text : str
         A list of stored values (``SCL:4,5,8-10``), bits of which any is set (``QA:bits=3,4``), a number in adjacent
-        bits (``QA:bits=8-9:2,3``), or a comparison of the physical value (``qa_value>=0.5``).
+        bits (``QA:bits=8-9:2,3``), flags by the names that the file gives them (``WQSF:flags=CLOUD,SNOW_ICE``), or a
+        comparison of the physical value (``qa_value>=0.5``).
     keep : bool
         Whether samples that match are kept or dropped.
 

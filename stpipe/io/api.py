@@ -269,7 +269,7 @@ def _fill_lazily(job: FillJob) -> tuple[da.Array, da.Array, da.Array]:
         reader.array,
         reader.domain,
         None if reader.trust is None else reader.trust.identity(),
-        inputs[1:],
+        [(quality.array, quality.info) for quality in reader.quality.values()],
         plan.identity,
         plan.variables,
         plan.blend_tiles,

@@ -19,6 +19,7 @@ from stpipe.errors import CubeError, OptionError
 from stpipe.io.cube import quality_cost
 from stpipe.io.dimensions import coordinate_of, roles_of
 from stpipe.io.frames import companions
+from stpipe.io.stored import plain_attrs
 from stpipe.io.times import check_order, decode_times
 
 NAMELESS = "values"
@@ -181,7 +182,7 @@ def _quality(dataset: xr.Dataset, trust: Trust, dims: tuple[str, str, str]) -> d
                 "that grid, by the nearest neighbour"
             )
         array = array.transpose(*dims)
-        info = _info(array, rule.variable)
+        info = replace(_info(array, rule.variable), attrs=plain_attrs(array.attrs))  # the names of flags are there
         packed = array.encoding.get("dtype")
         decoded = array.dtype.kind == "f" and packed is not None and np.dtype(packed).kind in "iu"
         if decoded:

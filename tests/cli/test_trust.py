@@ -158,7 +158,7 @@ REFUSED = [
     (["--qa", "hls-fmask"], "has no variable 'Fmask'"),
     (["--qa", "s2-scl=SLC"], "did you mean 'SCL'?"),
     (["--drop", "SCL:bits=8"], "bit 8 lies beyond SCL, whose type uint8 has bits 0 to 7"),
-    (["--keep", "SCL"], "a rule is VAR:4,5,8-10 (values), VAR:bits=3,4 (any of the bits), VAR:bits=8-9:2,3 (field) or"),
+    (["--keep", "SCL"], "a rule is VAR:4,5,8-10 (values), VAR:bits=3,4 (any of the bits), VAR:bits=8-9:2,3 (field)"),
     (["--keep", "SCL=4"], "can't be read"),
     (["--buffer", "2"], "--buffer grows what rules call unclear"),
     (["--buffer", "2000", "--qa", "s2-scl"], "--buffer takes 0 to 1000 pixels"),

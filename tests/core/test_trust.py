@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -209,12 +210,6 @@ BITS: dict[str, tuple[str, list[int], list[int]]] = {
         [8, 11, 264, 2056, 200],
         [9, 10, 12, 520, 776, 1032, 4104, 8200, 32776, 65535],
     ),
-    "s3-olci": (
-        "uint32",
-        [2, 34, 66, 2050, 2 + 2**25],
-        [1, 4, 8, 16, 130, 258, 514, 1026, 4098, 8194, 2 + 2**17, 2 + 2**23, 2 + 2**24],
-    ),
-    "s3-olci-land": ("uint32", [4, 2, 36, 516], [1, 12, 20, 132, 260, 1028, 4 + 2**23, 4 + 2**24]),
     "s3-olci-l1": ("uint32", [0, 2**31, 2**29, 2**22, 1], [2**25, 2**21, 2**24, 2**27, 2**31 + 2**27]),
 }
 
@@ -225,22 +220,95 @@ def test_a_product_drops_what_its_document_calls_unclear(name: str) -> None:
     assert judged_by(parse_qa(name), [*clear, *unclear], dtype) == [True] * len(clear) + [False] * len(unclear)
 
 
+def flags_info(*names: str, first: int = 0, **more: Any) -> dict[str, Any]:
+    """Return attributes of a variable whose flags are bits, from a first one."""
+    masks = [1 << bit for bit in range(first, first + len(names))]
+    return {"attrs": {"flag_meanings": " ".join(names), "flag_masks": masks, **more}}
+
+
+OLD = ("INVALID", "WATER", "LAND", "CLOUD", "SNOW_ICE", "INLAND_WATER", "TIDAL", "COSMETIC", "SUSPECT", "HISOLZEN")
+NEW = (
+    "INVALID", "WATER", "LAND", "COASTLINE", "CLOUD", "CLOUD_AMBIGUOUS", "CLOUD_MARGIN", "SNOW_ICE", "INLAND_WATER",
+    "TIDAL", "COSMETIC", "SUSPECT", "HISOLZEN", "SATURATED", "HIGHGLINT", "WHITECAPS", "AC_FAIL",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("names", [OLD, NEW], ids=["old", "new"])
+@pytest.mark.parametrize(
+    ("product", "clear"),
+    [
+        ("s3-olci", {"WATER", "COASTLINE", "INLAND_WATER", "TIDAL"}),
+        (
+            "s3-olci-land",
+            {"WATER", "LAND", "COASTLINE", "INLAND_WATER", "TIDAL", "COSMETIC", "SUSPECT", "HISOLZEN", "SATURATED"}
+            | {"HIGHGLINT", "WHITECAPS", "AC_FAIL"},
+        ),
+    ],
+)
+def test_flags_of_olci_are_found_wherever_the_file_has_them(
+    names: tuple[str, ...], product: str, clear: set[str]
+) -> None:
+    values = [1 << bit for bit in range(len(names))]
+    found = judged_by(parse_qa(product), [0, *values], "uint32", **flags_info(*names))
+    assert found == [True, *(name in clear for name in names)]
+
+
+def test_flags_may_be_bits_fields_or_values() -> None:
+    drop = parse_rule("QA:flags=cloud,Snow", keep=False)
+    bits = flags_info("LAND", "CLOUD", "SNOW", first=2)
+    assert judged_by((drop,), [0, 4, 8, 16, 12], "uint8", **bits) == [True, True, False, False, False]
+    fields: dict[str, Any] = {"flag_meanings": "clear cloud snow", "flag_masks": [6, 6, 1], "flag_values": [0, 4, 1]}
+    assert judged_by((drop,), [0, 2, 4, 6, 3], "uint8", attrs=fields) == [True, True, False, True, False]
+    values = {"flag_meanings": "clear cloud snow", "flag_values": [0, 2, -1]}
+    assert judged_by((drop,), [0, 1, 2, -1], "int8", attrs=values) == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({}, "QA has no flag_meanings with flag_masks or flag_values to find CLOUD by; give values or bits instead"),
+        ({"attrs": {"flag_meanings": "CLOUD SNOW", "flag_masks": [1]}}, "QA has no flag_meanings with flag_masks"),
+        (flags_info("LAND", "SNOW"), "QA has no flag CLOUD; it has land, snow"),
+    ],
+    ids=["none", "too-few", "another"],
+)
+def test_flags_that_the_file_does_not_name_are_refused(more: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Trust((parse_rule("QA:flags=CLOUD", keep=False),)).check({"QA": info_of("uint8", **more)})
+    with pytest.raises(OptionError, match="--qa s3-olci-land=QA: QA has no flag"):
+        Trust(parse_qa("s3-olci-land=QA")).check({"QA": info_of("uint8", **more)})
+
+
 def test_quality_values_of_sentinel_5p_are_compared_as_recommended() -> None:
-    hundredths = [0, 50, 51, 75, 76, 100]
-    for name, least in (("s5p", 51), ("s5p-no2", 76)):
+    hundredths = [0, 50, 51, 75, 76, 80, 81, 100]
+    for name, least in (("s5p", 51), ("s5p-no2", 76), ("s5p-aai", 81)):
         found = judged_by(parse_qa(name), [*hundredths, 255], "uint8", scale_factor=0.01, nodata=255)
         assert found == [*(value >= least for value in hundredths), False]
     assert judged_by(parse_qa("s5p"), [0.5, 0.51], "float32") == [False, True]
 
 
 def test_every_product_is_tested_and_names_its_source() -> None:
-    assert {*BITS, "s5p", "s5p-no2"} == set(PRODUCTS)
+    assert {*BITS, "s3-olci", "s3-olci-land", "s5p", "s5p-no2", "s5p-aai"} == set(PRODUCTS)
     for product in PRODUCTS.values():
         assert len(product.source) > 40
+        assert product.title
         assert product.variables
         assert bool(product.parts) != (product.kept is not None)
         names = [part.name for part in product.parts]
         assert len(set(names)) == len(names)
+
+
+def test_the_page_on_masks_has_the_table_as_it_is(repository: Path) -> None:
+    page = (repository / "docs" / "masks.md").read_text(encoding="utf-8")
+    for name, product in PRODUCTS.items():
+        (row,) = (line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        _, _, layer, names, dropped, more, _ = (cell.strip() for cell in row.split("|"))
+        assert layer == product.title
+        assert names == ", ".join(f"`{variable}`" for variable in product.variables)
+        for part in product.parts:
+            assert (f"{part.name} `{part.test}`" in dropped.split(", ")) == part.dropped or "," in part.test
+            assert f"{part.name} `{part.test}`" in (dropped if part.dropped else more)
+        assert f"- `{name}`: {product.source}\n" in page
 
 
 @pytest.mark.parametrize(
@@ -282,6 +350,9 @@ def test_confidences_of_landsat_are_fields_of_two_bits() -> None:
         ("QA:bits=64", "bits are counted from 0 to 63"),
         ("QA:bits=8-9:4", "a field of 2 bits holds 0 to 3"),
         ("QA:bits=1,3:1", "a field is one run of bits"),
+        ("QA:flags", "flags are given as flags=CLOUD,SNOW_ICE"),
+        ("QA:flags=", "flags are given as flags=CLOUD,SNOW_ICE"),
+        ("QA:flags=CLOUD,,SNOW", "flags are given as"),
         ("qa_value=0.5", "can't be read"),
         ("qa_value>=", "can't be read"),
         ("qa_value>=nan", "can't be read"),

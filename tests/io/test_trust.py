@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import stpipe
+from stpipe.core.plan import make_plan
 from stpipe.core.qa_products import parse_trust
 from stpipe.core.samples import physical
 from stpipe.core.trust import trusted
@@ -23,6 +24,7 @@ from stpipe.io.cube import open_cube, open_source
 from stpipe.io.fillable import open_fillable
 from stpipe.io.inspection import inspect_cube
 from stpipe.io.training_data import gather, open_sources, split_sources
+from stpipe.methods import make_filler
 
 EXTENT = (6, 20, 24)
 
@@ -253,6 +255,42 @@ def test_a_rule_that_does_nothing_is_warned_of_where_methods_are_scored() -> Non
     raw = make().drop_vars("coarse")
     with pytest.warns(UserWarning, match="--drop SCL:77 matches none of .* .of the parts that were read."):
         stpipe.evaluate(raw, variables=["ndvi"], methods=["linear"], draws=1, drop="SCL:77")
+
+
+def test_flags_are_found_by_the_names_in_the_file(tmp_path: Path) -> None:
+    raw = make()[["ndvi", "SCL"]].rename(SCL="WQSF")
+    raw["WQSF"].attrs = {"flag_masks": np.array([1, 2, 4, 8], "uint8"), "flag_meanings": "INVALID COAST WATER CLOUD"}
+    raw["WQSF"].encoding.pop("_FillValue")
+    raw.to_zarr(tmp_path / "c.zarr", zarr_format=3, consolidated=False)
+    expected = (raw.WQSF.values & 8) == 0
+    trust = parse_trust(drop="WQSF:flags=cloud")
+    cube = open_source(tmp_path / "c.zarr", trust=trust)
+    np.testing.assert_array_equal(cube.reader().read_trusted(Window.of(EXTENT)), expected)
+    filled = stpipe.fill(raw, drop="wqsf:flags=Cloud", method="pyramid")
+    np.testing.assert_array_equal(filled.ndvi_source == 1, expected)
+    with pytest.raises(OptionError, match="WQSF has no flag GLINT; it has invalid, coast, water, cloud"):
+        open_source(tmp_path / "c.zarr", trust=parse_trust(drop="WQSF:flags=GLINT"))
+
+
+def test_a_plan_leaves_room_for_what_judges(path: Path) -> None:
+    def planned(**rules: Any) -> Any:
+        cube = open_source(path, variables=["ndvi"], trust=parse_trust(**rules))
+        return make_plan(
+            extent=(40, 3000, 3000),
+            variables=cube.variables,
+            filler=make_filler("pyramid"),
+            identity={},
+            memory_limit=4 * 2**30,
+            block=(40, 512, 512),
+            quality=cube.quality_cost,
+        )
+
+    plain, ruled, grown = planned(), planned(qa="s2-scl"), planned(qa="s2-scl", buffer=30)
+    read = np.prod(plain.blocks.read_shape)
+    assert ruled.memory.fill - plain.memory.fill == 2 * read  # a byte of SCL and one that says what is trusted
+    frames, height, width = plain.blocks.read_shape
+    assert grown.memory.fill - plain.memory.fill == read + frames * (height + 60) * (width + 60)
+    assert ruled.run_id == plain.run_id  # that is for the cube's fingerprint to tell
 
 
 def test_gaps_are_counted_with_the_rules(path: Path) -> None:
