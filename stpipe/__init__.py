@@ -18,14 +18,16 @@ if TYPE_CHECKING:
     from stpipe.io.api import fill
     from stpipe.io.cube import open_cube
     from stpipe.io.evaluate import evaluate
+    from stpipe.io.gaps.objects import gap_statistics
 
-__all__ = ["__version__", "evaluate", "fill", "open_cube"]
+__all__ = ["__version__", "evaluate", "fill", "gap_statistics", "open_cube"]
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "evaluate": "stpipe.io.evaluate",
     "fill": "stpipe.io.api",
+    "gap_statistics": "stpipe.io.gaps.objects",
     "open_cube": "stpipe.io.cube",
 }
 

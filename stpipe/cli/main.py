@@ -39,6 +39,7 @@ VERBS: dict[str, Verb] = {
     "demo": Verb("stpipe.cli.demo", "Fill a made-up scene by three methods and score them against the truth."),
     "evaluate": Verb("stpipe.cli.evaluate", "Score methods on artificial gaps of a cube."),
     "fill-scene": Verb("stpipe.cli.fill_scene", "Fill the gaps of a cube and mosaic it to GeoTIFF."),
+    "gaps": Verb("stpipe.cli.gaps", "Show how long the gaps of a cube are."),
     "info": Verb("stpipe.cli.info", "Show what a cube holds."),
     "ingest": Verb("stpipe.cli.ingest", "Make a Zarr cube from other files."),
     "mosaic": Verb("stpipe.cli.mosaic", "Write a cube as GeoTIFF."),

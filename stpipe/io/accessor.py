@@ -34,6 +34,12 @@ class CubeAccessor:
 
         return evaluate(self._obj, **options)
 
+    def gap_statistics(self, **options: Any) -> xr.Dataset:
+        """Return statistics of the days between clear observations; takes the options of `stpipe.gap_statistics`."""
+        from stpipe.io.gaps.objects import gap_statistics
+
+        return gap_statistics(self._obj, **options)
+
 
 xr.register_dataset_accessor("stpipe")(CubeAccessor)
 xr.register_dataarray_accessor("stpipe")(CubeAccessor)

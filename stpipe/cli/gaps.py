@@ -1,0 +1,171 @@
+"""`stpipe gaps`: what the gaps of a cube are like."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stpipe.cli.options import parse_period, parse_range, parse_size
+from stpipe.cli.progress import progress_bar
+from stpipe.cli.trust import parse_trust, trust_options
+from stpipe.core.gap_statistics import BOUNDARIES, BY, GapOptions, parse_percentiles
+from stpipe.errors import OptionError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+_WIDE = 160
+_LEAST_CLEAR = 5
+
+
+@click.command(name="gaps")
+@click.argument("cube", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the products [CUBE.gaps].")
+@click.option("--var", "variables", multiple=True, metavar="V", help="Variable to look at [all]; may be repeated.")
+@click.option(
+    "--boundaries",
+    type=click.Choice(BOUNDARIES),
+    default=BOUNDARIES[0],
+    show_default=True,
+    help="Whether the period's first and last day count as ends of gaps.",
+)
+@click.option("--percentiles", metavar="P,P", help="Percentiles of the gaps, from 0 to 100, besides the median.")
+@click.option("--by", type=click.Choice(BY), default=BY[0], show_default=True, help="What to look at by itself.")
+@click.option("--zarr", is_flag=True, help="Write the statistics as gaps.zarr too.")
+@click.option("--time", "period", metavar="START/END", help="Period to look at [from the first frame to the last].")
+@click.option("--aoi", type=click.Path(path_type=Path), help="GeoJSON of the area to look at.")
+@click.option("--domain", metavar="V", help="Static variable that is non-zero where values can exist.")
+@click.option("--valid-range", metavar="LO,HI", help="Physical values outside of it are gaps.")
+@trust_options
+@click.option("--workers", type=int, help="Worker processes on this machine [one a core].")
+@click.option("--memory-limit", metavar="SIZE", help="Memory of a worker, such as 4GiB.")
+@click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster of this scheduler (tcp://...).")
+@click.option("--overwrite", is_flag=True, help="Replace earlier statistics.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    cube: Path,
+    output: Path | None,
+    variables: tuple[str, ...],
+    boundaries: str,
+    percentiles: str | None,
+    by: str,
+    zarr: bool,
+    period: str | None,
+    aoi: Path | None,
+    domain: str | None,
+    valid_range: str | None,
+    qa: tuple[str, ...],
+    keep: tuple[str, ...],
+    drop: tuple[str, ...],
+    buffer: int,
+    workers: int | None,
+    memory_limit: str | None,
+    scheduler: str | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Show how long the gaps of a cube are.
+
+    Images of one day are composited; a gap is the number of days from one clear observation of a pixel to the next.
+    Each pixel gets the number of clear days and of gaps, the mean, median, shortest, longest and standard deviation of
+    its gaps, the dates of the longest one, and the share of the period without data: as bands of VAR_gaps.tif, with a
+    picture, VAR_gaps.png, and a summary, gaps.json.
+    """
+    options = GapOptions(boundaries=boundaries, by=by, percentiles=parse_percentiles("--percentiles", percentiles))
+    limits, selection, memory = (
+        parse_range("--valid-range", valid_range),
+        parse_period("--time", period),
+        parse_size("--memory-limit", memory_limit),
+    )
+    if len(set(variables)) < len(variables):
+        raise OptionError(f"--var names a variable twice: {', '.join(variables)}")
+    trust = parse_trust(qa, keep, drop, buffer)
+    # xarray, Dask and GDAL take a second to load, and --help has no need of them.
+    from stpipe.io.gaps.run import GapsRequest, prepare, run_gaps
+    from stpipe.report.gaps_picture import draw_gaps
+
+    prepared = prepare(
+        GapsRequest(
+            cube=cube,
+            output=output,
+            variables=variables,
+            options=options,
+            zarr=zarr,
+            time=selection,
+            aoi=aoi,
+            domain=domain,
+            valid_range=limits,
+            trust=trust,
+            workers=workers,
+            memory_limit=memory,
+            scheduler=scheduler,
+            overwrite=overwrite,
+        )
+    )
+    with progress_bar("gaps") as bar:
+        report = run_gaps(
+            prepared, draw=draw_gaps, progress=None if bar is None else lambda _, done, total: bar(done, total)
+        )
+    for note in report["notes"]:
+        click.echo(f"stpipe: note: {note}", err=True)
+    if as_json:
+        products = sorted(prepared.products)
+        click.echo(json.dumps({"folder": str(prepared.folder.path), "products": products, **report}, indent=2))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(width=_WIDE, highlight=False)
+    show(report, console)
+    click.echo(f"{prepared.folder.path}: {', '.join([*prepared.products, 'gaps.json'])}")
+
+
+def show(report: Mapping[str, Any], console: Console) -> None:
+    """Print what the gaps of each variable are like."""
+    first, last = report["period"]
+    for name, summary in report["variables"].items():
+        console.print(
+            f"\n{name}: {summary['pixels']:,} pixels, {report['dates']} dates of {report['frames']} frames, "
+            f"{first} to {last} ({report['period_days']} days), boundaries {report['boundaries']}d"
+        )
+        console.print(_statistics(summary["rows"]))
+        shares = [row for row in summary["by_date"] if row["clear_share"] is not None]
+        if shares:
+            mean = sum(row["clear_share"] for row in shares) / len(shares)
+            none = sum(row["clear_pixels"] == 0 for row in shares)
+            worst = sorted(shares, key=lambda row: row["clear_share"])[:_LEAST_CLEAR]
+            listed = ", ".join(f"{row['date']} {100 * row['clear_share']:.0f} %" for row in worst)
+            console.print(f"clear on the mean date: {100 * mean:.1f} %; nothing clear on {none}; least clear: {listed}")
+
+
+def _statistics(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a row for each statistic, with its quantiles over pixels."""
+    from rich import box
+    from rich.table import Table
+
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    columns = ["min", "p5", "p25", "p50", "mean", "p75", "p95", "max"]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("statistic", *(["of"] if len(groups) > 1 else []), "pixels", *columns):
+        table.add_column(heading, justify="left" if heading in {"statistic", "of"} else "right", no_wrap=True)
+    for row in rows:
+        units = f" ({row['units']}s)" if row["units"] == "day" else ""
+        cells = [row["statistic"] + units, *([row["group"]] if len(groups) > 1 else []), f"{row['pixels']:,}"]
+        table.add_row(*cells, *(_cell(row[column]) for column in columns))
+    return table
+
+
+def _cell(value: Any) -> str:
+    """Return a number, a date or nothing.
+
+    >>> _cell(5.0), _cell(12.3456), _cell("2023-05-01"), _cell(None)
+    ('5', '12.35', '2023-05-01', '-')
+    """
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"

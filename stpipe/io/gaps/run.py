@@ -1,0 +1,494 @@
+"""Gap statistics of a cube on disk, from its first sample to a folder of products."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import ceil, prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from stpipe import __version__
+from stpipe.core.gap_statistics import GapCalendar, GapOptions, gap_calendar
+from stpipe.core.ports import JSON, VariableInfo
+from stpipe.core.samples import check_fillable, gap_value
+from stpipe.core.trust import Trust, remarks
+from stpipe.errors import CubeError, RunError
+from stpipe.execution.cluster import check_cluster, check_workers, connect, cores, share_of_memory
+from stpipe.execution.stages import ContextPlugin, Progress, StageResult, Task, clean_workers, process_memory, run_stage
+from stpipe.io.cube import Cube, Period
+from stpipe.io.fillable import open_fillable
+from stpipe.io.frames import RasterGrid, safe_names
+from stpipe.io.gaps.folder import STORE, GapsFolder, check_space
+from stpipe.io.gaps.plan import GapPlan, plan_gaps
+from stpipe.io.gaps.store import create_store
+from stpipe.io.gaps.summary import band_names, summarise
+from stpipe.io.gaps.tasks import (
+    GapContext,
+    footprint_task,
+    gather_task,
+    overview_task,
+    overview_tiles,
+    start_worker,
+)
+from stpipe.io.tiff_parts import Band, TiledRaster, assemble
+
+HERE_SAMPLES = 2**26
+"""A cube with fewer samples is done before a cluster of this machine has started."""
+
+_LISTED = 3
+
+Draw = Callable[[Path, Mapping[str, JSON], Path], None]
+"""Draws a variable: the picture's path, what the report says of the variable, and its GeoTIFF."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapsRequest:
+    """What the user asked for."""
+
+    cube: Path
+    """The input."""
+
+    output: Path | None = None
+    """The output folder; beside the cube unless given."""
+
+    variables: tuple[str, ...] = ()
+    """What to look at; all measurements unless given."""
+
+    options: GapOptions = field(default_factory=GapOptions)
+    """What to work out."""
+
+    zarr: bool = False
+    """Whether the statistics are wanted as Zarr too."""
+
+    time: Period | None = None
+    """Period to look at."""
+
+    aoi: Path | None = None
+    """GeoJSON of the area to look at."""
+
+    domain: str | None = None
+    """Static variable that is non-zero where values can exist."""
+
+    valid_range: tuple[float, float] | None = None
+    """Physical values outside of it are gaps."""
+
+    trust: Trust | None = None
+    """Rules on which samples to trust."""
+
+    workers: int | None = None
+    """Worker processes; one a core unless given."""
+
+    memory_limit: int | None = None
+    """Bytes a worker may take."""
+
+    scheduler: str | None = None
+    """Address of a scheduler to use instead of a LocalCluster."""
+
+    overwrite: bool = False
+    """Whether finished statistics may be replaced."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedGaps:
+    """A run that may begin."""
+
+    request: GapsRequest
+    """What was asked for."""
+
+    cube: Cube
+    """The input."""
+
+    calendar: GapCalendar
+    """Its dates."""
+
+    plans: tuple[GapPlan, ...]
+    """How each variable is walked."""
+
+    names: Mapping[str, str]
+    """Each variable's part of file names."""
+
+    folder: GapsFolder
+    """Where all goes."""
+
+    workers: int
+    """Worker processes."""
+
+    memory_limit: int
+    """Bytes each may take."""
+
+    notes: tuple[str, ...]
+    """What the user should know."""
+
+    @property
+    def products(self) -> list[str]:
+        """Names of all products but the report."""
+        files = [f"{name}_gaps.{ending}" for name in self.names.values() for ending in ("tif", "png")]
+        return files + [STORE] * self.request.zarr
+
+
+def default_output(cube: Path) -> Path:
+    """Return the output folder that goes with a cube.
+
+    >>> default_output(Path("data/cube.zarr")).name
+    'cube.gaps'
+    """
+    return cube.with_name(f"{Path(cube.name or cube.resolve().name).stem}.gaps")
+
+
+def prepare(request: GapsRequest) -> PreparedGaps:
+    """Open the cube, check every option and plan; nothing is changed.
+
+    Raises
+    ------
+    RefusedError
+        If something can't be met.
+    """
+    workers = check_workers(cores() if request.workers is None else request.workers)
+    memory_limit = share_of_memory(workers) if request.memory_limit is None else request.memory_limit
+    cube, notes = open_fillable(
+        request.cube,
+        variables=request.variables or None,
+        domain=request.domain,
+        time=request.time,
+        aoi=request.aoi,
+        trust=request.trust,
+    )
+    calendar = cube_calendar(cube, request.options, request.time)
+    grid = RasterGrid.of(cube)
+    said = list(notes)
+    said += [] if grid.note is None else [grid.note]
+    for info in cube.variables:
+        check_fillable(info)
+        if gap_value(info) is None and cube.trust is None and request.valid_range is None:
+            said.append(
+                f"{info.name}: {info.dtype} without nodata can't say gap; name what to trust, or set _FillValue"
+            )
+    plans = tuple(
+        plan_gaps(
+            grid=grid,
+            info=info,
+            offset=cube.offset,
+            calendar=calendar,
+            options=request.options,
+            memory_limit=memory_limit,
+        )
+        for info in cube.variables
+    )
+    folder = GapsFolder(request.output or default_output(request.cube))
+    if folder.path.resolve().is_relative_to(Path(cube.path)) and Path(cube.path).is_dir():
+        raise CubeError(f"{folder.path} lies inside the cube {cube.path}; choose another folder with -o")
+    folder.check(overwrite=request.overwrite)
+    check_space(folder.path, sum(_disk_bytes(plan, calendar, request) for plan in plans))
+    return PreparedGaps(
+        request=request,
+        cube=cube,
+        calendar=calendar,
+        plans=plans,
+        names=safe_names(cube.names),
+        folder=folder,
+        workers=workers,
+        memory_limit=memory_limit,
+        notes=tuple(said),
+    )
+
+
+def cube_calendar(cube: Cube, options: GapOptions, period: Period | None) -> GapCalendar:
+    """Return the dates of a cube; the period is the one asked for, or from its first to its last frame."""
+    return gap_calendar(cube.times, cube.days, by=options.by, period=period_bounds(period))
+
+
+def period_bounds(period: Period | None) -> tuple[np.datetime64 | None, np.datetime64 | None]:
+    """Return the first and the last day of a period that has been checked; None is open.
+
+    >>> period_bounds(("2023-02", "2023-02"))
+    (np.datetime64('2023-02-01'), np.datetime64('2023-02-28'))
+    """
+    start, end = (
+        None if text is None or text.strip() in {"", ".."} else pd.Period(text.strip().removesuffix("Z"))
+        for text in period or (None, None)
+    )
+    return (
+        None if start is None else np.datetime64(start.start_time.date(), "D"),
+        None if end is None else np.datetime64(end.end_time.date(), "D"),
+    )
+
+
+def _disk_bytes(plan: GapPlan, calendar: GapCalendar, request: GapsRequest) -> int:
+    """Return what a variable may take on disk while it is worked out: days compress to less than half of floats."""
+    pixels = plan.grid.height * plan.grid.width
+    values = 4 * pixels * len(calendar.groups) * len(request.options.statistics)
+    bits = plan.bits("").bytes if plan.gather else 0
+    return bits + 2 * values * 4 // 3 // 2 + (values // 2 if request.zarr else 0)
+
+
+def run_gaps(prepared: PreparedGaps, *, draw: Draw, progress: Progress | None = None) -> dict[str, JSON]:
+    """Work out gap statistics and leave their products; return what gaps.json says.
+
+    Parameters
+    ----------
+    prepared : PreparedGaps
+        From `prepare`.
+    draw : callable
+        Draws the picture of a variable.
+    progress : callable, optional
+        Told about finished tasks.
+
+    Raises
+    ------
+    RunError
+        If tasks failed; no product is there then, and earlier ones are untouched.
+    """
+    folder, request = prepared.folder, prepared.request
+    started = time.perf_counter()
+    new = not folder.path.exists()
+    try:
+        with _runner(prepared) as run, folder.locked():
+            folder.check(overwrite=request.overwrite)
+            folder.begin(prepared.products)
+            report = _carry_out(prepared, run, draw, progress)
+            report["seconds"]["total"] = round(time.perf_counter() - started, 3)
+            folder.publish(report, prepared.products)
+    except BaseException:
+        _tidy(folder, remove=new)
+        raise
+    return report
+
+
+def _tidy(folder: GapsFolder, *, remove: bool) -> None:
+    """Leave nothing of a run that failed: it starts anew in any case."""
+    shutil.rmtree(folder.work, ignore_errors=True)
+    if remove and folder.path.is_dir() and not any(folder.path.iterdir()):
+        folder.path.rmdir()
+
+
+Run = Callable[[GapContext, str, Task, int, "Progress | None"], StageResult]
+"""Runs a task of a stage for each number below some."""
+
+
+@contextmanager
+def _runner(prepared: PreparedGaps) -> Iterator[Run]:
+    """Give what runs tasks: on a cluster, or right here if that is sooner."""
+    request, needed = prepared.request, max(plan.peak_bytes for plan in prepared.plans)
+    samples = prod(prepared.cube.extent) * len(prepared.plans)
+    if request.scheduler is None and samples < HERE_SAMPLES:
+        yield _run_here
+        return
+    with connect(scheduler=request.scheduler, workers=prepared.workers, memory_limit=prepared.memory_limit) as client:
+        if request.scheduler is not None:
+            check_cluster(client, needed)
+
+        def run(context: GapContext, stage: str, task: Task, count: int, progress: Progress | None) -> StageResult:
+            client.register_plugin(ContextPlugin(context.key, context, start_worker), name=context.key)
+            with clean_workers(client, context.key):
+                return run_stage(client, context.key, stage, task, range(count), progress)
+
+        yield run
+
+
+def _run_here(context: GapContext, stage: str, task: Task, count: int, progress: Progress | None) -> StageResult:
+    result = StageResult()
+    for number in range(count):
+        task(context, number)
+        result.done += 1
+        if progress is not None:
+            progress(stage, number + 1, count)
+    result.peak_bytes = process_memory()[0]
+    return result
+
+
+def _carry_out(prepared: PreparedGaps, run: Run, draw: Draw, progress: Progress | None) -> dict[str, JSON]:
+    request, cube, calendar, work = prepared.request, prepared.cube, prepared.calendar, prepared.folder.work
+    store = None
+    if request.zarr:
+        store = str((work / STORE).absolute())
+        attrs = {"title": f"gap statistics of {Path(cube.path).name}", **_settings(prepared)}
+        side = min(plan.side for plan in prepared.plans)  # they are powers of two apart
+        create_store(work / STORE, cube, calendar, request.options, side=side, attrs=attrs)
+    seconds = {"read and work out": 0.0, "write": 0.0}
+    peak = 0
+    variables: dict[str, JSON] = {}
+    notes = list(prepared.notes)
+    for info, plan in zip(cube.variables, prepared.plans, strict=True):
+        context = _context(prepared, info, plan, store)
+        begun = time.perf_counter()
+        peak = max(peak, *_work_out(context, run, progress))
+        seconds["read and work out"] += time.perf_counter() - begun
+        begun = time.perf_counter()
+        stem = prepared.names[info.name]
+        tif = work / f"{stem}_gaps.tif"
+        _assemble(context, tif)
+        numbers = range(prod(plan.counts))
+        records = (_record(context, "footprints", number) for number in numbers)
+        variables[info.name] = summarise(records, tif, calendar, request.options)
+        draw(work / f"{stem}_gaps.png", {"variable": info.name, **_settings(prepared), **variables[info.name]}, tif)
+        if info is cube.variables[0]:  # what rules match is the same for every variable
+            notes += _remarks(context, cube.trust)
+        shutil.rmtree(context.folder)
+        seconds["write"] += time.perf_counter() - begun
+    return {
+        "cube": cube.path,
+        **_settings(prepared),
+        "variables": variables,
+        "seconds": {stage: round(spent, 3) for stage, spent in seconds.items()},
+        "peak_worker_bytes": peak,
+        "projected_peak_bytes": max(plan.peak_bytes for plan in prepared.plans),
+        "notes": notes,
+    }
+
+
+def _settings(prepared: PreparedGaps) -> dict[str, JSON]:
+    """Return what decides the numbers."""
+    calendar, options = prepared.calendar, prepared.request.options
+    first, last = calendar.epoch[[0, -1]].astype("M8[D]")
+    trust = prepared.cube.trust
+    return {
+        "stpipe_version": __version__,
+        "period": [str(first), str(last)],
+        "period_days": len(calendar.epoch),
+        "frames": calendar.frame_count,
+        "dates": len(calendar.numbers),
+        "boundaries": options.boundaries,
+        "by": options.by,
+        "percentiles": list(options.percentiles),
+        "valid_range": None if prepared.request.valid_range is None else list(prepared.request.valid_range),
+        "domain": prepared.request.domain,
+        "trust": [] if trust is None else [rule.text for rule in trust.rules],
+        "buffer": 0 if trust is None else trust.buffer,
+    }
+
+
+def _context(prepared: PreparedGaps, info: VariableInfo, plan: GapPlan, store: str | None) -> GapContext:
+    cube, request = prepared.cube, prepared.request
+    folder = (prepared.folder.work / f"parts-{prepared.names[info.name]}").absolute()
+    folder.mkdir()
+    statistics = request.options.statistics
+    units = [statistic.units for _ in prepared.calendar.groups for statistic in statistics]
+    names = band_names(prepared.calendar, request.options)
+    settings = _settings(prepared)
+    raster = TiledRaster(
+        grid=plan.grid,
+        bands=tuple(Band(name=name, units=unit) for name, unit in zip(names, units, strict=True)),
+        tile=plan.tile,
+        tags=(
+            ("stpipe_gaps", info.name),
+            ("period", "/".join(settings["period"])),
+            ("boundaries", request.options.boundaries),
+            ("by", request.options.by),
+        ),
+    )
+    key = hashlib.sha256(f"{cube.fingerprint} {info.name} {folder} {settings}".encode()).hexdigest()
+    return GapContext(
+        reader=cube.reader([info.name]),
+        info=info,
+        valid_range=request.valid_range,
+        calendar=prepared.calendar,
+        options=request.options,
+        plan=plan,
+        raster=raster,
+        folder=str(folder),
+        key=key,
+        store=store,
+    )
+
+
+def _work_out(context: GapContext, run: Run, progress: Progress | None) -> list[int]:
+    """Run all tasks of a variable; return the peak memory of each stage's workers."""
+    plan = context.plan
+    peaks = []
+    stages: list[tuple[str, Task, int]] = []
+    if plan.gather:
+        plan.bits(context.bits).create()
+        stages.append(("read", gather_task, prod(len(cuts) for cuts in plan.gather_cuts())))
+    stages += [
+        ("gaps", footprint_task, prod(plan.counts)),
+        ("overviews", overview_task, len(overview_tiles(context))),
+    ]
+    for stage, task, count in stages:
+        if not count:
+            continue
+        result = run(context, stage, task, count, progress)
+        if result.failures:
+            reasons = list(dict.fromkeys(failure.message for failure in result.failures))
+            shown = "; ".join(reasons[:_LISTED]) + (f"; and {len(reasons) - _LISTED} more" * (len(reasons) > _LISTED))
+            raise RunError(
+                f"{len(result.failures)} of {count} tasks failed for {context.info.name!r}: {shown}; mend that and run "
+                "the same command again"
+            )
+        peaks.append(result.peak_bytes)
+    return peaks
+
+
+def _record(context: GapContext, stage: str, number: int) -> dict[str, Any]:
+    record = context.book(stage).read(f"{number:07d}")
+    if record is None:
+        raise RunError(f"the record of task {number} of {context.info.name!r} is gone; run the same command again")
+    return record
+
+
+def _remarks(context: GapContext, trust: Trust | None) -> tuple[str, ...]:
+    """Return what there is to say of rules that match nothing, or everything."""
+    if trust is None:
+        return ()
+    stage, count = ("gather", prod(len(cuts) for cuts in context.plan.gather_cuts()))
+    if not context.plan.gather:
+        stage, count = "footprints", prod(context.plan.counts)
+    rows = [_record(context, stage, number)["rules"] for number in range(count)]
+    return remarks(trust, np.sum([row for row in rows if row is not None], axis=0, dtype=np.int64))
+
+
+class _Parts:
+    """Finds the encoded tiles of a variable in the files of the tasks."""
+
+    def __init__(self, context: GapContext) -> None:
+        self.context = context
+        self.number_of = {place: number for number, place in enumerate(overview_tiles(context))}
+        self._known: dict[tuple[str, int], tuple[list[list[list[int]]], list[int]]] = {}
+
+    def _place(self, level: int, row: int, column: int) -> tuple[str, int, int, int]:
+        """Return the stage, task, level of its record and tile of it that hold a tile."""
+        plan, raster = self.context.plan, self.context.raster
+        if level > plan.depth:
+            return "overviews", self.number_of[level, row, column], 0, 0
+        shift = plan.depth - level
+        number = (row >> shift) * plan.counts[1] + (column >> shift)
+        first, stop = plan.footprint(number)[1]
+        columns = ceil(ceil((stop - first) / 2**level) / raster.tile)
+        inside = row - (row >> shift << shift), column - (column >> shift << shift)
+        return "footprints", number, level, inside[0] * columns + inside[1]
+
+    def _sizes(self, stage: str, number: int) -> tuple[list[list[list[int]]], list[int]]:
+        """Return the bytes of a task's tiles, and where each level starts in its file."""
+        key = (stage, number)
+        if key not in self._known:
+            sizes = _record(self.context, stage, number)["sizes"]
+            totals = [sum(map(sum, level)) for level in sizes]
+            self._known[key] = sizes, [sum(totals[:i]) for i in range(len(totals))]
+        return self._known[key]
+
+    def sizes(self, level: int, row: int, column: int) -> Sequence[int]:
+        """Return the bytes of a tile's bands."""
+        stage, number, at, tile = self._place(level, row, column)
+        return self._sizes(stage, number)[0][at][tile]
+
+    def read(self, level: int, row: int, column: int, band: int) -> bytes:
+        """Return an encoded tile."""
+        stage, number, at, tile = self._place(level, row, column)
+        sizes, starts = self._sizes(stage, number)
+        before = starts[at] + sum(map(sum, sizes[at][:tile])) + sum(sizes[at][tile][:band])
+        with self.context.part(stage, number).open("rb") as file:
+            file.seek(before)
+            return file.read(sizes[at][tile][band])
+
+
+def _assemble(context: GapContext, path: Path) -> None:
+    """Put the tiles of all tasks into one file."""
+    parts = _Parts(context)
+    assemble(context.raster, path, parts.sizes, parts.read)

@@ -1,0 +1,243 @@
+"""What a worker does for gap statistics: read into bits, work out a footprint, put overviews together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+
+from stpipe.core.gap_statistics import GapCalendar, GapOptions, gap_statistics
+from stpipe.core.ports import CubeReader, VariableInfo
+from stpipe.core.samples import is_nodata
+from stpipe.core.sizes import MIB
+from stpipe.core.windows import Window
+from stpipe.execution.context import read_samples
+from stpipe.execution.records import RecordBook
+from stpipe.io.gaps.plan import GapPlan
+from stpipe.io.scratch import forget_stores, open_array, use_one_thread
+from stpipe.io.tiff_parts import TiledRaster, encode
+
+F32 = NDArray[np.float32]
+
+CACHE_BYTES = 32 * MIB
+"""GDAL's block cache while tiles are encoded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapContext:
+    """What all tasks of a variable share; picklable."""
+
+    reader: CubeReader
+    """The cube."""
+
+    info: VariableInfo
+    """The variable."""
+
+    valid_range: tuple[float, float] | None
+    """Physical values outside of it are gaps."""
+
+    calendar: GapCalendar
+    """Its dates."""
+
+    options: GapOptions
+    """What to work out."""
+
+    plan: GapPlan
+    """How to walk it."""
+
+    raster: TiledRaster
+    """The file that all goes into."""
+
+    folder: str
+    """Where parts and records go."""
+
+    key: str
+    """Tells the records of this run from others."""
+
+    store: str | None = None
+    """Group of the statistics as Zarr, if they are wanted."""
+
+    def book(self, stage: str) -> RecordBook:
+        """Return the records of a stage."""
+        return RecordBook(str(Path(self.folder) / stage), self.key)
+
+    def part(self, stage: str, number: int) -> Path:
+        """Return the file of a task's encoded tiles."""
+        return Path(self.folder) / stage / f"{number:07d}.bin"
+
+    def lattice(self, number: int) -> Path:
+        """Return the file of a footprint's pixels for the levels that it can't complete."""
+        return Path(self.folder) / "lattices" / f"{number:07d}.npy"
+
+    @property
+    def bits(self) -> str:
+        """File of the bits."""
+        return str(Path(self.folder) / "clear.bits")
+
+
+def start_worker(_: Any) -> None:
+    """Ready a worker process: one decoding thread, nothing cached of older stores."""
+    use_one_thread()
+    forget_stores()
+
+
+def clear_samples(
+    reader: CubeReader, info: VariableInfo, window: Window, valid_range: tuple[float, float] | None
+) -> tuple[NDArray[np.bool_], NDArray[np.int64] | None]:
+    """Return (t, y, x) True where a window holds observations to trust, and how often each rule on trust matched."""
+    if valid_range is not None:
+        samples = read_samples(reader, info, window, valid_range)
+        return np.stack([samples.frame(t)[1] for t in range(window.shape[0])]), samples.rule_counts
+    judged = reader.read_judged(window)
+    stored = reader.read(info.name, window)
+    clear = ~is_nodata(stored, info)
+    if stored.dtype.kind == "f":
+        clear &= np.isfinite(stored)
+    domain = reader.read_domain(window)
+    if domain is not None:
+        clear &= domain
+    if judged is None:
+        return clear, None
+    return clear & judged[0], judged[1]
+
+
+def gather_task(context: GapContext, number: int) -> str:
+    """Read a few chunks into bits."""
+    window = context.plan.gather_window(number)
+    clear, matched = clear_samples(context.reader, context.info, window, context.valid_range)
+    context.plan.bits(context.bits).write(window, clear)
+    context.book("gather").write(f"{number:07d}", {"rules": None if matched is None else matched.tolist()})
+    return "done"
+
+
+def footprint_task(context: GapContext, number: int) -> str:
+    """Work out a footprint; write its tiles, its part of the Zarr, and its record."""
+    plan = context.plan
+    clear, matched = _read(context, plan.window(number))
+    domain = context.reader.read_domain(plan.window(number))
+    turned = None if domain is None else plan.grid.turn(domain[None])[0]
+    record = {
+        "rules": None if matched is None else matched.tolist(),
+        "pixels": clear[0].size if domain is None else int(np.count_nonzero(domain)),
+        "clear": _clear_by_date(clear, context.calendar),
+    }
+    values = gap_statistics(plan.grid.turn(clear), context.calendar, context.options, domain=turned)
+    del clear
+    if context.store is not None:
+        _write_store(context, context.store, values, number)
+    bands = values.reshape(-1, *values.shape[2:])
+    record["bands"] = [_numbers(band) for band in bands]
+    levels = min(plan.depth + 1, context.raster.levels)
+    record["sizes"] = _write_part(context.part("footprints", number), bands, context.raster.tile, levels)
+    if levels < context.raster.levels:
+        step = 2**levels
+        place = context.lattice(number)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        np.save(place, bands[:, ::step, ::step])
+    context.book("footprints").write(f"{number:07d}", record)
+    return "done"
+
+
+def overview_task(context: GapContext, number: int) -> str:
+    """Encode one tile of the levels that no footprint completes, from their pixels."""
+    level, row, column = overview_tiles(context)[number]
+    raster, plan = context.raster, context.plan
+    rows, columns = raster.shape(level)
+    tile, step = raster.tile, 2**level
+    top, left = row * tile, column * tile
+    shape = (min(tile, rows - top), min(tile, columns - left))
+    values = np.empty((len(raster.bands), *shape), dtype=np.float32)
+    kept = plan.depth + 1
+    for y in range(top * step // plan.side, -(-min((top + shape[0]) * step, plan.grid.height) // plan.side)):
+        for x in range(left * step // plan.side, -(-min((left + shape[1]) * step, plan.grid.width) // plan.side)):
+            lattice = np.load(context.lattice(y * plan.counts[1] + x), mmap_mode="r")
+            # The first row and column of the footprint that belong to this level.
+            first = [-(-start * plan.side // step) for start in (y, x)]
+            inside = tuple(
+                slice((at * step - start * plan.side) >> kept, None, step >> kept)
+                for at, start in zip(first, (y, x), strict=True)
+            )
+            piece = lattice[:, inside[0], inside[1]]
+            i, j = first[0] - top, first[1] - left
+            skip = max(0, -i), max(0, -j)
+            piece = piece[:, skip[0] :, skip[1] :]
+            i, j = max(0, i), max(0, j)
+            piece = piece[:, : shape[0] - i, : shape[1] - j]
+            values[:, i : i + piece.shape[1], j : j + piece.shape[2]] = piece
+    sizes = _write_part(context.part("overviews", number), values, tile, 1)
+    context.book("overviews").write(f"{number:07d}", {"sizes": sizes})
+    return "done"
+
+
+def overview_tiles(context: GapContext) -> list[tuple[int, int, int]]:
+    """Return (level, row, column) of the tiles that no footprint completes."""
+    raster = context.raster
+    tiles = []
+    for level in range(context.plan.depth + 1, raster.levels):
+        rows, columns = raster.counts(level)
+        tiles += [(level, row, column) for row in range(rows) for column in range(columns)]
+    return tiles
+
+
+def _read(context: GapContext, window: Window) -> tuple[NDArray[np.bool_], NDArray[np.int64] | None]:
+    """Return what is clear in a window of all frames."""
+    plan = context.plan
+    if plan.gather:
+        return plan.bits(context.bits).read(window), None
+    clear = np.empty(window.shape, dtype=bool)
+    total: NDArray[np.int64] | None = None
+    for piece in plan.reads(window):
+        part, matched = clear_samples(context.reader, context.info, piece, context.valid_range)
+        clear[piece.within(window).slices] = part
+        if matched is not None:
+            total = matched if total is None else total + matched
+    return clear, total
+
+
+def _clear_by_date(clear: NDArray[np.bool_], calendar: GapCalendar) -> list[int]:
+    """Return the number of clear pixels on each date."""
+    edges = [*calendar.frames.tolist(), calendar.frame_count]
+    counts = []
+    for first, stop in pairwise(edges):
+        frame = clear[first] if stop == first + 1 else clear[first:stop].any(axis=0)
+        counts.append(int(np.count_nonzero(frame)))
+    return counts
+
+
+def _numbers(band: F32) -> dict[str, float | int | None]:
+    """Return how many pixels have a number, and the least, the mean and the largest."""
+    finite = band[~np.isnan(band)]
+    if not finite.size:
+        return {"pixels": 0, "min": None, "max": None, "sum": 0.0}
+    total = float(finite.sum(dtype=np.float64))
+    return {"pixels": int(finite.size), "min": float(finite.min()), "max": float(finite.max()), "sum": total}
+
+
+def _write_part(path: Path, bands: F32, tile: int, levels: int) -> list[list[list[int]]]:
+    """Write the encoded tiles of a few levels, and return the bytes of each by level, tile and band."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sizes = []
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_NUM_THREADS="1"), path.open("wb") as file:
+        for level in range(levels):
+            tiles = encode(bands[:, :: 2**level, :: 2**level], tile)
+            sizes.append([[len(piece) for piece in pieces] for pieces in tiles])
+            for pieces in tiles:
+                file.writelines(pieces)
+    return sizes
+
+
+def _write_store(context: GapContext, store: str, values: F32, number: int) -> None:
+    """Write a footprint of each statistic."""
+    rows, columns = context.plan.footprint(number)
+    place = (slice(*rows), slice(*columns))
+    for s, statistic in enumerate(context.options.statistics):
+        array = open_array(store, f"{context.info.name}_{statistic.name}", "r+")
+        if context.options.by == "none":
+            array[place] = values[0, s]
+        else:
+            array[:, place[0], place[1]] = values[:, s]

@@ -1,0 +1,350 @@
+"""A Cloud Optimized GeoTIFF from parts that were encoded apart, by many processes in any order.
+
+GDAL writes a COG in one process, from a plain file that it reads several times; for a dozen bands of floats that takes
+longer than to work them out. So each process has GDAL encode its own tiles, and here they are only put one after the
+other. What a file says of itself is taken from a one-tile file that GDAL wrote too; sizes and places of tiles are all
+that differs::
+
+    header | directory | directory of level 1 | ... | tiles of the smallest level | ... | tiles of the full size
+
+Source: TIFF 6.0 (1992), sections 2 and 15; BigTIFF as libtiff has it; the order that GDAL's documentation asks of a
+Cloud Optimized GeoTIFF.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import MemoryFile
+from rasterio.transform import Affine
+
+from stpipe.errors import RunError
+from stpipe.io.frames import RasterGrid
+
+F32 = NDArray[np.float32]
+
+CODEC: Mapping[str, Any] = {"compress": "DEFLATE", "zlevel": 1}
+"""What every reader knows. On such bands, higher levels take twice the time for a twentieth of the bytes, and a
+predictor makes them larger."""
+
+LARGEST_CLASSIC = 2**32 - 2**20
+"""Beyond this only BigTIFF can say where a tile is."""
+
+_OWN = {254, 256, 257, 324, 325}
+_OF_OVERVIEWS = {258, 259, 262, 277, 284, 317, 322, 323, 338, 339, 42113}
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """What a band says of itself."""
+
+    name: str
+    """Its description."""
+
+    units: str = ""
+    """Its units."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TiledRaster:
+    """Size and bands of a file of float32 with NaN for nodata, and how it is cut into tiles."""
+
+    grid: RasterGrid
+    """Size and place."""
+
+    bands: tuple[Band, ...]
+    """Its bands."""
+
+    tile: int
+    """Side of a tile in pixels; a multiple of 16."""
+
+    tags: tuple[tuple[str, str], ...] = ()
+    """Metadata of the file."""
+
+    @property
+    def levels(self) -> int:
+        """Number of sizes: the full one, and each half of the one before until one tile holds it."""
+        count = 1
+        while max(self.shape(count - 1)) > self.tile:
+            count += 1
+        return count
+
+    def shape(self, level: int) -> tuple[int, int]:
+        """Rows and columns of a level."""
+        step = 2**level
+        return -(-self.grid.height // step), -(-self.grid.width // step)
+
+    def counts(self, level: int) -> tuple[int, int]:
+        """Tiles along y and x of a level."""
+        rows, columns = self.shape(level)
+        return -(-rows // self.tile), -(-columns // self.tile)
+
+
+def encode(values: F32, tile: int) -> list[list[bytes]]:
+    """Return the encoded tiles of (band, y, x) values: for each tile, x fastest, its bands.
+
+    Tiles at the lower and right edge are filled up with NaN.
+    """
+    bands, height, width = values.shape
+    rows, columns = -(-height // tile), -(-width // tile)
+    profile = {"driver": "GTiff", "count": bands, "dtype": "float32", "height": rows * tile, "width": columns * tile}
+    with MemoryFile() as memory:
+        with memory.open(**profile, **_tiling(tile), **CODEC, bigtiff="YES", transform=_SOMEWHERE) as dataset:
+            if values.shape[1:] != (rows * tile, columns * tile):
+                padding = ((0, 0), (0, rows * tile - height), (0, columns * tile - width))
+                values = np.pad(values, padding, constant_values=np.nan)
+            dataset.write(values)
+        content = memory.getbuffer()
+        (directory,) = _directories(content)
+        places = zip(directory.numbers(324), directory.numbers(325), strict=True)
+        encoded = [bytes(content[place : place + size]) for place, size in places]
+    per_band = rows * columns
+    return [[encoded[band * per_band + i] for band in range(bands)] for i in range(per_band)]
+
+
+def assemble(
+    raster: TiledRaster,
+    path: Path,
+    sizes: Callable[[int, int, int], Sequence[int]],
+    read: Callable[[int, int, int, int], bytes],
+) -> None:
+    """Write a file of tiles that are encoded already, and check every byte of it.
+
+    Parameters
+    ----------
+    raster : TiledRaster
+        What it is.
+    path : Path
+        Where it goes; synced when this returns.
+    sizes : callable
+        Bytes of the bands' tiles at (level, row, column).
+    read : callable
+        The encoded tile at (level, row, column, band).
+
+    Raises
+    ------
+    RunError
+        If the file does not hold what was written.
+    """
+    levels = range(raster.levels)
+    lengths: list[NDArray[np.uint64]] = []
+    for level in levels:
+        rows, columns = raster.counts(level)
+        listed = [sizes(level, row, column) for row in range(rows) for column in range(columns)]
+        lengths.append(np.array(listed, dtype=np.uint64).T)  # (band, tile)
+    total = sum(int(length.sum()) for length in lengths)
+    template = _template(raster, big=total > LARGEST_CLASSIC)
+    start = len(_header(raster, template, [np.zeros_like(length) for length in lengths], lengths))
+    places: list[NDArray[np.uint64]] = [np.empty(0, dtype=np.uint64)] * len(lengths)
+    at = start
+    for level in reversed(levels):
+        ends = at + np.cumsum(lengths[level].ravel())
+        places[level] = (ends - lengths[level].ravel()).reshape(lengths[level].shape).astype(np.uint64)
+        at = int(ends[-1])
+    crc = 0
+    with path.open("wb") as file:
+        for content in _contents(raster, _header(raster, template, places, lengths), read):
+            crc = zlib.crc32(content, crc)
+            file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    if path.stat().st_size != at or _crc_of(path) != crc:
+        raise RunError(f"{path} does not hold what was written; is the disk full? Make room and run it again")
+    _check(raster, path)
+
+
+def _contents(raster: TiledRaster, header: bytes, read: Callable[[int, int, int, int], bytes]) -> Iterator[bytes]:
+    """Yield a file from its start to its end."""
+    yield header
+    for level in reversed(range(raster.levels)):
+        rows, columns = raster.counts(level)
+        for band in range(len(raster.bands)):
+            for row in range(rows):
+                for column in range(columns):
+                    yield read(level, row, column, band)
+
+
+def _crc_of(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while piece := file.read(2**22):
+            crc = zlib.crc32(piece, crc)
+    return crc
+
+
+def _check(raster: TiledRaster, path: Path) -> None:
+    """Open a file as anybody would, and hold what it says of itself against what was meant."""
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        dataset = stack.enter_context(rasterio.open(path))
+        small = stack.enter_context(stack.enter_context(MemoryFile(_small(raster))).open())
+        factors = [2**level for level in range(1, raster.levels)]
+        said = {
+            "size": (dataset.shape, (raster.grid.height, raster.grid.width)),
+            "bands": (dataset.descriptions, tuple(band.name for band in raster.bands)),
+            "CRS": (dataset.crs, small.crs),
+            "transform": (dataset.transform, small.transform),
+            "overviews": (dataset.overviews(1), factors),
+            "tiles": (set(dataset.block_shapes), {(raster.tile, raster.tile)}),
+        }
+    for name, (found, expected) in said.items():
+        if found != expected:
+            raise RunError(f"{path} did not come out as planned, its {name}: {found} instead of {expected}")
+
+
+# --- directories ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One field of a directory."""
+
+    tag: int
+    kind: int
+    count: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Directory:
+    """What a TIFF says of one image."""
+
+    entries: tuple[_Entry, ...]
+
+    def numbers(self, tag: int) -> tuple[int, ...]:
+        """Return the whole numbers of a field."""
+        (entry,) = (entry for entry in self.entries if entry.tag == tag)
+        return struct.unpack(f"<{entry.count}{ {3: 'H', 4: 'I', 16: 'Q'}[entry.kind] }", entry.data)
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """How wide counts and places are."""
+
+    big: bool
+
+    @property
+    def words(self) -> tuple[str, str, int]:
+        """Format of the number of fields, of a place, and bytes of a place."""
+        return ("<Q", "<Q", 8) if self.big else ("<H", "<I", 4)
+
+    def packed(self, entries: Sequence[_Entry], at: int, *, last: bool) -> bytes:
+        """Return a directory that starts at a place, followed by what does not fit into its fields."""
+        number, place, width = self.words
+        after = at + struct.calcsize(number) + len(entries) * (4 + 2 * width) + width
+        fields, beyond = [struct.pack(number, len(entries))], b""
+        for entry in sorted(entries, key=lambda entry: entry.tag):
+            held = entry.data.ljust(width, b"\0")
+            if len(entry.data) > width:
+                held = struct.pack(place, after + len(beyond))
+                beyond += entry.data + b"\0" * (len(entry.data) % 2)
+            fields.append(struct.pack("<HH", entry.tag, entry.kind) + struct.pack(place, entry.count) + held)
+        end = after + len(beyond)
+        padding = -end % 8
+        following = struct.pack(place, 0 if last else end + padding)
+        return b"".join(fields) + following + beyond + b"\0" * padding
+
+
+def _directories(content: Any) -> list[_Directory]:
+    """Return the directories of a little-endian TIFF."""
+    big = content[2] == 43
+    number, place, width = _Format(big).words
+    (at,) = struct.unpack_from(place, content, 8 if big else 4)
+    found = []
+    while at:
+        (count,) = struct.unpack_from(number, content, at)
+        at += struct.calcsize(number)
+        entries = []
+        for _ in range(count):
+            tag, kind = struct.unpack_from("<HH", content, at)
+            (length,) = struct.unpack_from(place, content, at + 4)
+            size, where = length * _SIZES[kind], at + 4 + width
+            if size > width:
+                (where,) = struct.unpack_from(place, content, where)
+            entries.append(_Entry(tag, kind, length, bytes(content[where : where + size])))
+            at += 4 + 2 * width
+        found.append(_Directory(tuple(entries)))
+        (at,) = struct.unpack_from(place, content, at)
+    return found
+
+
+def _header(
+    raster: TiledRaster,
+    template: tuple[bool, _Directory],
+    places: Sequence[NDArray[np.uint64]],
+    lengths: Sequence[NDArray[np.uint64]],
+) -> bytes:
+    """Return all that stands before the tiles."""
+    big, directory = template
+    layout = _Format(big)
+    header = struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16) if big else struct.pack("<2sHI", b"II", 42, 8)
+    for level in range(raster.levels):
+        height, width = raster.shape(level)
+        kept = [
+            entry for entry in directory.entries if entry.tag not in _OWN and (level == 0 or entry.tag in _OF_OVERVIEWS)
+        ]
+        kind, item = (16, "<u8") if big else (4, "<u4")
+        tiles = [_Entry(tag, kind, array.size, array.astype(item).tobytes()) for tag, array in
+                 ((324, places[level]), (325, lengths[level]))]  # fmt: skip
+        own = [_Entry(tag, 4, 1, struct.pack("<I", value)) for tag, value in ((256, width), (257, height))]
+        own += [_Entry(254, 4, 1, struct.pack("<I", 1))] if level else []
+        last = level == raster.levels - 1
+        header += layout.packed([*kept, *own, *tiles], len(header), last=last)
+    return header
+
+
+_SOMEWHERE = Affine(2, 0, 0, 0, -2, 0)
+"""A file that says nothing of its place draws a warning."""
+
+
+def _tiling(tile: int) -> dict[str, Any]:
+    return {"tiled": True, "blockxsize": tile, "blockysize": tile, "interleave": "band"}
+
+
+def _small(raster: TiledRaster, *, big: bool = False) -> bytes:
+    """Return a file of one tile that says all of itself that the real one is to say."""
+    grid = raster.grid
+    profile: dict[str, Any] = {
+        "driver": "GTiff",
+        "count": len(raster.bands),
+        "dtype": "float32",
+        "nodata": float("nan"),
+        "height": raster.tile,
+        "width": raster.tile,
+        "bigtiff": "YES" if big else "NO",
+        "sparse_ok": "TRUE",
+        **_tiling(raster.tile),
+        **CODEC,
+    }
+    if grid.crs_wkt is not None:
+        profile["crs"] = CRS.from_wkt(grid.crs_wkt)
+    if grid.transform is not None:
+        profile["transform"] = Affine(*grid.transform)
+    with warnings.catch_warnings(), MemoryFile() as memory:
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with memory.open(**profile) as dataset:
+            dataset.descriptions = tuple(band.name for band in raster.bands)
+            if any(band.units for band in raster.bands):
+                dataset.units = tuple(band.units for band in raster.bands)
+            dataset.update_tags(**dict(raster.tags))
+        return bytes(memory.getbuffer())
+
+
+def _template(raster: TiledRaster, *, big: bool) -> tuple[bool, _Directory]:
+    (directory,) = _directories(_small(raster, big=big))
+    return big, directory
