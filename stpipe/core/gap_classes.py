@@ -2,7 +2,7 @@
 
 Reports speak of what a user sees: speckle, the edge and the core of a cloud, a missing frame, a run of them. Intervals
 need classes that a block can tell by itself, so `calibration_class` looks no farther than `REACH` pixels in the frame,
-and at the pixel's own series.
+at the pixel's own series, and at which frames of the scene are empty.
 """
 
 from __future__ import annotations
@@ -43,8 +43,11 @@ REACH = 12
 TIME_CLASSES = len(CLASS_STEPS) + 1
 """Calibration classes that share a distance in space; they follow each other."""
 
-CLASS_COUNT = (len(CLASS_PX) + 1) * TIME_CLASSES
-"""Number of calibration classes."""
+CLASS_COUNT = (len(CLASS_PX) + 2) * TIME_CLASSES
+"""Number of calibration classes; the last ones are for empty frames."""
+
+EMPTY_SHARE = 0.01
+"""A frame that observed a smaller share of the scene than this is empty far from what it did observe."""
 
 _TOUCHING = np.ones((3, 3), dtype=bool)
 _LAST_DIGITS = 1 + 1e-6
@@ -156,11 +159,13 @@ def report_classes(valid: NDArray[np.bool_], *, domain: NDArray[np.bool_] | None
     return codes
 
 
-def calibration_class(valid: NDArray[np.bool_], days: NDArray[np.float64], step: float) -> NDArray[np.uint8]:
+def calibration_class(
+    valid: NDArray[np.bool_], days: NDArray[np.float64], step: float, *, shares: NDArray[np.floating] | None = None
+) -> NDArray[np.uint8]:
     """Return the class whose interval each sample shares.
 
-    It depends on what lies within `REACH` pixels in the frame and on the pixel's own series, and on nothing else, so
-    that a block with a halo finds the same as the whole scene.
+    It depends on what lies within `REACH` pixels in the frame, on the pixel's own series, and on which frames of the
+    scene are empty, and on nothing else, so that a block with a halo finds the same as the whole scene.
 
     Parameters
     ----------
@@ -170,11 +175,14 @@ def calibration_class(valid: NDArray[np.bool_], days: NDArray[np.float64], step:
         Ascending times.
     step : float
         Median step of the cube in days.
+    shares : (time,) ndarray, optional
+        Share of the scene that each frame observed; that of `valid` in its fullest frame unless given.
 
     Returns
     -------
     (time, y, x) ndarray of uint8
-        `TIME_CLASSES` x bin of `CLASS_PX` + bin of `CLASS_STEPS`, below `CLASS_COUNT`; 0 where valid.
+        `TIME_CLASSES` x bin of `CLASS_PX`, or one more in an empty frame, + bin of `CLASS_STEPS`, below
+        `CLASS_COUNT`; 0 where valid.
 
     Examples
     --------
@@ -182,12 +190,17 @@ def calibration_class(valid: NDArray[np.bool_], days: NDArray[np.float64], step:
     >>> valid[0, 0, 0] = True
     >>> calibration_class(valid, np.array([0.0, 5.0]), 5.0)[:, 0, [0, 1, 3, 9, 29]]
     array([[ 0,  2,  5,  8, 11],
-           [ 9, 11, 11, 11, 11]], dtype=uint8)
+           [12, 14, 14, 14, 14]], dtype=uint8)
     """
     classes = _step_bins(valid, days, step)
+    if shares is None:
+        observed = valid.sum(axis=(1, 2))
+        shares = observed / max(1, int(observed.max(initial=0)))
     for t, frame in enumerate(valid):
-        distance = _frame_distance(frame)
-        classes[t] += np.searchsorted(CLASS_PX, distance).astype(np.uint8) * np.uint8(TIME_CLASSES)
+        space = np.searchsorted(CLASS_PX, _frame_distance(frame)).astype(np.uint8)
+        if shares[t] < EMPTY_SHARE:
+            space = space + (space == len(CLASS_PX)).astype(np.uint8)
+        classes[t] += space * np.uint8(TIME_CLASSES)
     return classes
 
 

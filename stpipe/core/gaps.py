@@ -136,7 +136,10 @@ def draw_gaps(
     kept[:-1] |= whole[1:]
     if kept.all():
         kept = whole
-    _hide_parts(hidden, valid, supply, rng, frames=~kept, goal=goal, most=max(1, most))
+    # Parts of frames get their due even where one whole frame is worth more than all that is to be hidden.
+    due = round(goal * (1 - supply.frames_share - supply.runs_share))
+    done = int(hidden.sum())
+    _hide_parts(hidden, valid, supply, rng, frames=~kept, goal=max(goal, done + due), most=max(1, most))
     return hidden
 
 

@@ -36,6 +36,9 @@ USUAL_LIKENESS = 0.3
 LIKENESS_GROUPS = 2
 """Number of groups that it counts for."""
 
+MOST_WEIGHT = 5.0
+"""A sample of a class that is rare among artificial gaps and common among real ones counts for so many at most."""
+
 SMALLEST_SCALE = 1e-6
 """Smallest scale of the error, in spreads of the scene: what is called exact is not."""
 
@@ -83,7 +86,9 @@ def check_coverage(coverage: float) -> None:
         raise OptionError(f"the coverage of an interval must lie between 0 and 1, such as 0.9, got {coverage:g}")
 
 
-def conformal_quantile(ratios: NDArray[np.floating], coverage: float) -> float:
+def conformal_quantile(
+    ratios: NDArray[np.floating], coverage: float, weights: NDArray[np.float64] | None = None
+) -> float:
     """Return the smallest value that a further one of the kind exceeds with a probability of 1 - coverage at most.
 
     Parameters
@@ -92,6 +97,8 @@ def conformal_quantile(ratios: NDArray[np.floating], coverage: float) -> float:
         Finite, at least one.
     coverage : float
         Between 0 and 1.
+    weights : (n,) ndarray, optional
+        How much each counts; the further one counts as much as the mean of them.
 
     Returns
     -------
@@ -103,8 +110,13 @@ def conformal_quantile(ratios: NDArray[np.floating], coverage: float) -> float:
     >>> conformal_quantile(np.arange(1.0, 20.0), coverage=0.9)
     18.0
     """
-    rank = min(math.ceil((ratios.size + 1) * coverage - 1e-9), ratios.size)
-    return float(np.partition(ratios, rank - 1)[rank - 1])
+    if weights is None:
+        rank = min(math.ceil((ratios.size + 1) * coverage - 1e-9), ratios.size)
+        return float(np.partition(ratios, rank - 1)[rank - 1])
+    order = np.argsort(ratios, kind="stable")
+    reached = np.cumsum(weights[order])
+    goal = (reached[-1] + weights.mean()) * coverage * (1 - 1e-12)
+    return float(ratios[order[min(int(np.searchsorted(reached, goal)), ratios.size - 1)]])
 
 
 def unlearned_factor(coverage: float) -> float:
@@ -124,6 +136,7 @@ def calibrate(
     coverage: float,
     *,
     groups: NDArray[np.integer] | None = None,
+    wanted: NDArray[np.integer] | None = None,
 ) -> Calibration:
     """Return the factors that make a method's half-widths hold.
 
@@ -147,9 +160,16 @@ def calibrate(
         Between 0 and 1.
     groups : (n,) ndarray of int, optional
         The frame of each sample, counted from 0; every sample stands for itself unless given.
+    wanted : (`CLASS_COUNT`,) ndarray of int, optional
+        How many gap samples of each class there are to fill. What classes borrow from others is then made of samples
+        as they are in these gaps, by half; whole frames that were hidden to learn from don't widen what there is to
+        fill under small clouds.
 
     Notes
     -----
+    Weights of classes after Tibshirani, Barber, Candes and Ramdas (2019), Conformal prediction under covariate shift,
+    NeurIPS 32.
+
     Quantiles over groups after Dunn, Wasserman and Ramdas (2022), Distribution-free prediction sets with random
     effects, JASA 118, which is the case of an intraclass correlation of one.
 
@@ -170,15 +190,17 @@ def calibrate(
     known = np.isfinite(ratios)
     ratios, classes = ratios[known], classes[known]
     units = None if groups is None else groups[known]
+    weights = None if wanted is None else _weights(classes, wanted)
 
     def drawn_towards(wider: float, chosen: NDArray[np.bool_]) -> float:
         if not chosen.any():
             return wider
         mine = ratios[chosen]
-        number, alike = (np.inf, 0.0) if units is None else likeness(mine, units[chosen], coverage)
+        counts = None if weights is None else weights[chosen]
+        number, alike = (np.inf, 0.0) if units is None else likeness(mine, units[chosen], coverage, counts)
         level = min(coverage * (1 + alike / number), (1 + coverage) / 2)
         share: float = min(1.0, mine.size / ENOUGH, number / ENOUGH_GROUPS)
-        return share * conformal_quantile(mine, level) + (1 - share) * wider
+        return share * conformal_quantile(mine, level, counts) + (1 - share) * wider
 
     everything = drawn_towards(unlearned_factor(coverage), np.ones(ratios.shape, dtype=bool))
     factors = []
@@ -189,7 +211,21 @@ def calibrate(
     return Calibration(coverage=coverage, factors=tuple(factors), samples=tuple(int(count) for count in counts))
 
 
-def likeness(ratios: NDArray[np.float64], groups: NDArray[np.integer], coverage: float) -> tuple[float, float]:
+def _weights(classes: NDArray[np.integer], wanted: NDArray[np.integer]) -> NDArray[np.float64] | None:
+    """Return how much a sample of each class counts, so that their shares are halfway to those of what is wanted."""
+    if not wanted.sum() or not classes.size:
+        return None
+    have = np.bincount(classes, minlength=CLASS_COUNT) / classes.size
+    share = (have + wanted / wanted.sum()) / 2
+    return np.asarray(np.minimum(share / np.maximum(have, 1e-12), MOST_WEIGHT)[classes])
+
+
+def likeness(
+    ratios: NDArray[np.float64],
+    groups: NDArray[np.integer],
+    coverage: float,
+    weights: NDArray[np.float64] | None = None,
+) -> tuple[float, float]:
     """Return the effective number of groups, and the intraclass correlation of misses in them.
 
     The number is ``sum(n)**2 / sum(n**2)`` over the groups' sizes. The correlation is the variance of the groups'
@@ -200,13 +236,14 @@ def likeness(ratios: NDArray[np.float64], groups: NDArray[np.integer], coverage:
     >>> number, round(alike, 3)  # every group has the same misses
     (4.0, 0.1)
     """
-    missed = np.asarray(ratios > conformal_quantile(ratios, coverage), dtype=np.float64)
-    sizes = np.bincount(groups).astype(np.float64)
+    counts = np.ones(ratios.size) if weights is None else weights
+    missed = np.asarray(ratios > conformal_quantile(ratios, coverage, weights), dtype=np.float64) * counts
+    sizes = np.bincount(groups, weights=counts)
     shares = np.bincount(groups, weights=missed)[sizes > 0] / sizes[sizes > 0]
-    weights = sizes[sizes > 0] / ratios.size
-    number = 1 / float(np.dot(weights, weights))
-    overall = float(missed.mean())
-    between = float(np.dot(weights, np.square(shares - overall)))
+    parts = sizes[sizes > 0] / counts.sum()
+    number = 1 / float(np.dot(parts, parts))
+    overall = float(missed.sum() / counts.sum())
+    between = float(np.dot(parts, np.square(shares - overall)))
     alike = between / (overall * (1 - overall)) if 0 < overall < 1 else USUAL_LIKENESS
     return number, (number * alike + LIKENESS_GROUPS * USUAL_LIKENESS) / (number + LIKENESS_GROUPS)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stpipe.core.ports import Overviews
 from stpipe.core.windows import Triple, Window, round_up, triple
 
 BASE_LEVEL = 3
@@ -141,6 +142,31 @@ class ArrayOverviews:
             arrays[k] = standardise(level, location, spread)
             level = coarser(level)
         return cls(arrays)
+
+
+def frame_shares(overviews: Overviews, frames: int) -> NDArray[np.float32]:
+    """Return how much of the scene each frame observed, as a share of the fullest one.
+
+    Parameters
+    ----------
+    overviews : Overviews
+        The scene's.
+    frames : int
+        Number of frames of the scene.
+
+    Returns
+    -------
+    (time,) ndarray of float32
+        Zero everywhere in a scene without any observation.
+
+    Examples
+    --------
+    >>> values, valid = np.zeros((2, 1, 4)), np.array([[[True] * 4], [[True, False, False, False]]])
+    >>> frame_shares(ArrayOverviews.of(values, valid), 2)
+    array([1.  , 0.25], dtype=float32)
+    """
+    count = overviews.read(overviews.levels[-1], Window((0, 0, 0), (frames, 1, 1)))[COUNT, :, 0, 0]
+    return (count / max(1.0, float(count.max(initial=0.0)))).astype(np.float32)
 
 
 def read_padded(source: object, shape: Triple, window: Window) -> Level:

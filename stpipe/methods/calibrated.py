@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpipe.core.crops import Crop, fill_crop, middles
-from stpipe.core.gap_classes import REACH, calibration_class
+from stpipe.core.gap_classes import CLASS_COUNT, REACH, calibration_class
 from stpipe.core.gaps import Purpose, draw_gaps, generator
 from stpipe.core.intervals import Calibration, calibrate, check_coverage, unlearned_factor, widths
 from stpipe.core.ports import JSON, BlockInput, Filler, Learner, Prediction
+from stpipe.core.survey import frame_shares
 from stpipe.core.timeline import median_step
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import ScratchError
@@ -121,7 +122,7 @@ class CalibratedFiller:
         learned = None if self.calibration is None else _digest(self.calibration)
         return {
             "method": self.name,
-            "version": 2,
+            "version": 3,
             "coverage": self.coverage,
             "calibration": learned,
             "inner": self.filler.identity(),
@@ -172,7 +173,8 @@ class CalibratedFiller:
         ]
         none = (np.empty(0, np.float32), np.empty(0, np.float32), np.empty(0, np.uint8), np.empty(0, np.intp))
         errors, scales, classes, frames = (np.concatenate(column) for column in zip(none, *parts, strict=True))
-        made = calibrate(errors, scales, classes, self.coverage, groups=frames)
+        wanted = np.sum([_wanted(crop) for crop in crops], axis=0)
+        made = calibrate(errors, scales, classes, self.coverage, groups=frames, wanted=wanted)
         file = io.BytesIO()
         np.savez(
             file,
@@ -213,10 +215,20 @@ class CalibratedFiller:
 def _classes(block: BlockInput, wanted: Window) -> NDArray[np.uint8]:
     """Return the classes of what is wanted of a block, for all of its frames."""
     rows, columns = (slice(max(0, cut.start - REACH), cut.stop + REACH) for cut in wanted.slices[1:])
-    classes = calibration_class(block.valid[:, rows, columns], block.days, median_step(block.all_days))
+    shares = np.zeros(len(block.valid), dtype=np.float32)
+    inside = frame_shares(block.overviews, block.all_days.size)[block.window.start[0] :][: shares.size]
+    shares[: inside.size] = inside
+    step = median_step(block.all_days)
+    classes = calibration_class(block.valid[:, rows, columns], block.days, step, shares=shares)
     top, left = (cut.start - part.start for cut, part in zip(wanted.slices[1:], (rows, columns), strict=True))
     _, height, width = wanted.shape
     return classes[:, top : top + height, left : left + width]
+
+
+def _wanted(crop: Crop) -> NDArray[np.intp]:
+    """Return how many gap samples of each class a crop has."""
+    gap = ~crop.valid if crop.domain is None else crop.domain & ~crop.valid
+    return np.bincount(calibration_class(crop.valid, crop.days, median_step(crop.days))[gap], minlength=CLASS_COUNT)
 
 
 def _draws_of(method: CalibratedFiller, crops: Sequence[Crop], number: int, seed: int) -> list[NDArray[np.bool_]]:

@@ -102,7 +102,8 @@ class Scores:
     def table(self) -> list[str]:
         """Return the table of mean absolute errors, the best method first."""
         samples = np.array(self.samples, dtype=np.float64).reshape(-1, TIME_CLASSES)
-        headings = ["all", *(f"{limit:g}px" for limit in CLASS_PX), "more", *(f"{n:g}st" for n in CLASS_STEPS), "more"]
+        pixels, steps = (f"{limit:g}px" for limit in CLASS_PX), (f"{limit:g}st" for limit in CLASS_STEPS)
+        headings = ["all", *pixels, "more", "none", *steps, "more"]
         rows = []
         for method, errors in zip(self.methods, self.errors, strict=True):
             table = np.array(errors).reshape(samples.shape)
@@ -114,7 +115,8 @@ class Scores:
         return [
             f"mean absolute errors on {int(samples.sum()):,} artificial gap samples, in",
             "spreads of the cube, by pixels (px) to the nearest observation of",
-            "the frame and by steps (st) to that of the pixel's own series:",
+            "the frame, none if it is empty, and by steps (st) to the nearest",
+            "of the pixel's own series:",
             f"{'':11}" + "".join(f"{heading:>6}" for heading in headings),
             *(f"{method:11.11}" + "".join(f"{_digits(value):>6}" for value in row) for method, row in rows),
         ]

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from stpipe.core.gap_classes import EMPTY_SHARE
 from stpipe.core.ports import JSON, BlockInput, Filler
-from stpipe.core.survey import COUNT, SUM
+from stpipe.core.survey import COUNT, SUM, frame_shares
 from stpipe.core.timeline import Neighbours, median_step, neighbours
 from stpipe.core.windows import Triple, Window, round_up, triple
 from stpipe.methods.anomaly import AnomalyFiller
@@ -35,9 +36,6 @@ FARTHEST = 24.0
 
 EMPTY = 1000.0
 """The distance where the whole frame has next to no observation: patterns know nothing of it, unlike wide clouds."""
-
-EMPTY_SHARE = 0.01
-"""A frame with a smaller share of the scene observed counts as empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,12 +233,13 @@ def lie(block: BlockInput) -> Lie:
     squares = np.einsum("tyx,tyx->yx", clean, clean) - count * mean * mean
     last = block.overviews.levels[-1]
     whole = block.overviews.read(last, Window((0, 0, 0), (block.all_days.size, 1, 1)))[:, :, 0, 0]
+    shares = frame_shares(block.overviews, block.all_days.size)
     first = block.window.start[0]
     frames = slice(first, min(first + len(valid), block.all_days.size))
     share = np.zeros(len(valid), dtype=np.float32)
     anomaly = np.zeros(len(valid), dtype=np.float32)
     inside = frames.stop - frames.start
-    share[:inside] = (whole[COUNT] / max(1.0, float(whole[COUNT].max())))[frames]
+    share[:inside] = shares[frames]
     anomaly[:inside] = (whole[SUM] / (whole[COUNT] + 1))[frames]
     distance = _distances(valid)
     distance[(distance >= FARTHEST) & (share < EMPTY_SHARE)[:, None, None]] = EMPTY

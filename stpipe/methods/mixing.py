@@ -29,6 +29,9 @@ REWEIGHTINGS = 12
 SMALLEST_ERROR = 0.02
 """Errors smaller than this count as if they were as large, in spreads: they are divided by."""
 
+ODD_FRAME = 0.3
+"""Frames with errors much smaller than this share of the median count no more than those that have it."""
+
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
@@ -59,7 +62,7 @@ class Mixture:
         return cls((tuple(float(number == guide) for number in range(guides)),) * len(NODES_PX))
 
     @classmethod
-    def best(cls, answers: F32, truth: F32, distance: F32) -> Mixture:
+    def best(cls, answers: F32, truth: F32, distance: F32, *, frames: NDArray[np.intp] | None = None) -> Mixture:
         """Return the mixture with the least absolute error.
 
         Parameters
@@ -70,6 +73,8 @@ class Mixture:
             What was observed.
         distance : (sample,) ndarray of float32
             Pixels to the nearest observation of the frame.
+        frames : (sample,) ndarray of int, optional
+            Their frames, counted from 0: those that all guides get wrong then count for less.
 
         Examples
         --------
@@ -79,11 +84,12 @@ class Mixture:
         [0.0, 1.0, 0.0]
         """
         errors = answers.astype(np.float64) - truth[:, None]
-        everywhere = least_absolute(errors, np.ones(len(errors)))
+        counts = np.ones(len(errors)) if frames is None else _frames_say(errors, frames)
+        everywhere = least_absolute(errors, counts)
         rows = []
         for share in memberships(distance).T.astype(np.float64):
-            count = float(share.sum())
-            own = least_absolute(errors[share > 0], share[share > 0]) if count >= LEAST_SAMPLES else everywhere
+            count, there = float(share.sum()), share > 0
+            own = least_absolute(errors[there], (share * counts)[there]) if count >= LEAST_SAMPLES else everywhere
             trust = count / (count + PRIOR_SAMPLES)
             rows.append(tuple(float(weight) for weight in trust * own + (1 - trust) * everywhere))
         return cls(tuple(rows))
@@ -119,6 +125,15 @@ class Mixture:
             rows.append(tuple(trust * own + (1 - trust) * less for own, less in zip(mine, other, strict=True)))
         return Mixture(tuple(rows))
 
+    def between(self, other: Mixture) -> Mixture:
+        """Return weights halfway to others.
+
+        >>> Mixture.only(0, 2).between(Mixture.only(1, 2)).weights[0]
+        (0.5, 0.5)
+        """
+        rows = zip(self.weights, other.weights, strict=True)
+        return Mixture(tuple(tuple((a + b) / 2 for a, b in zip(mine, its, strict=True)) for mine, its in rows))
+
     def mean(self, answers: Sequence[F32], distance: F32) -> F32:
         """Return the weighted mean.
 
@@ -142,6 +157,16 @@ class Mixture:
     def used(self) -> tuple[bool, ...]:
         """Tell which guides have a weight anywhere."""
         return tuple(any(row[number] > 0 for row in self.weights) for number in range(len(self.weights[0])))
+
+
+def _frames_say(errors: F64, frames: NDArray[np.intp]) -> F64:
+    """Return how much each sample counts: the less, the worse all guides are in its frame; one in the mean."""
+    there, which, counts = np.unique(frames, return_inverse=True, return_counts=True)
+    if not there.size:
+        return np.ones(0)
+    scale = np.bincount(which, weights=np.abs(errors).mean(axis=1)) / counts
+    says = (1 / (scale + ODD_FRAME * np.median(scale) + SMALLEST_ERROR)) ** 2
+    return np.asarray((says / (says @ counts / counts.sum()))[which])
 
 
 def memberships(distance: F32) -> F32:

@@ -1,9 +1,10 @@
 """Gradient-boosted trees over the guides' answers and how a gap lies, trained on artificial gaps of this very cube.
 
 Which guide to trust, and where, differs from scene to scene. First the mean of the guides is found that suits the cube
-best (`stpipe.methods.mixing`). Then trees see each guide's answer relative to it, how sure it is, and how far the
-nearest observations are in the frame and in time, and learn in seconds what the truth under artificial gaps was. How
-many trees is told by cross-validation over whole frames; none, if they gain next to nothing. A second, smaller forest
+best (`stpipe.methods.mixing`), as far as frames that had no say in it bear it out (`stpipe.methods.evidence`). Then
+trees see each guide's answer relative to it, how sure it is, and how far the nearest observations are in the frame and
+in time, and learn in seconds what the truth under artificial gaps was. How many trees is told by cross-validation over
+whole frames; none, if they gain next to nothing. A second, smaller forest
 learns how large the errors are that remain.
 
 Answers are relative to the mean of guides and in units of the scene's spread, so that scaling and shifting the input
@@ -31,6 +32,7 @@ from stpipe.core.windows import Triple, triple
 from stpipe.errors import RunError, ScratchError
 from stpipe.methods import forests
 from stpipe.methods.eof import EofFiller
+from stpipe.methods.evidence import suited
 from stpipe.methods.guides import GuideMaker, Guides, Lie, lie
 from stpipe.methods.lessons import Look, Samples, features, folds_of, hide
 from stpipe.methods.mixing import Mixture
@@ -64,7 +66,7 @@ LEAST_SAMPLES = 400
 LEAST_GAIN = 0.005
 """A dear guide that lowers the error of the mean by a smaller share than this is not worth its time."""
 
-ENOUGH_BASE_FRAMES = 8.0
+ENOUGH_BASE_FRAMES = 16.0
 """Frames whose hidden samples say as much of which guides to trust as many other scenes do together."""
 
 ENOUGH_FRAMES = 16.0
@@ -227,7 +229,7 @@ class StackFiller:
         learned = None if self.learned is None else sha256(self.learned.to_bytes()).hexdigest()
         return {
             "method": self.name,
-            "version": 3,
+            "version": 4,
             "guides": self.maker.identity(),
             "network": [network.identity() for network in self._networks],
             "learned": learned,
@@ -284,10 +286,11 @@ class StackFiller:
             kept = np.array([name not in skipped for name in names])
             parts = [replace(part, answers=part.answers[:, kept]) for part in parts]
             everything = Samples.of(parts)
-            mixture = Mixture.best(everything.answers, everything.truth, everything.distance)
-            if self.stand_in is not None:
-                usual = self._trusting(np.array(names)[kept])
-                mixture = mixture.drawn_towards(usual, everything.distance, everything.frames, enough=ENOUGH_FRAMES)
+            if self.stand_in is None:
+                mixture = Mixture.best(everything.answers, everything.truth, everything.distance)
+            else:
+                usual = self._trusting([name for name in names if name not in skipped])
+                mixture = suited(everything, slice(None), usual, enough=ENOUGH_FRAMES, rng=rng)
             answer, width, errors = forests.grow(parts, mixture, seed)
             made = replace(
                 made,
@@ -437,8 +440,7 @@ def _base_of(looks: Sequence[Look], usual: Mixture, rng: np.random.Generator) ->
     samples = Samples.of([look.samples() for look in looks]).picked(rng, MOST_SAMPLES)
     if samples.truth.size < LEAST_SAMPLES:
         return None
-    mixture = Mixture.best(samples.answers[:, : len(GUIDES)], samples.truth, samples.distance)
-    return mixture.drawn_towards(usual, samples.distance, samples.frames, enough=ENOUGH_BASE_FRAMES)
+    return suited(samples, slice(len(GUIDES)), usual, enough=ENOUGH_BASE_FRAMES, rng=rng)
 
 
 def _mixture(weights: Sequence[Sequence[float]]) -> Mixture:

@@ -61,7 +61,8 @@ def test_distances_and_calibration_classes_are_those_of_a_loop(cube: tuple[int, 
         assert space[t, y, x] == pytest.approx(near)
         assert time[t, y, x] == pytest.approx(since, abs=1e-5)
         bins = sum(near > limit for limit in CLASS_PX), sum(since > limit * step + 1e-7 for limit in CLASS_STEPS)
-        assert classes[t, y, x] == TIME_CLASSES * bins[0] + bins[1]
+        empty = bins[0] == len(CLASS_PX) and not valid[t].any()
+        assert classes[t, y, x] == TIME_CLASSES * (bins[0] + empty) + bins[1]
     assert classes.max() < CLASS_COUNT
 
 
@@ -72,7 +73,8 @@ def test_a_calibration_class_depends_on_what_is_in_reach(seed: int, left: int, w
     days = np.arange(4.0)
     whole = calibration_class(valid, days, 1.0)
     begin = max(0, left - REACH)
-    part = calibration_class(valid[:, :, begin : left + width + REACH], days, 1.0)
+    shares = valid.sum(axis=(1, 2)) / max(1, valid.sum(axis=(1, 2)).max())
+    part = calibration_class(valid[:, :, begin : left + width + REACH], days, 1.0, shares=shares)
     np.testing.assert_array_equal(part[:, :, left - begin :][:, :, :width], whole[:, :, left : left + width])
 
 

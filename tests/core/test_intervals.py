@@ -57,6 +57,35 @@ def test_the_quantile_counts_its_own_rank_in(values: list[float], coverage: floa
     assert conformal_quantile(np.random.default_rng(extra).permutation(ratios), coverage) == found
 
 
+@given(
+    pairs=st.lists(st.tuples(st.floats(0, 1e6), st.integers(1, 5)), min_size=1, max_size=30),
+    coverage=st.floats(0.01, 0.99),
+)
+def test_a_weight_counts_as_so_many_alike(pairs: list[tuple[float, int]], coverage: float) -> None:
+    values, counts = (np.array(column) for column in zip(*pairs, strict=True))
+    found = conformal_quantile(values, coverage, counts.astype(np.float64))
+    share = (counts[values <= found].sum()) / (counts.sum() + counts.mean())
+    below = (counts[values < found].sum()) / (counts.sum() + counts.mean())
+    assert below < coverage + 1e-9
+    assert share > coverage - 1e-9 or found == values.max()
+    same = conformal_quantile(values, coverage, np.full(values.size, 3.0))
+    assert same == conformal_quantile(values, coverage)
+
+
+def test_classes_borrow_from_samples_as_they_are_in_the_gaps_to_fill() -> None:
+    rng = np.random.default_rng(4)
+    classes = np.repeat([0, CLASS_COUNT - 1], [1000, 9000])
+    errors = rng.standard_normal(10_000) * np.where(classes == 0, 1.0, 5.0)
+    scales, wanted = np.ones(10_000), np.zeros(CLASS_COUNT, dtype=int)
+    wanted[[0, TIME_CLASSES]] = 500, 500  # nothing to learn from for the second of them
+    without, weighted = (calibrate(errors, scales, classes, 0.9, wanted=given) for given in (None, wanted))
+    assert weighted.factors[TIME_CLASSES] < 0.95 * without.factors[TIME_CLASSES]
+    for number in (0, CLASS_COUNT - 1):  # what stands for itself stays
+        assert weighted.factors[number] == pytest.approx(without.factors[number], rel=1e-3)
+    none = calibrate(errors, scales, classes, 0.9, wanted=np.zeros(CLASS_COUNT, dtype=int))
+    assert none == without
+
+
 def test_frames_that_are_wrong_together_count_as_few() -> None:
     """The next frame is inside as often as asked for, though all samples of a frame have one error."""
     rng = np.random.default_rng(0)

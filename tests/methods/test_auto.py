@@ -354,10 +354,10 @@ def test_the_table_fits_a_terminal() -> None:
     filler = taught([teller("a", 0.1, 50.0), teller("climatology", 0.4, 0.2), teller("c", 0.3, 0.3)], crop_of(TRUTH))
     lines = filler.notes()
     assert max(map(len, lines)) <= 80 - len("stpipe: note: ")
-    assert [line.split()[0] for line in lines[5:8]] == ["climatology", "c", "a"]
+    assert [line.split()[0] for line in lines[6:9]] == ["climatology", "c", "a"]
     assert filler.scores is not None
     everything = dict(zip(filler.scores.methods, np.sum(filler.scores.errors, axis=1), strict=True))
-    shown = float(lines[5].split()[1])
+    shown = float(lines[6].split()[1])
     assert shown == pytest.approx(everything["climatology"] / sum(filler.scores.samples), abs=1e-3)
 
 

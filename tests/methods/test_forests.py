@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from stpipe.methods import forests
@@ -16,14 +18,14 @@ def folds(seed: int, *, told: float, count: int = 500, parts: int = 4) -> list[S
     """Guides whose common error a circumstance tells, as far as it does; the noise grows with another one."""
     rng = np.random.default_rng(seed)
     made = []
-    for _ in range(parts):
+    for number in range(parts):
         truth = rng.standard_normal(count).astype(np.float32)
         circumstances = rng.uniform(0, 1, (count, 10)).astype(np.float32)
         noise = rng.standard_normal(count) * (0.1 + circumstances[:, 1])
         error = told * np.sign(circumstances[:, 0] - 0.5) + noise
         answers = np.stack([truth + error, truth + error], axis=1).astype(np.float32)
         observed = np.full((count, 3), np.nan, dtype=np.float32)
-        frames = np.zeros(truth.size, dtype=np.intp)
+        frames = 5 * number + np.arange(truth.size) % 5
         made.append(
             Samples(answers=answers, observed=observed, circumstances=circumstances, truth=truth, frames=frames)
         )
@@ -53,6 +55,15 @@ def test_what_is_learned_holds_on_samples_that_had_no_part_in_it() -> None:
     assert 0.84 < (left <= half_width).mean() < 0.95
     noisy = seen[:, -9] > 0.5
     assert half_width[noisy].mean() > 1.5 * half_width[~noisy].mean()
+
+
+def test_frames_that_are_in_several_folds_prove_nothing() -> None:
+    parts = folds(1, told=1.5)
+    alike = [replace(part, frames=part.frames % 5) for part in parts]
+    answer, width, errors = forests.grow(alike, MIXTURE, seed=0)
+    assert not answer
+    assert width
+    assert errors == forests.grow(parts, MIXTURE, seed=0)[2]
 
 
 def test_the_same_samples_and_seed_grow_the_same_trees() -> None:
