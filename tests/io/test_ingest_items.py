@@ -203,3 +203,21 @@ def test_a_box_to_search_is_in_degrees(tmp_path: Path) -> None:
     area = {"type": "Polygon", "coordinates": [[[5, 47], [6, 47], [6, 48], [5, 47]]]}
     (tmp_path / "area.geojson").write_text(json.dumps(area))
     np.testing.assert_allclose(_search_box(Target(aoi=tmp_path / "area.geojson")) or [], [5, 47, 6, 48], atol=1e-6)
+
+
+def test_only_assets_that_are_needed_are_looked_into(tmp_path: Path) -> None:
+    items = small_items(tmp_path / "in")
+    for item in items:
+        for name in ("nir", "visual"):
+            asset = item.assets["red"].clone()
+            asset.href = f"no_such_{name}.tif"
+            asset.extra_fields.pop("raster:bands", None)
+            asset.extra_fields.pop("bands", None)
+            item.assets[name] = asset
+    listed = collection(items, tmp_path / "in" / "items.json")
+    with pytest.raises(CubeError, match=r"no_such_nir\.tif can't be opened as a raster"):
+        plan_ingest([str(listed)])
+    cube = ingest(listed, output=tmp_path / "c.zarr", variables=("red",), rules=("scl:3",))
+    assert set(cube.data_vars) - {"spatial_ref"} == {"red"}
+    with pytest.raises(CubeError, match=r"no raster assets that were asked for; they have SCL, nir, red, visual"):
+        plan_ingest([str(listed)], variables=("B04",))

@@ -17,8 +17,8 @@ from stpipe.io.ingest.layers import Layer, Want, fill_value
 from stpipe.io.rasters import Grid, grid_of_dataset, open_raster
 from stpipe.io.stored import one_line
 
-KEPT_OPEN = 256
-"""Files that may be open at a time."""
+KEPT_OPEN = 32
+"""Files that may be open at a time; each takes megabytes, and to open one again about two milliseconds."""
 
 
 class OpenFiles:

@@ -39,6 +39,9 @@ class StacQuery:
     time: tuple[str | None, str | None] = (None, None)
     """First and last date."""
 
+    assets: frozenset[str] | None = None
+    """Names of the assets that will be needed, in lower case; None: all."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ItemBand:
@@ -128,9 +131,10 @@ def describe_items(source: str, target: Target, query: StacQuery) -> list[Layer]
         raise CubeError(f"{source} holds items that odc-stac can't read: {one_line(error)}") from error
     layers: list[Layer] = []
     for item, known in zip(items, parsed, strict=True):
-        layers += _layers(item, known, target)
+        layers += _layers(item, known, target, query.assets)
     if not layers:
-        raise CubeError(f"the items of {source} have no raster assets")
+        there = ", ".join(sorted({name for item in items for name in item.assets}))
+        raise CubeError(f"the items of {source} have no raster assets that were asked for; they have {there or 'none'}")
     return layers
 
 
@@ -192,13 +196,16 @@ def _search_box(target: Target) -> list[float] | None:
     return [*points.min(axis=0).tolist(), *points.max(axis=0).tolist()]
 
 
-def _layers(item: Any, parsed: Any, target: Target) -> list[Layer]:
+def _layers(item: Any, parsed: Any, target: Target, wanted: frozenset[str] | None) -> list[Layer]:
     when = parsed.nominal_datetime
     time = when.astimezone(UTC).replace(tzinfo=None) if when.tzinfo else when
     bands: Mapping[tuple[str, int], Any] = {key: one for key, one in parsed.bands.items() if hasattr(one, "geobox")}
     count = {asset: sum(name == asset for name, _ in bands) for asset, _ in bands}
     layers = []
     for (asset, index), source in sorted(bands.items()):
+        variable = asset if count[asset] == 1 else f"{asset}_b{index}"
+        if wanted is not None and variable.lower() not in wanted:
+            continue  # before its file is looked into
         href = source.uri
         said = _band_facts(item.assets[asset], index)
         facts = said if said.get("data_type") else {**_header(href, index), **said}
@@ -207,7 +214,7 @@ def _layers(item: Any, parsed: Any, target: Target) -> list[Layer]:
         layers.append(
             Layer(
                 path=str(item.get_self_href() or href),
-                variable=asset if count[asset] == 1 else f"{asset}_b{index}",
+                variable=variable,
                 time=time,
                 scene=item.id,
                 grid=_grid(item, source, asset, target),

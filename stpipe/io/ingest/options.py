@@ -101,6 +101,16 @@ class IngestOptions:
             raise OptionError(f"--index is given twice with one name: {', '.join(names)}")
 
     @property
+    def needed(self) -> frozenset[str] | None:
+        """Names of all variables that are needed, in lower case; None where that can't be told in advance."""
+        if not self.variables or any(not (index.bands or index.named) for index in self.indices):
+            return None
+        bands = {name for index in self.indices for name in (*index.bands, *(name for _, name in index.named))}
+        rules = () if self.trust is None else self.trust.rules
+        quality = {name for rule in rules for name in (rule.variable, *rule.also)}
+        return frozenset(name.lower() for name in {*self.variables, *bands, *quality})
+
+    @property
     def how(self) -> Composite:
         """How several scenes become one frame."""
         if self.every is not None:

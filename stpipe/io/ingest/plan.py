@@ -124,7 +124,7 @@ def plan_ingest(
         Called with files seen and files there are.
     """
     options = options or IngestOptions()
-    query = StacQuery(collections=options.collections, time=options.time)
+    query = StacQuery(collections=options.collections, time=options.time, assets=options.needed)
     layers = find_layers(sources, options.pattern, options.target, query, progress)
     if options.every is None and options.same_day == "refuse":
         layers, renamed = told_apart(layers)

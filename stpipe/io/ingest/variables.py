@@ -10,7 +10,7 @@ import numpy as np
 
 from stpipe.core.conditions import Bits, Values, parse_test
 from stpipe.core.ports import JSON, VariableInfo
-from stpipe.core.qa_products import PRODUCTS
+from stpipe.core.qa_products import PRODUCTS, Product
 from stpipe.core.trust import Rule, Trust
 from stpipe.errors import CubeError, OptionError
 from stpipe.io.ingest.layers import Layer
@@ -61,24 +61,34 @@ class VariablePlan:
             nodata=self.nodata,
             scale_factor=self.scale,
             add_offset=self.offset,
+            attrs=self.attrs,
         )
 
 
 def is_quality(name: str, layers: Sequence[Layer]) -> bool:
     """Whether a variable holds codes or bits, by its name or by CF's flag attributes."""
     attrs = layers[0].attrs
-    return _product_fill(name) is not None or "flag_values" in attrs or "flag_masks" in attrs
+    return bool(_products(name)) or "flag_values" in attrs or "flag_masks" in attrs
 
 
-def _product_fill(name: str) -> int | None:
-    """Return the code by which a product's quality layer of this name says that nothing was seen; None for others."""
+def _products(name: str) -> list[Product]:
+    """Return the products whose quality layer goes by a name."""
     plain = name.lower().replace("-", "_")
-    for product in PRODUCTS.values():
-        if product.parts and plain in {variable.lower() for variable in product.variables}:
-            test = next((parse_test(part.test) for part in product.parts if part.missing), None)
+    return [p for p in PRODUCTS.values() if p.parts and plain in {variable.lower() for variable in p.variables}]
+
+
+def _product_fill(name: str, dtype: np.dtype[Any]) -> int | None:
+    """Return the code by which a quality layer of this name says that nothing was seen, if it has one."""
+    for product in _products(name):
+        for test in (parse_test(part.test) for part in product.parts if part.missing):
+            codes: list[int] = []
             if isinstance(test, Values):
-                return test.ranges[0][0]
-            return 1 << test.bits[0] if isinstance(test, Bits) else 0
+                codes = [first for first, _ in test.ranges]
+            elif isinstance(test, Bits):
+                codes = [1 << bit for bit in test.bits]
+            for code in codes:
+                if _holds(dtype, code):
+                    return code
     return None
 
 
@@ -150,8 +160,8 @@ def _plan_variable(
     nodata = _common_nodata(name, layers, dtype, extra)
     why = _why_nodata(name, frames, layers, grid, trust) if nodata is None else None
     if why is not None:
-        fill = _product_fill(name)
-        if fill is None or not _holds(dtype, fill):
+        fill = _product_fill(name, dtype)
+        if fill is None:
             raise CubeError(f"{why}, and its type {dtype} has no nodata to say so; give one with --nodata {name}=VALUE")
         nodata = fill
     for layer in layers:

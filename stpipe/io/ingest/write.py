@@ -32,10 +32,10 @@ SOURCE = "stpipe ingest"
 CUBE = "cube"
 """Name of the cube until it is complete, in a hidden folder beside the output."""
 
-BUFFER_BYTES = 128 * 2**20
+BUFFER_BYTES = 64 * 2**20
 """A row of chunks is written in pieces of at most this, all variables together, but never less than a chunk."""
 
-GDAL_CACHE_BYTES = 128 * 2**20
+GDAL_CACHE_BYTES = 64 * 2**20
 """What GDAL may keep of blocks it has decoded."""
 
 
