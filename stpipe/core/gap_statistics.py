@@ -37,7 +37,7 @@ SEASONS = ("DJF", "MAM", "JJA", "SON")
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 """Names of the months in bands."""
 
-BLOCK_SAMPLES = 2**20
+BLOCK_SAMPLES = 2**19
 """Samples that are worked on at a time: all planes of a block stay in the processor's cache."""
 
 _DAY = np.timedelta64(1, "D")
@@ -307,7 +307,7 @@ def gap_statistics(clear: Bool, calendar: GapCalendar, options: GapOptions, *, d
             part = (slice(top, top + rows), slice(left, left + columns))
             block = calendar.composite(clear[:, *part])
             shape = block.shape[1:]
-            flat = np.ascontiguousarray(block).reshape(dates, -1)
+            flat = work.flat(block)
             for g, group in enumerate(calendar.groups):
                 result[g, :, *part] = work.statistics(flat, group).reshape(-1, *shape)
     if domain is not None:
@@ -325,11 +325,19 @@ class _Work:
         # Days are counted from 1, for 0 is to mean none.
         self.dtype: np.dtype[Any] = np.dtype(np.uint16 if span < 2**16 - 1 else np.uint32)
         rows = max(sum(part.stop - part.start + 1 for part in group.parts) for group in calendar.groups)
+        self._clear = np.empty(len(calendar.numbers) * pixels, dtype=np.bool_)
         self._latest = np.empty((len(calendar.numbers), pixels), dtype=self.dtype)
         self._gaps = np.empty((rows, pixels), dtype=self.dtype)
         self._narrow = np.empty((rows, pixels), dtype=np.uint8)
         self._spare = np.empty((rows, pixels), dtype=self.dtype)
         self._flags = np.empty((rows, pixels), dtype=np.bool_)
+
+    def flat(self, clear: Bool) -> Bool:
+        """Return (date, y, x) as (date, pixel)."""
+        dates, height, width = clear.shape
+        flat = self._clear[: dates * height * width].reshape(clear.shape)
+        np.copyto(flat, clear)
+        return flat.reshape(dates, height * width)
 
     def statistics(self, clear: Bool, group: Group) -> F32:
         """Return (statistic, pixel) of a block (date, pixel)."""

@@ -16,13 +16,14 @@ from stpipe.core.gap_statistics import EPOCH_UNITS, GapCalendar, GapOptions, Sta
 from stpipe.core.gap_statistics import gap_statistics as statistics_of_pixels
 from stpipe.core.ports import VariableInfo
 from stpipe.core.qa_products import parse_trust
-from stpipe.core.samples import check_fillable, is_nodata, physical, valid_samples
+from stpipe.core.samples import check_fillable, physical, valid_samples
 from stpipe.core.trust import remarks
 from stpipe.core.windows import Window, triple
 from stpipe.io.cube import Period
 from stpipe.io.dimensions import coordinate_of
 from stpipe.io.gaps.run import period_bounds
 from stpipe.io.gaps.store import statistic_attrs
+from stpipe.io.gaps.tasks import observed
 from stpipe.io.objects import ArrayReader, ObjectCube, understand
 from stpipe.io.times import decode_times, select_period
 
@@ -189,8 +190,7 @@ def _valid(samples: NDArray[Any], *, info: VariableInfo, valid_range: Range | No
     if valid_range is not None:
         frames = [valid_samples(physical(frame, info), valid_range=valid_range) for frame in samples]
         return np.stack(frames) if frames else np.zeros(samples.shape, dtype=bool)
-    valid = ~is_nodata(samples, info)
-    return valid & np.isfinite(samples) if samples.dtype.kind == "f" else valid
+    return observed(samples, info)
 
 
 def _trusted(clear: Bool, *, reader: _Opaque, block_info: Any = None) -> Bool:

@@ -95,15 +95,26 @@ def clear_samples(
         return np.stack([samples.frame(t)[1] for t in range(window.shape[0])]), samples.rule_counts
     judged = reader.read_judged(window)
     stored = reader.read(info.name, window)
-    clear = ~is_nodata(stored, info)
-    if stored.dtype.kind == "f":
-        clear &= np.isfinite(stored)
+    clear = observed(stored, info)
     domain = reader.read_domain(window)
     if domain is not None:
         clear &= domain
     if judged is None:
         return clear, None
     return clear & judged[0], judged[1]
+
+
+def observed(stored: NDArray[Any], info: VariableInfo) -> NDArray[np.bool_]:
+    """Return True where a stored sample is an observation.
+
+    >>> observed(np.array([3, -1], dtype="int16"), VariableInfo(name="v", dtype="int16", chunks=(1, 1, 1), nodata=-1))
+    array([ True, False])
+    """
+    if stored.dtype.kind == "f":
+        return np.isfinite(stored) & ~is_nodata(stored, info)
+    if info.nodata is None:
+        return np.ones(stored.shape, dtype=bool)
+    return np.asarray(stored != info.nodata)
 
 
 def gather_task(context: GapContext, number: int) -> str:
