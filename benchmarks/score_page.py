@@ -110,7 +110,12 @@ def percent(value: float | None) -> str:
 
 
 def page(
-    measured: Sequence[Measured], *, default: str, untuned: str, ablations: Mapping[str, Mapping[str, float]]
+    measured: Sequence[Measured],
+    *,
+    default: str,
+    untuned: str,
+    ablations: Mapping[str, Mapping[str, float]],
+    without: Sequence[str] = (),
 ) -> str:
     """Return the page.
 
@@ -124,10 +129,12 @@ def page(
         Its name when it runs with the packaged weights as they are.
     ablations : mapping of str to mapping of str to float
         Errors by model and row, the full model first; empty for none.
+    without : sequence of str
+        Methods that were not scored.
     """
     methods = list(dict.fromkeys(name for each in measured for name in each.records))
     methods.sort(key=lambda name: (name not in {default, untuned, STACK, "auto"}, name != default))
-    parts = [_head(measured), _errors(measured, methods, default)]
+    parts = [_head(measured, without), _errors(measured, methods, default)]
     if default in methods:
         parts += [_by_class(measured, default), _intervals(measured, default)]
     parts += [_costs(measured, methods)]
@@ -138,15 +145,16 @@ def page(
     return "\n\n".join(parts) + "\n"
 
 
-def _head(measured: Sequence[Measured]) -> str:
+def _head(measured: Sequence[Measured], without: Sequence[str]) -> str:
     lines = [[each.case.name, each.case.kind, each.case.what, f"{each.hidden:,}"] for each in measured]
+    missing = f" Left out of this run: {', '.join(without)}." if without else ""
     return f"""# Scores
 
 Written by `make scores` (`benchmarks/scores.py`), which trains nothing: every method fills the same hidden samples of
 data that no packaged weights were trained on. Methods that learn from the cube itself do so on what is left of it, as
 in any run. Rows marked "{NEVER}" are never used for training, not even in part; "{SURROGATE}" rows are made
 up, because the data of their kind are not at hand, and say less than real ones. Rows marked "{WHOLE}" show other
-gaps of data that are above; geometric means leave them out.
+gaps of data that are above; geometric means leave them out.{missing}
 
 """ + table(["row", "kind", "data and gaps", "hidden samples"], lines, left=3)
 

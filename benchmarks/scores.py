@@ -1,6 +1,7 @@
 """Score every method on data that nothing was trained on, and write the tables: `make scores`.
 
-    python benchmarks/scores.py [DATA] -o FOLDER [--quick] [--only ROW,...] [--methods A,B] [--page docs/scores.md]
+    python benchmarks/scores.py [DATA] -o FOLDER [--quick] [--only ROW,...] [--methods A,B | --without A,B]
+                                [--ablations JSON] [--page docs/scores.md]
 
 Nothing is trained here; methods that learn from the cube itself do so on what is left of it, as in any run. What a
 method said of the hidden samples is kept in FOLDER for as long as neither its code nor the samples change, so that a
@@ -292,6 +293,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--only", metavar="ROWS", help="rows to score, with commas between them")
     parser.add_argument("--methods", metavar="NAMES", help="methods to score, with commas between them")
+    parser.add_argument("--without", metavar="NAMES", help="methods to leave out; the page says so")
     parser.add_argument("--model", help="other weights for the default method")
     parser.add_argument("--ablations", type=Path, help="JSON of other models' errors, {model: {row: MAE}}, full first")
     parser.add_argument("--page", type=Path, help="write the tables of a whole run here too")
@@ -331,6 +333,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         rows = _chosen(options.only, tuple(CASES), "row") if options.only or not options.quick else list(QUICK)
         methods = _chosen(options.methods, methods_there_are(), "method")
+        left_out = _chosen(options.without, methods, "method") if options.without else []
+        methods = [name for name in methods if name not in left_out]
     except OptionError as error:
         print(error, file=sys.stderr)
         return 2
@@ -349,14 +353,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if files:
             measured.append(gather(case, files))
     ablations = json.loads(options.ablations.read_text(encoding="utf-8")) if options.ablations else {}
-    text = page(measured, default=METHODS[0], untuned=METHODS[0] + UNTUNED, ablations=ablations)
+    text = page(
+        measured, default=METHODS[0], untuned=METHODS[0] + UNTUNED, ablations=ablations, without=tuple(left_out)
+    )
     (options.out / "scores.md").write_text(text, encoding="utf-8")
     print(text)
     whole = (
         not wrong
         and options.model is None
         and not options.quick
-        and (rows, set(methods)) == (list(CASES), set(methods_there_are()))
+        and (rows, {*methods, *left_out}) == (list(CASES), set(methods_there_are()))
     )
     if options.page is not None and whole:
         options.page.write_text(text, encoding="utf-8")

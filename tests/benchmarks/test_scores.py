@@ -147,7 +147,8 @@ def test_the_page_says_what_holds_and_leaves_out_what_was_not_measured(
     scores, show, case = modules["scores"], modules["score_page"], made_case(modules)
     files = kept(modules, tmp_path, case, ("pyramid", "linear"))
     found = scores.gather(case, files)
-    text = show.page([found], default="pconv", untuned="pconv untuned", ablations={})
+    text = show.page([found], default="pconv", untuned="pconv untuned", ablations={}, without=("auto",))
+    assert "Left out of this run: auto." in text
     assert "| waves (K) |" in text
     assert "| pyramid |" in text
     assert not {"## Targets", "## Intervals", "## Ablations"} & set(text.splitlines())
