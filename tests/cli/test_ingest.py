@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import xarray as xr
 from rasterio.transform import from_origin
 
 from stpipe.cli.main import run
@@ -67,6 +68,25 @@ def test_the_summary_is_three_lines_and_progress_is_quiet(tmp_path: Path, capsys
         (["--same-day", "best"], "'best' is not one of"),
         (["--pattern", "{variable}.tif"], "needs a {date:%Y%m%d} field"),
         (["--align", "second.tif"], "--align: there is no file second.tif"),
+        (["--index", "ndvj=red,red"], "spyndex has no index 'ndvj' among its"),
+        (["--index", "ndvi=nir,red"], "there is no variable 'nir': name them, as in --index ndvi=N:BAND,R:BAND"),
+        (["--index", "red=red"], "--index"),
+        (["--qa", "s3-scl"], "s2-scl"),
+        (["--qa", "s2-scl"], "the series has no variable 'SCL'"),
+        (["--drop", "red"], "--drop 'red' can't be read"),
+        (["--drop", "red:bits=16"], "bit 16 lies beyond red, whose type int16 has bits 0 to 15"),
+        (["--buffer", "2"], "--buffer grows what rules call unclear"),
+        (["--every", "fortnight"], "--every takes a period such as 10D"),
+        (["--every", "1M", "--same-day", "first"], "leave out --same-day"),
+        (["--empty-periods"], "--empty-periods needs periods"),
+        (["--bbox", "1,2,3"], "--bbox needs four numbers W,S,E,N"),
+        (["--bbox", "0,0,1,1"], "--bbox 0,0,1,1 does not touch the files"),
+        (["--crs", "EPSG:nine"], "--crs needs a CRS such as EPSG:32633"),
+        (["--time", "2021/2020"], "--time needs START before END"),
+        (["--nodata", "1", "--nodata", "2"], "--nodata is given twice"),
+        (["--nodata", "nir=2"], "--nodata: there is no variable 'nir'"),
+        (["--var", "nir"], "--var: there is no variable 'nir'; there are red"),
+        (["--pattern", "{date:%Y%m%d}_{variable}_x.tif"], "20200101_red.tif does not fit --pattern"),
     ],
 )
 def test_bad_options_are_refused_and_nothing_is_made(
@@ -79,6 +99,50 @@ def test_bad_options_are_refused_and_nothing_is_made(
     assert error.startswith("stpipe: error: ")
     assert error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_names_without_dates_and_several_resolutions_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series(tmp_path / "in")
+    (tmp_path / "in" / "20200102_red.tif").rename(tmp_path / "in" / "second_red.tif")
+    assert run(["ingest", str(tmp_path / "in"), "-o", str(tmp_path / "c.zarr")]) == 2
+    error = capsys.readouterr().err
+    assert "second_red.tif; say where it is: --pattern '{date:%Y%m%d}_{variable}.tif'" in error
+    (tmp_path / "in" / "second_red.tif").unlink()
+    series(tmp_path / "other", days=2, size=8)
+    words = [str(tmp_path / "in"), str(tmp_path / "other" / "20200102_red.tif")]
+    assert run(["ingest", *words, "-o", str(tmp_path / "c.zarr")]) == 2
+    assert "warp them with --align first, --align FILE or --resolution" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "other"]
+
+
+def test_rules_periods_and_indices_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    series(tmp_path / "in", days=5)
+    for path in sorted((tmp_path / "in").iterdir()):
+        with rasterio.open(path) as source:
+            profile, red = source.profile, source.read(1)
+        cloud = np.zeros_like(red)
+        cloud[:8] = 9 if path.name.startswith("20200102") else 4
+        cloud[8:] = 4
+        for name, samples in (("nir", red * 3), ("SCL", cloud)):
+            with rasterio.open(path.with_name(path.name.replace("red", name)), "w", **profile) as file:
+                file.write(samples, 1)
+    output = str(tmp_path / "c.zarr")
+    words = ["ingest", str(tmp_path / "in"), "-o", output, "--qa", "s2-scl", "--every", "2D", "--composite", "last"]
+    assert run([*words, "--index", "ndvi", "--index-type", "int16", "--drop-bands"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{output}: SCL (int16), ndvi (int16)"
+    assert lines[1] == "3 frames from 2020-01-01 to 2020-01-05, 16 x 16 pixels, EPSG:32633"
+    assert lines[3].startswith("--qa s2-scl dropped")
+    assert run(["info", output, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["variables"]["ndvi"]["gap_share"] == 0
+    assert run([*words, "--overwrite", "--var", "red"]) == 0
+    with rasterio.open(tmp_path / "in" / "20200101_red.tif") as source:
+        first = source.read(1)
+    red = xr.open_zarr(output, consolidated=False, mask_and_scale=False)["red"].values
+    assert (red[0, :8] == first[:8]).all()  # the second day is cloudy there
+    assert (red[0, 8:] == 2).all()
 
 
 def test_an_existing_output_is_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

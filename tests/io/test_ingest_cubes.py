@@ -320,6 +320,8 @@ def test_an_ingest_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(RunError, match="the cable was pulled; the same command goes on from what was written"):
             ingest(*sources, output=output, **options)
     assert not output.exists()
+    torn = next((tmp_path / ".c.zarr.partial").glob("cube/red/c/0/0")) / "0.abc.partial"
+    torn.write_bytes(b"torn")
     calls = stop_after(100, monkeypatch)
     counted = []
     counting = ingest_write.count_clear
@@ -329,6 +331,7 @@ def test_an_ingest_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pyt
     assert not counted  # all scenes had been counted
     xr.testing.assert_identical(found.load(), whole.load())
     assert not (tmp_path / ".c.zarr.partial").exists()
+    assert not list(output.rglob("*.partial"))
 
 
 def test_another_plan_or_changed_files_start_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

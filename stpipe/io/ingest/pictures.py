@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from stpipe.core.compositing import composite, first_clear, is_gap
 from stpipe.core.samples import HUGE
 from stpipe.core.trust import Trust, judge
+from stpipe.io.ingest.items import ItemBand
 from stpipe.io.ingest.layers import Layer, Want
 from stpipe.io.ingest.plan import IngestPlan
 from stpipe.io.ingest.scenes import Scene
@@ -19,6 +21,9 @@ from stpipe.io.ingest.variables import VariablePlan
 
 Pictures = dict[str, NDArray[Any]]
 """Stored samples (y, x) of each variable."""
+
+READERS = 8
+"""Bands of items that are read at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +68,15 @@ def read_frame(plan: IngestPlan, scenes: Sequence[Scene], rows: slice, columns: 
     found: dict[str, list[NDArray[Any]]] = {variable.name: [] for variable in plan.variables}
     clear: dict[str, list[NDArray[np.bool_]]] = {variable.name: [] for variable in plan.variables}
     tally = Tally.of(plan)
-    for scene in scenes:
-        views = _SceneView(plan, scene, rows, columns, tally)
+    views_of = [_SceneView(plan, scene, rows, columns, tally) for scene in scenes]
+    _read_items_ahead(views_of)
+    for scene, views in zip(scenes, views_of, strict=True):
         for variable in plan.variables:
             if variable.name in scene.layers:
                 found[variable.name].append(views.samples(variable))
                 if variable.codes and len(scenes) > 1:
                     clear[variable.name].append(views.clear(variable))
+        views.forget()
     pictures: Pictures = {}
     for variable in plan.variables:
         several = found[variable.name]
@@ -111,14 +118,24 @@ class _SceneView:
 
     def __init__(self, plan: IngestPlan, scene: Scene, rows: slice, columns: slice, tally: Tally) -> None:
         self.plan, self.scene, self.rows, self.columns, self.tally = plan, scene, rows, columns, tally
-        self._raw: dict[tuple[str, int, int, int, int], NDArray[Any]] = {}
+        self._raw: dict[str, NDArray[Any]] = {}
+        trust = plan.trust
+        self._judges = frozenset(() if trust is None else trust.variables)
+        halo = 0 if trust is None else trust.buffer
+        top, bottom = max(0, rows.start - halo), min(plan.grid.shape[0], rows.stop + halo)
+        left, right = max(0, columns.start - halo), min(plan.grid.shape[1], columns.stop + halo)
+        self._around = (slice(top, bottom), slice(left, right))
+        self._inner = (
+            slice(rows.start - top, rows.stop - top),
+            slice(columns.start - left, columns.stop - left),
+        )
         self._trusted: dict[Trust, NDArray[np.bool_]] = {}
         self._variables: Mapping[str, VariablePlan] = {variable.name: variable for variable in plan.variables}
         self._counted: set[str] = set()
 
     def samples(self, variable: VariablePlan) -> NDArray[Any]:
         """Return the samples of a variable, nodata where the rules don't trust them."""
-        samples = self._read(variable.name, self.rows, self.columns)
+        samples = self._read(variable.name)
         if variable.trust is None:
             return samples
         trusted = self._judged(variable.trust)
@@ -135,29 +152,20 @@ class _SceneView:
         rules = () if self.plan.trust is None else self.plan.trust.rules
         here = tuple(rule for rule in rules if rule.variable in self.scene.layers)
         if self.plan.trust is None or not here:
-            return ~is_gap(self._read(variable.name, self.rows, self.columns), variable.nodata)
+            return ~is_gap(self._read(variable.name), variable.nodata)
         return self._judged(Trust(here, self.plan.trust.buffer))
 
     def _judged(self, trust: Trust) -> NDArray[np.bool_]:
         """Return where rules trust the scene; the buffer looks beyond the window, so that windows have no say."""
         if trust not in self._trusted:
-            halo = trust.buffer
-            around = [
-                slice(max(0, cut.start - halo), min(length, cut.stop + halo))
-                for cut, length in zip((self.rows, self.columns), self.plan.grid.shape, strict=True)
-            ]
-            samples = {name: self._read(name, around[0], around[1])[None] for name in trust.variables}
+            samples = {name: self.read_wide(name)[None] for name in trust.variables}
             infos = {name: self._variables[name].info for name in trust.variables}
             trusted, counts = judge(trust, samples, infos)
-            inner = tuple(
-                slice(cut.start - wide.start, cut.stop - wide.start)
-                for cut, wide in zip((self.rows, self.columns), around, strict=True)
-            )
-            if halo:
-                inside = {name: frames[:, *inner] for name, frames in samples.items()}
+            if trust.buffer:
+                inside = {name: frames[:, *self._inner] for name, frames in samples.items()}
                 _, counts = judge(replace(trust, buffer=0), inside, infos)  # each sample once
             self._count(trust, counts)
-            self._trusted[trust] = trusted[0][inner]
+            self._trusted[trust] = trusted[0][self._inner]
         return self._trusted[trust]
 
     def _count(self, trust: Trust, counts: NDArray[np.int64]) -> None:
@@ -167,11 +175,33 @@ class _SceneView:
                 self._counted.add(rule.text)
                 self.tally.matches[self.plan.trust.rules.index(rule)] += pair
 
-    def _read(self, name: str, rows: slice, columns: slice) -> NDArray[Any]:
-        key = (name, rows.start, rows.stop, columns.start, columns.stop)
-        if key not in self._raw:
-            self._raw[key] = read_layer(self.plan, self._variables[name], self.scene.layers[name], rows, columns)
-        return self._raw[key]
+    def _read(self, name: str) -> NDArray[Any]:
+        return self.read_wide(name)[self._inner if name in self._judges else ...]
+
+    def forget(self) -> None:
+        """Let go of what was read."""
+        self._raw.clear()
+        self._trusted.clear()
+
+    def read_wide(self, name: str) -> NDArray[Any]:
+        """Return a variable; one that rules ask, with what the buffer needs around the window."""
+        if name not in self._raw:
+            rows, columns = self._around if name in self._judges else (self.rows, self.columns)
+            self._raw[name] = read_layer(self.plan, self._variables[name], self.scene.layers[name], rows, columns)
+        return self._raw[name]
+
+
+def _read_items_ahead(views: Sequence[_SceneView]) -> None:
+    """Read bands of items together: they may be far away, and waiting is most of the work."""
+    far = [
+        (view, variable.name)
+        for view in views
+        for variable in view.plan.variables
+        if variable.name in view.scene.layers and isinstance(view.scene.layers[variable.name].source, ItemBand)
+    ]
+    if len(far) > 1:
+        with ThreadPoolExecutor(min(len(far), READERS)) as pool:
+            list(pool.map(lambda pair: pair[0].read_wide(pair[1]), far))
 
 
 def read_layer(plan: IngestPlan, variable: VariablePlan, layer: Layer, rows: slice, columns: slice) -> NDArray[Any]:

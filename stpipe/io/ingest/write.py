@@ -35,6 +35,9 @@ CUBE = "cube"
 BUFFER_BYTES = 64 * 2**20
 """A row of chunks is written in pieces of at most this, all variables together, but never less than a chunk."""
 
+AVERAGE_BYTES = 24
+"""What a mean or a median takes for each sample that goes into it: two arrays of float64 and a few of bool."""
+
 GDAL_CACHE_BYTES = 64 * 2**20
 """What GDAL may keep of blocks it has decoded."""
 
@@ -78,6 +81,8 @@ def write_cube(plan: IngestPlan, output: Path, *, overwrite: bool = False, progr
             partial.mkdir()
             _create(plan, partial / CUBE)
             records.begin()
+        for torn in (partial / CUBE).rglob("*.partial"):  # what zarr leaves when it is killed
+            torn.unlink()
         tally = _fill(plan, partial / CUBE, records, progress)
         _put_in_place(partial / CUBE, output)
         shutil.rmtree(partial)
@@ -288,10 +293,11 @@ def _copy(plan: IngestPlan, path: Path, records: Records, progress: Progress | N
                 buffers = {name: np.empty(shape, dtype=array.dtype) for name, array in arrays.items()}
                 counted = Tally.of(plan)
                 for place, number in enumerate(range(frames.start, frames.stop)):
-                    pictures, one = read_frame(plan, orders[number], rows, columns)
-                    counted.add(one)
-                    for name, buffer in buffers.items():
-                        buffer[place] = pictures[name]
+                    for strip in _strips(plan, len(orders[number]), rows, columns):
+                        pictures, one = read_frame(plan, orders[number], strip, columns)
+                        counted.add(one)
+                        for name, buffer in buffers.items():
+                            buffer[place, strip.start - rows.start : strip.stop - rows.start] = pictures[name]
                 for name, buffer in buffers.items():
                     arrays[name][frames, rows, columns] = buffer
                 records.add(key, counted)
@@ -325,10 +331,22 @@ def _pieces(plan: IngestPlan) -> Iterator[tuple[slice, list[tuple[slice, slice]]
 
 def _boxes(plan: IngestPlan) -> Iterator[tuple[slice, slice]]:
     _, height, width = plan.extent
-    types = {variable.name: variable.dtype for variable in plan.variables}
-    types |= {index.name: index.dtype for index in plan.indices}
     t, y, x = plan.chunks
-    wide = max(1, BUFFER_BYTES // (t * y * x * sum(np.dtype(dtype).itemsize for dtype in types.values()))) * x
+    wide = max(1, BUFFER_BYTES // (t * y * x * _pixel_bytes(plan))) * x
     for row in range(0, height, y):
         for column in range(0, width, wide):
             yield slice(row, min(row + y, height)), slice(column, min(column + wide, width))
+
+
+def _strips(plan: IngestPlan, scenes: int, rows: slice, columns: slice) -> Iterator[slice]:
+    """Yield the rows that are read at once, so that memory does not grow with the number of scenes of a frame."""
+    row_bytes = max(1, scenes) * (columns.stop - columns.start) * (_pixel_bytes(plan) + AVERAGE_BYTES)
+    tall = max(1, BUFFER_BYTES // row_bytes)
+    for row in range(rows.start, rows.stop, tall):
+        yield slice(row, min(row + tall, rows.stop))
+
+
+def _pixel_bytes(plan: IngestPlan) -> int:
+    types = {variable.name: variable.dtype for variable in plan.variables}
+    types |= {index.name: index.dtype for index in plan.indices}
+    return sum(np.dtype(dtype).itemsize for dtype in types.values())
