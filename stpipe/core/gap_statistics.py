@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stpipe.errors import OptionError
+from stpipe.errors import CubeError, OptionError
 
 BOUNDARIES = ("exclude", "include")
 """Whether the first and the last day of the period count as ends of gaps."""
@@ -239,6 +239,22 @@ def gap_calendar(
     return GapCalendar(
         frames=frames, frame_count=len(times), numbers=numbers, epoch=epoch, groups=_groups(epoch, numbers, by)
     )
+
+
+def check_dates(calendar: GapCalendar, options: GapOptions, place: str) -> None:
+    """Refuse a cube that can have no gaps whatever is clear: one date, where the period's ends don't count.
+
+    Raises
+    ------
+    CubeError
+        With what there is.
+    """
+    ends = calendar.epoch if options.boundaries == "include" else calendar.numbers
+    if len(ends) < 2:
+        day = calendar.dates[0]
+        raise CubeError(
+            f"a gap lies between two dates, but {place} has one, {day}; take a longer period, or a cube of more dates"
+        )
 
 
 def _groups(epoch: NDArray[np.int64], numbers: NDArray[np.int64], by: str) -> tuple[Group, ...]:

@@ -12,7 +12,7 @@ import xarray as xr
 from dask.base import is_dask_collection
 from numpy.typing import NDArray
 
-from stpipe.core.gap_statistics import EPOCH_UNITS, GapCalendar, GapOptions, Statistic, gap_calendar
+from stpipe.core.gap_statistics import EPOCH_UNITS, GapCalendar, GapOptions, Statistic, check_dates, gap_calendar
 from stpipe.core.gap_statistics import gap_statistics as statistics_of_pixels
 from stpipe.core.ports import VariableInfo
 from stpipe.core.qa_products import parse_trust
@@ -108,6 +108,7 @@ def gap_statistics(
         cube = understand(cut, variables=list(cube.names), domain=domain, trust=trust)
         axis = decode_times(coordinate[first:stop], "the dataset")
     calendar = gap_calendar(axis.labels, cube.days, by=by, period=period_bounds(time))
+    check_dates(calendar, options, "the dataset")
     found: dict[str, xr.Variable] = {}
     for name in cube.names:
         check_fillable(cube.info(name))

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from stpipe import __version__
-from stpipe.core.gap_statistics import GapCalendar, GapOptions, gap_calendar
+from stpipe.core.gap_statistics import GapCalendar, GapOptions, check_dates, gap_calendar
 from stpipe.core.ports import JSON, VariableInfo
 from stpipe.core.samples import check_fillable, gap_value
 from stpipe.core.trust import Trust, remarks
@@ -162,6 +162,7 @@ def prepare(request: GapsRequest) -> PreparedGaps:
         trust=request.trust,
     )
     calendar = cube_calendar(cube, request.options, request.time)
+    check_dates(calendar, request.options, cube.path)
     grid = RasterGrid.of(cube)
     said = list(notes)
     said += [] if grid.note is None else [grid.note]
@@ -249,16 +250,16 @@ def run_gaps(prepared: PreparedGaps, *, draw: Draw, progress: Progress | None = 
     folder, request = prepared.folder, prepared.request
     started = time.perf_counter()
     new = not folder.path.exists()
-    try:
-        with _runner(prepared) as run, folder.locked():
-            folder.check(overwrite=request.overwrite)
+    with _runner(prepared) as run, folder.locked():
+        folder.check(overwrite=request.overwrite)
+        try:
             folder.begin(prepared.products)
             report = _carry_out(prepared, run, draw, progress)
             report["seconds"]["total"] = round(time.perf_counter() - started, 3)
             folder.publish(report, prepared.products)
-    except BaseException:
-        _tidy(folder, remove=new)
-        raise
+        except BaseException:
+            _tidy(folder, remove=new)
+            raise
     return report
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning
 
 from stpipe.core.gap_statistics import EPOCH_UNITS, GapCalendar, GapOptions
 from stpipe.core.ports import JSON
@@ -104,7 +106,10 @@ def _row(total: Mapping[str, Any], values: F32, *, dates: bool) -> dict[str, JSO
 
 def read_shown(path: Path, band: int, most: int) -> F32:
     """Return a band, or the largest of its overviews that has no more pixels than some number."""
-    with rasterio.open(path) as dataset:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a cube may lie nowhere
+        dataset = rasterio.open(path)
+    with dataset:
         height, width = dataset.shape
         step = 1
         while -(-height // step) * -(-width // step) > most:

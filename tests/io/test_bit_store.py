@@ -1,0 +1,49 @@
+"""Bits go in by windows of any shape and come out by others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stpipe.core.windows import Window
+from stpipe.io import bit_store
+from stpipe.io.bit_store import BitStore
+
+
+@given(
+    extent=st.tuples(st.integers(1, 4), st.integers(1, 40), st.integers(1, 70)),
+    shift=st.integers(0, 7),
+    step=st.tuples(st.integers(1, 4), st.integers(1, 20), st.integers(1, 4)),
+    data=st.data(),
+)
+def test_every_window_comes_back(
+    tmp_path_factory: pytest.TempPathFactory,
+    extent: tuple[int, int, int],
+    shift: int,
+    step: tuple[int, int, int],
+    data: st.DataObject,
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bit_store, "CELL", 16)
+        store = BitStore(path=str(tmp_path_factory.mktemp("bits") / "clear.bits"), extent=extent, shift=shift)
+        store.create()
+        assert Path(store.path).stat().st_size == store.bytes
+        clear = np.random.default_rng(data.draw(st.integers(0, 99))).random(extent) < 0.5
+        frames, height, width = extent
+        # Borders along x lie at multiples of 8, counted from where the file's chunks do.
+        edges = [0, *range(8 * step[2] - shift, width, 8 * step[2]), width]
+        for t in range(0, frames, step[0]):
+            for y in range(0, height, step[1]):
+                for left, right in zip(edges[:-1], edges[1:], strict=True):
+                    window = Window((t, y, left), (min(frames, t + step[0]), min(height, y + step[1]), right))
+                    store.write(window, clear[window.slices])
+        for _ in range(5):
+            bounds = [sorted(data.draw(st.tuples(st.integers(0, n - 1), st.integers(1, n)))) for n in extent]
+            start = tuple(low for low, _ in bounds)
+            stop = tuple(max(high, low + 1) for low, high in bounds)
+            window = Window(start, stop)  # type: ignore[arg-type]
+            assert np.array_equal(store.read(window), clear[window.slices])
