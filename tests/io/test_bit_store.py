@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def test_every_window_comes_back(
         edges = [0, *range(8 * step[2] - shift, width, 8 * step[2]), width]
         for t in range(0, frames, step[0]):
             for y in range(0, height, step[1]):
-                for left, right in zip(edges[:-1], edges[1:], strict=True):
+                for left, right in pairwise(edges):
                     window = Window((t, y, left), (min(frames, t + step[0]), min(height, y + step[1]), right))
                     store.write(window, clear[window.slices])
         for _ in range(5):

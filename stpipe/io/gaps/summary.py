@@ -30,7 +30,7 @@ def band_names(calendar: GapCalendar, options: GapOptions) -> list[str]:
 
     >>> from stpipe.core.gap_statistics import gap_calendar
     >>> days = np.array(["2023-01-05", "2023-06-01"], dtype="M8[ns]")
-    >>> band_names(gap_calendar(days, by="season"), GapOptions(by="season"))[12:14]
+    >>> band_names(gap_calendar(days, by="season"), GapOptions(by="season"))[11:13]
     ['MAM_clear_count', 'MAM_gap_count']
     """
     if options.by == "none":

@@ -111,7 +111,7 @@ def observed(stored: NDArray[Any], info: VariableInfo) -> NDArray[np.bool_]:
     array([ True, False])
     """
     if stored.dtype.kind == "f":
-        return np.isfinite(stored) & ~is_nodata(stored, info)
+        return np.asarray(np.isfinite(stored) & ~is_nodata(stored, info))
     if info.nodata is None:
         return np.ones(stored.shape, dtype=bool)
     return np.asarray(stored != info.nodata)
