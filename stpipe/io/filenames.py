@@ -39,6 +39,10 @@ _KNOWN_VARIABLE = re.compile(
     r"(?i)(B\d{1,2}A?|SR_B\d+|ST_B\d+|BQA|QA_?\w*|SCL|CLM|CLP|Fmask|pixel_?qa|NIR\d?|RED\d?|GREEN|BLUE|SWIR\d*|TIR\d?|"
     r"RE\d|NDVI|EVI2?|NDWI|NDMI|NBR|SAVI|LAI|FAPAR|LST|SST|ALBEDO|V[VH]|H[VH]|CO|NO2|CHL)"
 )
+# Names of several parts, as Landsat's Collections have them.
+_COMPOUND = re.compile(
+    r"(?i)(?<![^_.\s])(?:S[RT]_B\d+|(?:SR_)?QA_(?:PIXEL|RADSAT|AEROSOL)|ST_QA|pixel_qa|radsat_qa)(?![^_.\s])"
+)
 _RESOLUTION = re.compile(r"\d+m")
 _SPLIT = re.compile(r"[_.\s]+")
 
@@ -228,7 +232,8 @@ def _by_looking(paths: Sequence[Path]) -> list[NamedFile]:
         rest = path.stem
         for (start, stop), _ in reversed(list(_dates_in(path.stem))):
             rest = f"{rest[:start]}_{rest[stop:]}"
-        rests.append([token.strip("-") for token in _SPLIT.split(rest) if token.strip("-")])
+        rest = _COMPOUND.sub(lambda found: found[0].replace("_", "\0"), rest)
+        rests.append([token.strip("-").replace("\0", "_") for token in _SPLIT.split(rest) if token.strip("-")])
     chosen = _variables(rests)
     return [
         NamedFile(path=path, time=time, variable="data" if at is None else _clean(rest[at]), scene=_scene(rest, at))

@@ -47,6 +47,10 @@ def at(*parts: int) -> datetime:
             ["S2A_MSIL2A_20230101T101010_N0509_R022_T33UUP_20230102T000000_B04_10m.jp2"],
             [("2023-01-01T10:10:10", "B04")],
         ),
+        (
+            [f"LC08_L2SP_013032_20180131_20200902_02_T1_{band}.TIF" for band in ("SR_B4", "QA_PIXEL", "QA_RADSAT")],
+            [("2018-01-31", "SR_B4"), ("2018-01-31", "QA_PIXEL"), ("2018-01-31", "QA_RADSAT")],
+        ),
         (["TERRA_MODIS_h12v10_EVI_2013-09-14.jp2"], [("2013-09-14", "EVI")]),
         (["20230101.tif"], [("2023-01-01", "data")]),
         (["20230101/B02.tif", "20230105/B02.tif"], [("2023-01-01", "B02"), ("2023-01-05", "B02")]),
@@ -59,6 +63,7 @@ def at(*parts: int) -> datetime:
         "sensors",
         "HLS official",
         "Landsat",
+        "Landsat Collection 2",
         "Sentinel-2",
         "MODIS",
         "date alone",
@@ -71,6 +76,34 @@ def at(*parts: int) -> datetime:
 def test_dates_and_variables_are_found_in_names(names: list[str], expected: list[tuple[str, str]]) -> None:
     found = [(named.time, named.variable) for named in read_names([Path(name) for name in names])]
     assert found == [(datetime.fromisoformat(time), variable) for time, variable in expected]
+
+
+@pytest.mark.parametrize(
+    ("names", "pattern"),
+    [
+        (
+            [
+                "LC08_L2SP_013032_20180131_20200902_02_T1_SR_B4.TIF",
+                "LC08_L2SP_013032_20180131_20200902_02_T1_QA_PIXEL.TIF",
+            ],
+            None,
+        ),
+        (["R10m/T31UFS_20180131T105321_B04_10m.jp2", "R20m/T31UFS_20180131T105321_SCL_20m.jp2"], None),
+        (["20180131_A_red.tif", "20180131_A_SCL.tif"], "{date:%Y%m%d}_{sensor}_{variable}.tif"),
+        (["red/20180131.tif", "SCL/20180131.tif"], "{variable}/{date:%Y%m%d}.tif"),
+    ],
+    ids=["Landsat Collection 2", "Sentinel-2", "template", "folders"],
+)
+def test_names_of_one_scene_differ_in_the_variable_alone(names: list[str], pattern: str | None) -> None:
+    one, other = read_names([Path("/in") / name for name in names], pattern)
+    assert (one.time, one.scene) == (other.time, other.scene)
+    assert one.variable != other.variable
+
+
+def test_two_sensors_of_a_day_are_two_scenes() -> None:
+    one, other = read_names([Path(f"20230602_{sensor}_T15SWD_B02.tif") for sensor in ("L30", "S30")])
+    assert (one.time, one.variable) == (other.time, other.variable)
+    assert one.scene != other.scene
 
 
 @given(

@@ -149,6 +149,18 @@ def test_integers_need_a_nodata_to_lose_samples(tmp_path: Path) -> None:
     assert only["red"].attrs["_FillValue"] == -2
 
 
+def test_quality_that_is_absent_is_the_products_own_fill(tmp_path: Path) -> None:
+    for name, dtype in (("SCL", "uint8"), ("QA_PIXEL", "uint16"), ("Fmask", "uint8")):
+        raster(tmp_path / "in" / f"20200101_{name}.tif", np.full(SHAPE, 4, dtype))
+    raster(tmp_path / "in" / "20200102_red.tif", nodata=0)
+    cube = ingest(tmp_path / "in", output=tmp_path / "c.zarr")
+    assert [int(cube[name].values[1, 0, 0]) for name in ("SCL", "QA_PIXEL", "Fmask")] == [0, 1, 255]
+    assert (cube["SCL"].values[0] == 4).all()
+    raster(tmp_path / "in" / "20200101_codes.tif", np.full(SHAPE, 4, "uint8"))
+    with pytest.raises(CubeError, match=r"'codes' has no file on 1 of 2 dates \(2020-01-02\).*--nodata codes=VALUE"):
+        plan_ingest([str(tmp_path / "in")])
+
+
 def test_a_scene_without_its_quality_is_refused(tmp_path: Path) -> None:
     scenes(tmp_path / "in")
     (tmp_path / "in" / "20200102_B_SCL.tif").unlink()

@@ -59,6 +59,9 @@ class ItemBand:
     dtype: str
     """NumPy dtype of the samples."""
 
+    digest: str
+    """Of what the item says."""
+
     def read(self, want: Want) -> NDArray[Any]:
         """Return the stored samples of a window of the target grid, (y, x)."""
         import odc.stac
@@ -88,7 +91,7 @@ class ItemBand:
 
     def identity(self) -> JSON:
         """Return the asset, and what the item says."""
-        return [*file_identity(self.href.removeprefix("file://")), self.band, _digest(self.item)]
+        return [*file_identity(self.href.removeprefix("file://")), self.band, self.digest]
 
 
 def _digest(item: Any) -> str:
@@ -201,6 +204,7 @@ def _layers(item: Any, parsed: Any, target: Target, wanted: frozenset[str] | Non
     time = when.astimezone(UTC).replace(tzinfo=None) if when.tzinfo else when
     bands: Mapping[tuple[str, int], Any] = {key: one for key, one in parsed.bands.items() if hasattr(one, "geobox")}
     count = {asset: sum(name == asset for name, _ in bands) for asset, _ in bands}
+    digest = _digest(item)
     layers = []
     for (asset, index), source in sorted(bands.items()):
         variable = asset if count[asset] == 1 else f"{asset}_b{index}"
@@ -221,7 +225,11 @@ def _layers(item: Any, parsed: Any, target: Target, wanted: frozenset[str] | Non
                 dtype=dtype.name,
                 nodata=None if nodata is None else float(nodata),
                 source=ItemBand(
-                    item=item, band=asset if index == 1 else f"{asset}.{index}", href=href, dtype=dtype.name
+                    item=item,
+                    band=asset if index == 1 else f"{asset}.{index}",
+                    href=href,
+                    dtype=dtype.name,
+                    digest=digest,
                 ),
                 scale=float(facts.get("scale") or 1.0),
                 offset=float(facts.get("offset") or 0.0),

@@ -136,10 +136,11 @@ def plan_ingest(
     indices = tuple(plan_index(request, names, scaled=options.scaled_indices) for request in options.indices)
     clash = next((index.name for index in indices if index.name in names), None)
     if clash is not None:
-        raise OptionError(f"--index {clash}: there is a variable of this name already; call it otherwise in the files")
+        raise OptionError(f"--index {clash}: there is a variable of this name already; leave out the index")
     quality = {name for name in names if is_quality(name, [x for x in layers if x.variable == name])}
     quality |= set(() if trust is None else trust.variables)
     written = _written(options, names, quality, indices)
+    indices = tuple(index for index in indices if index.name in written)
     needed = {*written, *(() if trust is None else trust.variables), *(b for i in indices for _, b in i.bands)}
     layers = [layer for layer in layers if layer.variable in needed]
 
@@ -154,7 +155,7 @@ def plan_ingest(
         grid=grid,
         frames=frames,
         variables=variables,
-        indices=tuple(index for index in indices if index.name in written),
+        indices=indices,
         written=written,
         chunks=triple(min(pair) for pair in zip(wanted, extent, strict=True)),
         resampling=options.resampling,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from stpipe.core.trust import Trust, remarks
 from stpipe.errors import OutputError, RunError, StpipeError
@@ -293,11 +294,8 @@ def _copy(plan: IngestPlan, path: Path, records: Records, progress: Progress | N
                 buffers = {name: np.empty(shape, dtype=array.dtype) for name, array in arrays.items()}
                 counted = Tally.of(plan)
                 for place, number in enumerate(range(frames.start, frames.stop)):
-                    for strip in _strips(plan, len(orders[number]), rows, columns):
-                        pictures, one = read_frame(plan, orders[number], strip, columns)
-                        counted.add(one)
-                        for name, buffer in buffers.items():
-                            buffer[place, strip.start - rows.start : strip.stop - rows.start] = pictures[name]
+                    frame = {name: buffer[place] for name, buffer in buffers.items()}
+                    counted.add(_read_into(frame, plan, orders[number], rows, columns))
                 for name, buffer in buffers.items():
                     arrays[name][frames, rows, columns] = buffer
                 records.add(key, counted)
@@ -307,6 +305,21 @@ def _copy(plan: IngestPlan, path: Path, records: Records, progress: Progress | N
                 progress(done, total)
         OPEN.close()  # the next frames have other files
     return tally
+
+
+def _read_into(
+    frame: dict[str, NDArray[Any]], plan: IngestPlan, scenes: tuple[Scene, ...], rows: slice, columns: slice
+) -> Tally:
+    """Read a window of a frame into arrays of its shape, part by part."""
+    counted = Tally.of(plan)
+    for part_rows, part_columns in _parts(plan, len(scenes), rows, columns):
+        pictures, one = read_frame(plan, scenes, part_rows, part_columns)
+        counted.add(one)
+        down = slice(part_rows.start - rows.start, part_rows.stop - rows.start)
+        across = slice(part_columns.start - columns.start, part_columns.stop - columns.start)
+        for name, whole in frame.items():
+            whole[down, across] = pictures[name]
+    return counted
 
 
 def _ordered(plan: IngestPlan, records: Records, number: int) -> tuple[Scene, ...]:
@@ -338,12 +351,18 @@ def _boxes(plan: IngestPlan) -> Iterator[tuple[slice, slice]]:
             yield slice(row, min(row + y, height)), slice(column, min(column + wide, width))
 
 
-def _strips(plan: IngestPlan, scenes: int, rows: slice, columns: slice) -> Iterator[slice]:
-    """Yield the rows that are read at once, so that memory does not grow with the number of scenes of a frame."""
-    row_bytes = max(1, scenes) * (columns.stop - columns.start) * (_pixel_bytes(plan) + AVERAGE_BYTES)
-    tall = max(1, BUFFER_BYTES // row_bytes)
+def _parts(plan: IngestPlan, scenes: int, rows: slice, columns: slice) -> Iterator[tuple[slice, slice]]:
+    """Yield what is read of a piece at once, so that memory does not grow with the number of scenes of a frame.
+
+    Whole chunks as long as they fit: sources are often cut as the cube is, and half of one takes as long as all of it.
+    """
+    fit = BUFFER_BYTES // (max(1, scenes) * (_pixel_bytes(plan) + AVERAGE_BYTES))
+    y, x = plan.chunks[1:]
+    wide = max(1, fit // (x * y)) * x
+    tall = max(1, fit // min(wide, columns.stop - columns.start))
     for row in range(rows.start, rows.stop, tall):
-        yield slice(row, min(row + tall, rows.stop))
+        for column in range(columns.start, columns.stop, wide):
+            yield slice(row, min(row + tall, rows.stop)), slice(column, min(column + wide, columns.stop))
 
 
 def _pixel_bytes(plan: IngestPlan) -> int:
