@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 )
 @click.option("--empty-periods", is_flag=True, help="With --every, make frames of gap of periods without a scene.")
 @trust_options
-@click.option("--index", "indices", multiple=True, metavar="NAME=BAND,BAND", help="Add a spectral index; see below.")
+@click.option("--index", "indices", multiple=True, metavar="NAME=BAND,BAND", help="Add a spectral index; see above.")
 @click.option(
     "--index-type",
     type=click.Choice(["float32", "int16"]),

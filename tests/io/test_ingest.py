@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from rasterio.transform import from_origin
 from rasterio.vrt import WarpedVRT
 
-from stpipe.core.compositing import composite
 from stpipe.core.windows import Window
 from stpipe.errors import CubeError, MissingFileError, OptionError, OutputError, ReadError, RunError
 from stpipe.io.cube import open_source
@@ -269,28 +268,6 @@ def test_types_are_widened_only_without_loss(tmp_path: Path) -> None:
 
 
 # --- several scenes of a day -------------------------------------------------------------------------------------
-
-
-def slow_composite(values: list[int], how: str) -> float:
-    """Return one number of a pixel's values, plainly."""
-    if how in {"first", "last"}:
-        return values[0 if how == "first" else -1]
-    return float(np.mean(values) if how == "mean" else np.median(values))
-
-
-@given(
-    st.lists(st.lists(st.integers(0, 5), min_size=4, max_size=4), min_size=2, max_size=4),
-    st.sampled_from(["first", "last", "mean", "median"]),
-)
-def test_a_composite_leaves_gaps_out(rows: list[list[int]], how: str) -> None:
-    pictures = [np.array([row], dtype="int16") for row in rows]
-    found = composite(pictures, 0, how)
-    floats = composite([np.where(p == 0, np.nan, p).astype("float32") for p in pictures], float("nan"), how)
-    for column in range(4):
-        values = [row[column] for row in rows if row[column] != 0]
-        expected = slow_composite(values, how) if values else 0.0
-        assert found[0, column] == np.rint(expected)
-        np.testing.assert_allclose(floats[0, column], expected if values else np.nan, rtol=1e-6)
 
 
 def test_two_scenes_at_one_time_are_refused_and_at_two_times_are_two_frames(tmp_path: Path) -> None:
