@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _WIDE = 160
+_LISTED = 5
+"""Dates in a line."""
 
 
 @click.command(name="info")
@@ -49,8 +52,10 @@ def command(
     """Show what a cube holds.
 
     CUBE is a Zarr group or a NetCDF file. Dates, grid and types come from its metadata; gaps are counted by one pass
-    over the samples, a few chunks at a time, so that memory does not depend on the size of the cube. With --model it
-    shows a model instead: what it is, on what it was trained, and how well it did.
+    over the samples, a few chunks at a time, so that memory does not depend on the size of the cube. Notes say what
+    stands in the way of other verbs: frames out of order, chunks that suit no work on blocks, no CRS, and quality
+    layers, with the rule that fits them. With --model it shows a model instead: what it is, on what it was trained, and
+    how well it did.
     """
     if model is not None:
         if cube is not None:
@@ -64,7 +69,9 @@ def command(
     from stpipe.io.inspection import inspect_cube
 
     trust, selection = parse_trust(qa, keep, drop, buffer), parse_period("--time", period)
-    source = open_source(cube, variables=variables or None, domain=domain, time=selection, aoi=aoi, trust=trust)
+    source = open_source(
+        cube, variables=variables or None, domain=domain, time=selection, aoi=aoi, trust=trust, any_order=True
+    )
     with progress_bar("counting gaps") as progress:
         report = inspect_cube(source, scan=not no_scan, progress=progress)
     if as_json:
@@ -116,8 +123,26 @@ def _show(report: dict[str, Any], console: Console) -> None:
     for row in rows:
         table.add_row(*(Text(row[heading]) for heading in headings))
     console.print(table)
+    for line in _without(report["variables"]):
+        console.print(Text(line))
     for hint in report["hints"]:
         console.print(Text(f"note: {hint}"))
+
+
+def _without(variables: dict[str, Any]) -> Iterator[str]:
+    """Yield when nothing was observed of each variable; variables of which it is the same share a line."""
+    lines: dict[str, list[str]] = {}
+    for name, variable in variables.items():
+        dates = variable.get("empty_dates", [])
+        if dates:
+            more = f" and {len(dates) - _LISTED} more" if len(dates) > _LISTED else ""
+            longest = ""
+            if variable["longest_without_days"] is not None:
+                longest = f"; longest without: {variable['longest_without_days']:.4g} days from "
+                longest += variable["longest_without_after"]
+            lines.setdefault(f"nothing on {', '.join(dates[:_LISTED])}{more}{longest}", []).append(name)
+    for line, names in lines.items():
+        yield f"{', '.join(names)}: {line}"
 
 
 def _cells(name: str, variable: dict[str, Any]) -> dict[str, str]:
@@ -141,7 +166,8 @@ def _facts(report: dict[str, Any]) -> list[tuple[str, str]]:
     dates = report["dates"]
     steps = ""
     if dates["median_step_days"] is not None:
-        steps = f"; {dates['median_step_days']:.4g} days apart (median), at most {dates['longest_step_days']:.4g}"
+        steps = f"; {dates['median_step_days']:.4g} days apart (median), "
+        steps += f"{dates['shortest_step_days']:.4g} to {dates['longest_step_days']:.4g}"
     size = "" if report["size_bytes"] is None else f", {readable(report['size_bytes'])} on disk"
     resolution = "uneven, or not known"
     if report["resolution"] is not None:

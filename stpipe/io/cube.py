@@ -193,6 +193,7 @@ def open_source(
     time: Period | None = None,
     aoi: Path | None = None,
     trust: Trust | None = None,
+    any_order: bool = False,
 ) -> Cube:
     """Return a checked description of a cube; no sample is read.
 
@@ -211,6 +212,9 @@ def open_source(
         GeoJSON polygons: the cube is cut to their bounding box, and the domain to the pixels they touch.
     trust : Trust, optional
         Rules on which samples to trust.
+    any_order : bool
+        Take times that do not increase strictly, to look at them; nothing else can be done with such a cube. A
+        selection by `time` needs them in order in any case.
 
     Raises
     ------
@@ -224,7 +228,8 @@ def open_source(
     place = absolute(path)
     kind = kind_of(place)
     with open_raw(place, kind) as raw:
-        return _describe_cube(raw, place, kind, variables, domain, time, aoi, trust)
+        ordered = not any_order or time is not None
+        return _describe_cube(raw, place, kind, variables, domain, time, aoi, trust, ordered=ordered)
 
 
 def _describe_cube(
@@ -236,6 +241,8 @@ def _describe_cube(
     period: Period | None,
     aoi: Path | None,
     trust: Trust | None,
+    *,
+    ordered: bool,
 ) -> Cube:
     found = over_time_y_x(raw)
     if kind == "zarr":
@@ -263,7 +270,7 @@ def _describe_cube(
             raise CubeError(f"axis {dim!r} of {path} has length 0, so there is nothing to read")
         if length > _LONGEST_AXIS:
             raise CubeError(f"axis {dim!r} of {path} claims a length of {length}; the most is {_LONGEST_AXIS}")
-    times = _time_axis(raw, dims[0], path)
+    times = _time_axis(raw, dims[0], path, ordered=ordered)
     y_variable, x_variable = coordinate_of(raw, dims[1], "y"), coordinate_of(raw, dims[2], "x")
     y, x = _values(y_variable, path), _values(x_variable, path)
     sample = raw.variables[chosen[0][1]]
@@ -337,12 +344,13 @@ def quality_cost(trust: Trust | None, infos: Sequence[VariableInfo]) -> QualityC
     )
 
 
-def _time_axis(raw: xr.Dataset, dim: str, path: str) -> TimeAxis:
+def _time_axis(raw: xr.Dataset, dim: str, path: str, *, ordered: bool) -> TimeAxis:
     coordinate = coordinate_of(raw, dim, "time")
     if coordinate is None:
         raise CubeError(f"axis {dim!r} of {path} has no dates: there is no coordinate variable along it; add one")
     axis = decode_times(_loaded(coordinate, path), path)
-    check_order(axis, path, dim)
+    if ordered:
+        check_order(axis, path, dim)
     return axis
 
 

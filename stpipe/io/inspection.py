@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,14 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpipe.core.ports import VariableInfo
+from stpipe.core.qa_products import PRODUCTS
 from stpipe.core.samples import gap_value, is_nodata
 from stpipe.core.trust import remarks
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.io.cube import Cube
+from stpipe.io.fillable import CODES
+from stpipe.io.frames import holds_sources
 from stpipe.io.rasters import crs_name
 from stpipe.io.reader import StoredReader
 from stpipe.io.stored import is_remote
-from stpipe.io.times import label
+from stpipe.io.times import disorder, label
 
 TILE_BYTES = 16 * 2**20
 """Chunks are read together up to this size, so that many small ones cost less."""
@@ -30,6 +34,7 @@ TILE_BYTES = 16 * 2**20
 _THREADS = 4
 _BATCH = 64
 _BIG_FRAME_CHUNK = 4 * 2**20
+_HUGE_CHUNK = 256 * 2**20
 _SMALL_CHUNK = 64 * 2**10
 _MANY_CHUNKS = 20_000
 _LONG_STEP = 6  # times the median step
@@ -167,6 +172,7 @@ def inspect_cube(cube: Cube, *, scan: bool = True, progress: Progress | None = N
             "empty_frames": len(counted.empty_frames),
             "full_frames": counted.full_frames,
             "empty_dates": [label(cube.times[frame]) for frame in counted.empty_frames],
+            **_longest_without(cube, counted.empty_frames),
         }
     report: dict[str, Any] = {
         "path": cube.path,
@@ -183,6 +189,7 @@ def inspect_cube(cube: Cube, *, scan: bool = True, progress: Progress | None = N
         "trust": [] if cube.trust is None else list(cube.trust.texts),
         "buffer": 0 if cube.trust is None else cube.trust.buffer,
         "variables": variables,
+        "rechunk": _better_chunks(cube) if any(_bad_chunks(cube).values()) else None,
     }
     report["hints"] = list(_hints(cube, report, gaps))
     return report
@@ -221,14 +228,32 @@ def _variable(info: VariableInfo, cube: Cube) -> dict[str, Any]:
 
 
 def _dates(cube: Cube) -> dict[str, Any]:
-    steps = np.diff(cube.days)
+    order = np.argsort(cube.days, kind="stable")
+    times, steps = cube.times[order], np.diff(cube.days[order])
     return {
-        "count": len(cube.times),
-        "first": label(cube.times[0]),
-        "last": label(cube.times[-1]),
+        "count": len(times),
+        "first": label(times[0]),
+        "last": label(times[-1]),
+        "in_order": disorder(cube.times, cube.days, cube.path, cube.dims[0]) is None,
+        "shortest_step_days": float(steps.min()) if steps.size else None,
         "median_step_days": float(np.median(steps)) if steps.size else None,
         "longest_step_days": float(steps.max()) if steps.size else None,
-        "longest_step_after": label(cube.times[int(steps.argmax())]) if steps.size else None,
+        "longest_step_after": label(times[int(steps.argmax())]) if steps.size else None,
+    }
+
+
+def _longest_without(cube: Cube, empty: Sequence[int]) -> dict[str, Any]:
+    """Return the longest time without a valid sample: from one frame that has some, or the first, to the next."""
+    order = np.argsort(cube.days, kind="stable")
+    ends = np.isin(order, empty, invert=True)
+    ends[[0, -1]] = True
+    times, days = cube.times[order][ends], cube.days[order][ends]
+    steps = np.diff(days)
+    if not steps.size:
+        return {"longest_without_days": None, "longest_without_after": None}
+    return {
+        "longest_without_days": float(steps.max()),
+        "longest_without_after": label(times[int(steps.argmax())]),
     }
 
 
@@ -237,12 +262,17 @@ def _hints(cube: Cube, report: dict[str, Any], gaps: dict[str, GapCount]) -> Ite
         yield "no CRS: the GeoTIFFs of a fill will have none; set it with ds.rio.write_crs"
     if cube.transform is None:
         yield "no even grid of coordinates: the GeoTIFFs of a fill can't be placed"
+    wrong = disorder(cube.times, cube.days, cube.path, cube.dims[0])
+    if wrong is not None:
+        yield wrong
     dates = report["dates"]
     if dates["median_step_days"] and dates["longest_step_days"] > _LONG_STEP * dates["median_step_days"]:
         yield f"{dates['longest_step_days']:g} days without a frame after {dates['longest_step_after']}"
     yield from _chunk_hints(cube)
+    told = dict(_codes(cube))
+    yield from told.values()
     for info in cube.variables:
-        if gap_value(info) is None and "flag_values" not in info.attrs and cube.trust is None:
+        if gap_value(info) is None and info.name not in told and cube.trust is None and not holds_sources(info):
             yield f"{info.name}: {info.dtype} without nodata can't say gap; name what to trust, or set _FillValue"
     if cube.trust is not None:
         first = next(iter(gaps.values()), None)  # they are the same for every variable
@@ -253,23 +283,77 @@ def _hints(cube: Cube, report: dict[str, Any], gaps: dict[str, GapCount]) -> Ite
             yield f"{name}: no valid sample at all; is nodata right?"
 
 
-def _chunk_hints(cube: Cube) -> Iterator[str]:
-    """Yield one hint a kind of bad chunks, with the variables that have them."""
+def product_hints(cube: Cube) -> Iterator[str]:
+    """Yield a line for each quality layer that no rule is about: which product's rule fits it.
+
+    Parameters
+    ----------
+    cube : Cube
+        From `stpipe.io.cube.open_source`; layers that rules are about are no variables of it.
+    """
+    for _, hint in _codes(cube):
+        yield hint
+
+
+def _codes(cube: Cube) -> Iterator[tuple[str, str]]:
+    """Yield the variables that say of what kind or quality others are, with what to do about them."""
+    for info in cube.variables:
+        name = info.name
+        if holds_sources(info) or (cube.trust is not None and name in cube.trust.variables):
+            continue
+        options = [
+            f"--qa {key}" if name.lower() in {known.lower() for known in product.variables} else f"--qa {key}={name}"
+            for key, product in PRODUCTS.items()
+            if _plain(name) in {_plain(known) for known in product.variables}
+        ]
+        if options:
+            titles = [PRODUCTS[option.split()[1].split("=")[0]].title for option in options]
+            fitting = " or ".join(f"{option} ({title})" for option, title in zip(options, titles, strict=True))
+            yield name, f"{name} tells which samples to trust: {fitting}"
+        elif name.lower() in CODES or {"flag_values", "flag_masks"} & set(info.attrs):
+            yield name, f"{name} holds codes: say which samples to trust with --keep {name}:... or --drop {name}:..."
+
+
+def _plain(name: str) -> str:
+    """Return a name without case and separators, in which files of one product differ.
+
+    >>> _plain("QA-PIXEL") == _plain("qa_pixel")
+    True
+    """
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _bad_chunks(cube: Cube) -> dict[str, list[str]]:
+    """Return the variables whose chunks suit no work on blocks, by what is wrong with them."""
     frames = cube.full_extent[0]
-    planes: list[str] = []
-    tiny: list[str] = []
+    found: dict[str, list[str]] = {"planes": [], "tiny": [], "huge": []}
     for info in cube.variables:
         size = prod(info.chunks) * np.dtype(info.dtype).itemsize
         count = prod(ceil(n / c) for n, c in zip(cube.full_extent, info.chunks, strict=True))
         if info.chunks[0] == 1 and frames > 1 and size > _BIG_FRAME_CHUNK:
-            planes.append(info.name)
+            found["planes"].append(info.name)
+        elif size > _HUGE_CHUNK:
+            found["huge"].append(info.name)
         elif size < _SMALL_CHUNK and count > _MANY_CHUNKS:
-            tiny.append(info.name)
-    better = ", ".join(f"{dim}={min(n, 256 if axis else 32)}" for axis, (dim, n) in enumerate(_sizes(cube)))
-    if planes:
-        yield f"{_some(planes)}: a chunk is one large frame, so each block reads all of it; rechunk: ds.chunk({better})"
-    if tiny:
-        yield f"{_some(tiny)}: more than {_MANY_CHUNKS} chunks below 64 KiB read slowly; rechunk: ds.chunk({better})"
+            found["tiny"].append(info.name)
+    return found
+
+
+def _chunk_hints(cube: Cube) -> Iterator[str]:
+    """Yield one hint a kind of bad chunks, with the variables that have them."""
+    bad = _bad_chunks(cube)
+    rechunk = f"rechunk: ds.chunk({', '.join(f'{dim}={length}' for dim, length in _better_chunks(cube).items())})"
+    if bad["planes"]:
+        yield f"{_some(bad['planes'])}: a chunk is one large frame, so each block reads all of it; {rechunk}"
+    if bad["huge"]:
+        yield f"{_some(bad['huge'])}: a chunk takes more than 256 MiB, and each block decodes all of it; {rechunk}"
+    if bad["tiny"]:
+        yield f"{_some(bad['tiny'])}: more than {_MANY_CHUNKS} chunks below 64 KiB read slowly; {rechunk}"
+
+
+def _better_chunks(cube: Cube) -> dict[str, int]:
+    """Return the chunk lengths that suit blocks."""
+    return {dim: min(n, 256 if axis else 32) for axis, (dim, n) in enumerate(_sizes(cube))}
 
 
 def _sizes(cube: Cube) -> Sequence[tuple[str, int]]:

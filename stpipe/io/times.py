@@ -122,23 +122,42 @@ def label(time: np.datetime64) -> str:
 
 def check_order(axis: TimeAxis, path: str, dim: str) -> None:
     """Refuse times that do not increase strictly."""
-    steps = np.diff(axis.days)
+    wrong = disorder(axis.labels, axis.days, path, dim)
+    if wrong is not None:
+        raise CubeError(wrong)
+
+
+def disorder(labels: NDArray[np.datetime64], days: NDArray[np.float64], path: str, dim: str) -> str | None:
+    """Return where times do not increase strictly, and what to do about it; None where they do.
+
+    Parameters
+    ----------
+    labels : (t,) ndarray of datetime64
+        The times.
+    days : (t,) ndarray of float64
+        True days since some time.
+    path, dim : str
+        The cube and its axis, for the message.
+
+    Examples
+    --------
+    >>> disorder(np.array(["2020-01-01", "2020-01-02"], "datetime64[ns]"), np.array([0.0, 1.0]), "cube.zarr", "time")
+    """
+    steps = np.diff(days)
     if (steps > 0).all():
-        return
+        return None
     back = np.flatnonzero(steps < 0)
     if back.size:
         at = int(back[0])
-        raise CubeError(
-            f"times must increase, but in {path} frame {at + 1} ({label(axis.labels[at + 1])}) comes after frame {at} "
-            f"({label(axis.labels[at])}), at {back.size} place{'s' * (back.size > 1)} in all; "
+        return (
+            f"times must increase, but in {path} frame {at + 1} ({label(labels[at + 1])}) comes after frame {at} "
+            f"({label(labels[at])}), at {back.size} place{'s' * (back.size > 1)} in all; "
             f'sort it first: ds.sortby("{dim}")'
         )
-    repeated = [(day, n) for day, n in Counter(axis.days.tolist()).items() if n > 1]
-    shown = ", ".join(
-        f"{label(axis.labels[int(np.searchsorted(axis.days, day))])} ({n} frames)" for day, n in repeated[:_SHOWN]
-    )
+    repeated = [(day, n) for day, n in Counter(days.tolist()).items() if n > 1]
+    shown = ", ".join(f"{label(labels[int(np.searchsorted(days, day))])} ({n} frames)" for day, n in repeated[:_SHOWN])
     more = f" and {len(repeated) - _SHOWN} more" if len(repeated) > _SHOWN else ""
-    raise CubeError(
+    return (
         f"each time may occur once, but {path} repeats {shown}{more}; make one frame of each: "
         f'ds.groupby("{dim}").mean(), or stpipe ingest --same-day mean'
     )

@@ -13,6 +13,7 @@ import xarray as xr
 import stpipe
 from stpipe.cli.main import run
 from stpipe.core.ports import VariableInfo
+from stpipe.core.qa_products import parse_trust
 from stpipe.core.windows import Window
 from stpipe.io.cube import open_source
 from stpipe.io.inspection import inspect_cube, tiles_of
@@ -67,6 +68,8 @@ def test_dates_grid_size_and_hints_are_told(tmp_path: Path, capsys: pytest.Captu
         "count": 6,
         "first": "2020-01-01",
         "last": "2020-03-09",
+        "in_order": True,
+        "shortest_step_days": 2,
         "median_step_days": 2,
         "longest_step_days": 60,
         "longest_step_after": "2020-01-09",
@@ -81,9 +84,10 @@ def test_text_shows_the_table_and_no_scan_leaves_gaps_out(tmp_path: Path, capsys
     scene().to_netcdf(tmp_path / "c.nc")
     assert run(["info", str(tmp_path / "c.nc")]) == 0
     text = capsys.readouterr().out
-    assert "6 from 2020-01-01 to 2020-03-09; 2 days apart (median), at most 60" in text
+    assert "6 from 2020-01-01 to 2020-03-09; 2 days apart (median), 2 to 60" in text
     assert "gaps" in text
     assert "float64" in text
+    assert "v: nothing on 2020-01-05; longest without: 60 days from 2020-01-09" in text
     assert run(["info", str(tmp_path / "c.nc"), "--no-scan"]) == 0
     assert "gaps" not in capsys.readouterr().out
 
@@ -99,10 +103,74 @@ def test_badly_shaped_chunks_and_types_without_gaps_are_noted(tmp_path: Path) ->
         group.create_array(
             name, shape=(3, 4096, 4096), chunks=chunks, dtype="uint8", dimension_names=["time", "y", "x"]
         )
-    hints = inspect_cube(open_source(tmp_path / "c.zarr"))["hints"]
+    report = inspect_cube(open_source(tmp_path / "c.zarr"))
+    hints = report["hints"]
+    assert report["rechunk"] == {"time": 3, "y": 256, "x": 256}
+    assert any(hint.endswith("rechunk: ds.chunk(time=3, y=256, x=256)") for hint in hints)
     assert any(hint.startswith("plane: a chunk is one large frame") for hint in hints)
     assert any(hint.startswith("crumbs: more than 20000 chunks below 64 KiB") for hint in hints)
     assert any(hint.startswith("plane: uint8 without nodata can't say gap") for hint in hints)
+
+
+def test_one_chunk_of_everything_is_noted(tmp_path: Path) -> None:
+    import zarr
+
+    group = zarr.open_group(tmp_path / "c.zarr", mode="w")
+    time = group.create_array("time", shape=(80,), dtype="int64", dimension_names=["time"])
+    time[:] = np.arange(80)
+    time.attrs["units"] = "days since 2020-01-01"
+    shape = (80, 1024, 1024)
+    group.create_array("v", shape=shape, chunks=shape, dtype="float32", dimension_names=["time", "y", "x"])
+    report = inspect_cube(open_source(tmp_path / "c.zarr"), scan=False)
+    assert any("v: a chunk takes more than 256 MiB" in hint for hint in report["hints"])
+    assert report["rechunk"] == {"time": 32, "y": 256, "x": 256}
+
+
+def test_frames_out_of_order_are_shown_and_nothing_else_takes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = scene()
+    order = [3, 0, 1, 5, 4, 2]
+    dataset.to_zarr(tmp_path / "sorted.zarr", consolidated=False)
+    dataset.isel(time=order).to_zarr(tmp_path / "c.zarr", consolidated=False)
+    report, expected = (report_of(capsys, str(tmp_path / name)) for name in ("c.zarr", "sorted.zarr"))
+    assert report["dates"] == {**expected["dates"], "in_order": False}
+    for key in ("gap_share", "empty_dates", "full_frames", "longest_without_days", "longest_without_after"):
+        assert report["variables"]["v"][key] == expected["variables"]["v"][key]
+    assert any("frame 1 (2020-01-01) comes after frame 0 (2020-01-07)" in hint for hint in report["hints"])
+    assert run(["info", str(tmp_path / "c.zarr"), "--time", "2020-01-02/"]) == 2
+    assert run(["plan", str(tmp_path / "c.zarr")]) == 2
+    assert capsys.readouterr().err.count("times must increase") == 2
+    dataset.isel(time=[0, 1, 1, 2]).to_zarr(tmp_path / "twice.zarr", consolidated=False)
+    twice = report_of(capsys, str(tmp_path / "twice.zarr"))
+    assert twice["dates"]["shortest_step_days"] == 0
+    assert any("repeats 2020-01-03 (2 frames)" in hint for hint in twice["hints"])
+
+
+@pytest.mark.parametrize(
+    ("name", "attrs", "hint"),
+    [
+        ("SCL", {}, "SCL tells which samples to trust: --qa s2-scl (Sentinel-2 Level-2A"),
+        ("qa_pixel", {}, "qa_pixel tells which samples to trust: --qa landsat-c2 (Landsat"),
+        ("QA-PIXEL", {}, "QA-PIXEL tells which samples to trust: --qa landsat-c2=QA-PIXEL (Landsat"),
+        (
+            "qa_value",
+            {},
+            "--qa s5p (Sentinel-5P: CO, CH4, HCHO) or --qa s5p-no2 (Sentinel-5P: tropospheric NO2) or --qa",
+        ),
+        ("class", {"flag_values": [0, 1]}, "class holds codes: say which samples to trust with --keep class:... or"),
+    ],
+)
+def test_a_quality_layer_gets_the_rule_that_fits(name: str, attrs: dict[str, Any], hint: str, tmp_path: Path) -> None:
+    dataset = scene()
+    codes = np.random.default_rng(3).integers(0, 12, (6, 9, 11)).astype("uint8")
+    dataset[name] = (("time", "y", "x"), codes, attrs)
+    dataset.to_zarr(tmp_path / "c.zarr", consolidated=False)
+    hints = inspect_cube(open_source(tmp_path / "c.zarr"))["hints"]
+    assert sum(hint in each for each in hints) == 1
+    assert not any(each.startswith(f"{name}: uint8 without nodata") for each in hints)
+    heeded = open_source(tmp_path / "c.zarr", trust=parse_trust(drop=[f"{name}:3"]))
+    assert not any(hint in each for each in inspect_cube(heeded)["hints"])
 
 
 @pytest.mark.parametrize("offset", [(0, 0, 0), (1, 5, 3)])
@@ -143,6 +211,51 @@ def test_the_alboran_sea_has_the_gaps_that_its_authors_state(
     assert report["variables"]["SST"]["gap_share"] == pytest.approx(0.454, abs=5e-4)
     assert report["dates"]["longest_step_days"] == 2
     assert report["south_up"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "rules"),
+    [
+        ("worldcereal_s1_s2_l8/S2_L2A_20m_*.nc", "s2-scl"),
+        ("worldcereal_s1_s2_l8/L8_L2-ST_10m_*.nc", "landsat-c2=QA-PIXEL"),
+        ("dineof_alboran_sst/alboranSST_small.nc", None),
+    ],
+    ids=["sentinel-2-under-its-classes", "landsat-under-its-bits", "sea-as-it-is"],
+)
+def test_real_cubes_hold_what_a_slow_loop_finds(
+    pattern: str, rules: str | None, data_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = data_folder.glob(pattern)
+    report = report_of(capsys, str(path), *(() if rules is None else ("--qa", rules)))
+    raw = xr.open_dataset(path, mask_and_scale=False)
+    quality = raw["SCL" if "SCL" in raw else "QA-PIXEL"].values if rules is not None else None
+    days = raw[next(iter(raw.sizes))].values.astype("datetime64[ns]")
+    steps = np.diff(days) / np.timedelta64(1, "D")
+    dates = report["dates"]
+    assert dates["count"] == len(days)
+    found = [dates[f"{which}_step_days"] for which in ("shortest", "median", "longest")]
+    assert found == pytest.approx([steps.min(), np.median(steps), steps.max()])
+    assert set(report["variables"]) == {str(v) for v in raw if raw[v].ndim == 3} - {"SCL", "QA-PIXEL"}
+    for name, told in report["variables"].items():
+        observed, empty, seen = 0, 0, []
+        for number, frame in enumerate(raw[name].values):
+            clear = np.isfinite(frame) & (frame != raw[name].attrs["_FillValue"])
+            if rules == "s2-scl":
+                clear &= np.isin(quality[number], [2, 4, 5, 6, 7])
+            elif rules is not None:
+                clear &= (quality[number] & 0b111111 == 0) & (quality[number] != 0)
+            observed += int(clear.sum())
+            if clear.any():
+                seen.append(number)
+            else:
+                empty += 1
+        assert told["gap_share"] == pytest.approx(1 - observed / raw[name].size)
+        assert (told["empty_frames"], len(told["empty_dates"])) == (empty, empty)
+        ends = days[sorted({0, *seen, len(days) - 1})]
+        assert told["longest_without_days"] == pytest.approx((np.diff(ends) / np.timedelta64(1, "D")).max())
+        assert told["dtype"] == str(raw[name].dtype)
+        assert told["scale_factor"] == pytest.approx(raw[name].attrs.get("scale_factor", 1))
+    assert report["size_bytes"] == path.stat().st_size
 
 
 def test_the_card_of_the_packaged_weights_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
