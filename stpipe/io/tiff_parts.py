@@ -37,7 +37,7 @@ from stpipe.io.frames import RasterGrid
 F32 = NDArray[np.float32]
 
 CODEC: Mapping[str, Any] = {"compress": "DEFLATE", "zlevel": 1}
-"""What every reader knows. Level 4 took a third more time for 3 % fewer bytes, and either predictor made files larger."""
+"""What every reader knows. Level 4 took a third more time for 3 % fewer bytes, and predictors made files larger."""
 
 LARGEST_CLASSIC = 2**32 - 2**20
 """Beyond this only BigTIFF can say where a tile is."""
