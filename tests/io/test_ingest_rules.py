@@ -17,6 +17,7 @@ from scipy.ndimage import binary_dilation
 from stpipe.cli.trust import parse_trust
 from stpipe.core.compositing import COMPOSITES, Period
 from stpipe.core.windows import Window
+from stpipe.core.qa_products import parse_trust
 from stpipe.errors import CubeError, OptionError
 from stpipe.io.cube import open_cube, open_source
 from stpipe.io.indices import IndexRequest
@@ -193,6 +194,17 @@ def test_a_rule_that_matches_nothing_is_said_aloud(tmp_path: Path) -> None:
     assert "--drop SCL:77 matches none of" in result["warnings"][-1]
     assert result["variables"]["red"]["dropped"] > 0  # where SCL itself is nodata
     assert result["rules"] == "--drop SCL:77"
+
+
+def test_the_rules_of_a_product_are_counted_each(tmp_path: Path) -> None:
+    stacks = scenes(tmp_path / "in", sensors="A")
+    options = IngestOptions(trust=parse_trust(("s2-scl",), (), (), 0))
+    plan = planning.plan_ingest([str(tmp_path / "in")], options)
+    tally = write_cube(plan, tmp_path / "c.zarr")
+    known = int(np.count_nonzero(stacks["SCL"]))
+    cloud = int(np.isin(stacks["SCL"], (1, 3, 8, 9, 10, 11)).sum())
+    assert tally.matches.tolist() == [[0, known], [cloud, known]]
+    assert summary(plan, tmp_path / "c.zarr", tally)["warnings"] == []
 
 
 # --- periods -----------------------------------------------------------------------------------------------------

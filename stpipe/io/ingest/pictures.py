@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stpipe.core.compositing import composite, first_clear, is_gap
 from stpipe.core.samples import HUGE
-from stpipe.core.trust import Trust, judge
+from stpipe.core.trust import Rule, Trust, judge
 from stpipe.io.ingest.items import ItemBand
 from stpipe.io.ingest.layers import Layer, Want
 from stpipe.io.ingest.plan import IngestPlan
@@ -131,7 +131,7 @@ class _SceneView:
         )
         self._trusted: dict[Trust, NDArray[np.bool_]] = {}
         self._variables: Mapping[str, VariablePlan] = {variable.name: variable for variable in plan.variables}
-        self._counted: set[str] = set()
+        self._counted: set[Rule] = set()
 
     def samples(self, variable: VariablePlan) -> NDArray[Any]:
         """Return the samples of a variable, nodata where the rules don't trust them."""
@@ -171,8 +171,8 @@ class _SceneView:
     def _count(self, trust: Trust, counts: NDArray[np.int64]) -> None:
         assert self.plan.trust is not None  # there were rules to judge by
         for rule, pair in zip(trust.rules, counts, strict=True):
-            if rule.text not in self._counted:
-                self._counted.add(rule.text)
+            if rule not in self._counted:  # a product's rules share their text
+                self._counted.add(rule)
                 self.tally.matches[self.plan.trust.rules.index(rule)] += pair
 
     def _read(self, name: str) -> NDArray[Any]:
