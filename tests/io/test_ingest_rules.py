@@ -17,7 +17,6 @@ from scipy.ndimage import binary_dilation
 from stpipe.cli.trust import parse_trust
 from stpipe.core.compositing import COMPOSITES, Period
 from stpipe.core.windows import Window
-from stpipe.core.qa_products import parse_trust
 from stpipe.errors import CubeError, OptionError
 from stpipe.io.cube import open_cube, open_source
 from stpipe.io.indices import IndexRequest
