@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stpipe.cli.options import parse_period, parse_range
+from stpipe.cli.options import guide_options, parse_guides, parse_period, parse_range
 from stpipe.cli.progress import progress_bar
 from stpipe.cli.trust import parse_trust, trust_options
 from stpipe.errors import OptionError
@@ -37,6 +37,7 @@ _WIDE = 160
 @click.option("--domain", metavar="V", help="Static variable that is non-zero where values can exist.")
 @click.option("--valid-range", metavar="LO,HI", help="Physical values outside of it are gaps.")
 @trust_options
+@guide_options
 @click.option("--time", "period", metavar="START/END", help="Period to look at.")
 @click.option("--aoi", type=click.Path(path_type=Path), help="GeoJSON of the area to look at.")
 @click.option("--picture", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the scores.")
@@ -55,6 +56,10 @@ def command(
     keep: tuple[str, ...],
     drop: tuple[str, ...],
     buffer: int,
+    guides: tuple[Path, ...],
+    guide_variables: tuple[str, ...],
+    guide_resampling: str | None,
+    guide_window: float | None,
     period: str | None,
     aoi: Path | None,
     picture: Path | None,
@@ -70,11 +75,12 @@ def command(
 
     _check_picture(picture)
     limits, selection = parse_range("--valid-range", valid_range), parse_period("--time", period)
-    from stpipe.io.fillable import open_fillable
+    from stpipe.io.guide_sources import open_guides, open_led
 
     trust = parse_trust(qa, keep, drop, buffer)
-    source, remarks = open_fillable(
-        cube, variables=variables or None, domain=domain, time=selection, aoi=aoi, trust=trust
+    led_by = parse_guides(guides, guide_variables, guide_resampling, guide_window)
+    source, remarks = open_led(
+        cube, guides, led_by, variables=variables or None, domain=domain, time=selection, aoi=aoi, trust=trust
     )
     said: list[str] = []
     with progress_bar("scoring") as progress:
@@ -89,6 +95,7 @@ def command(
             interval=interval,
             valid_range=limits,
             trust=source.trust,
+            guides=open_guides(guides, source, led_by) if guides else None,
             progress=progress,
             tell=said.append,
         )

@@ -16,6 +16,7 @@ from stpipe.methods import METHODS
 
 if TYPE_CHECKING:
     from stpipe.cli.scene_plan import FillOptions
+    from stpipe.io.guides import GuideOptions
 
 UNITS = {"": 1, "B": 1}
 for power, letter in enumerate("KMGT", start=1):
@@ -81,18 +82,79 @@ def parse_period(option: str, text: str | None) -> tuple[str | None, str | None]
     return start.strip() or None, end.strip() or None
 
 
+def guide_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options on guides to a command."""
+    decorators: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
+        click.option(
+            "--guide",
+            "guides",
+            multiple=True,
+            type=click.Path(path_type=Path),
+            metavar="CUBE",
+            help="Cube whose variables tell something of what is missing (radar, another sensor, a model), on its own "
+            "dates and pixels; may be repeated, and may be the cube itself.",
+        ),
+        click.option(
+            "--guide-var",
+            "guide_variables",
+            multiple=True,
+            metavar="V",
+            help="Variable of the guides to take [all measurements that are not to be filled]; may be repeated.",
+        ),
+        click.option(
+            "--guide-resampling",
+            type=click.Choice(["nearest", "bilinear", "average"]),
+            help="In space [average where a guide is finer than the cube, else bilinear].",
+        ),
+        click.option(
+            "--guide-window",
+            type=float,
+            metavar="DAYS",
+            help="A date of a guide counts so long before and after [twice its median step].",
+        ),
+    ]
+    for decorate in reversed(decorators):
+        function = decorate(function)
+    return function
+
+
+def parse_guides(
+    guides: tuple[Path, ...],
+    guide_variables: tuple[str, ...],
+    guide_resampling: str | None,
+    guide_window: float | None,
+) -> GuideOptions:
+    """Turn what was typed about guides into options, or refuse."""
+    from stpipe.io.guides import GuideOptions
+
+    if not guides:
+        for option, value in (
+            ("--guide-var", guide_variables),
+            ("--guide-resampling", guide_resampling),
+            ("--guide-window", guide_window is not None),
+        ):
+            if value:
+                raise OptionError(f"{option} is about guides, and there is none; name its cube with --guide")
+    return GuideOptions(
+        variables=tuple(dict.fromkeys(guide_variables)),
+        resampling=guide_resampling,  # type: ignore[arg-type]  # click has checked it
+        window_days=guide_window,
+    )
+
+
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add what decides a run to a command."""
     decorators: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
         click.argument("cube", type=click.Path(path_type=Path)),
         click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the products [CUBE.filled]."),
         click.option("--var", "variables", multiple=True, metavar="V", help="Variable to fill [all]; may be repeated."),
-        click.option("--method", default="pconv", show_default=True, help=f"One of {', '.join(METHODS)}."),
+        click.option("--method", default="pconv", show_default=True, help=f"One of {', '.join(METHODS)}; guided."),
         click.option("--model", metavar="NAME|PATH", help="Weights for pconv [the packaged ones]."),
         click.option("--tune/--no-tune", default=None, help="Let pconv learn from gaps of this cube [on]."),
         click.option("--domain", metavar="V", help="Static variable that is non-zero where values can exist."),
         click.option("--valid-range", metavar="LO,HI", help="Physical values outside of it are gaps."),
         trust_options,
+        guide_options,
         click.option(
             "--max-gap",
             type=float,
@@ -144,6 +206,10 @@ def fill_options(
     keep: tuple[str, ...],
     drop: tuple[str, ...],
     buffer: int,
+    guides: tuple[Path, ...],
+    guide_variables: tuple[str, ...],
+    guide_resampling: str | None,
+    guide_window: float | None,
     max_gap: float | None,
     interval: float,
     aoi: Path | None,
@@ -176,6 +242,8 @@ def fill_options(
         domain=domain,
         valid_range=parse_range("--valid-range", valid_range),
         trust=parse_trust(qa, keep, drop, buffer),
+        guides=guides,
+        guide_options=parse_guides(guides, guide_variables, guide_resampling, guide_window),
         max_gap=max_gap,
         interval=interval,
         time=parse_period("--time", period),

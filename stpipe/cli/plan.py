@@ -93,6 +93,7 @@ def show(plan: dict[str, Any]) -> None:
         ("cube", f"{plan['cube']}: {', '.join(plan['variables'])}, {lengths(plan['extent'])} (time, y, x)"),
         *([("trusts", ", ".join(plan["trust"]) + buffer)] if plan["trust"] else []),
         ("method", plan["method"]),
+        *([("leans on", ", ".join(guide["name"] for guide in plan["guides"]))] if plan["guides"] else []),
         ("blocks", blocks),
         ("block", block),
         *([("learns from", learned)] if plan["crops"] else []),

@@ -6,7 +6,8 @@ Nothing here changes anything; whatever is refused leaves the disk as it was.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 from stpipe import __version__
@@ -18,11 +19,13 @@ from stpipe.core.windows import Triple
 from stpipe.errors import OptionError, PlanError
 from stpipe.execution.cluster import check_workers, cores, share_of_memory
 from stpipe.io.cube import Cube
-from stpipe.io.fillable import open_fillable
 from stpipe.io.frames import SOURCE_SUFFIX, half_width_name, interval_percent
+from stpipe.io.guide_sources import open_guides, open_led
+from stpipe.io.guides import GuideOptions, Guides
 from stpipe.io.mosaic import Layout
 from stpipe.io.run_folder import PRODUCTS, RunFolder, State, check_disk, check_writable, file_state
 from stpipe.methods import make_filler
+from stpipe.methods.with_guides import check_method, make_guided
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,12 @@ class FillOptions:
 
     trust: Trust | None = None
     """Rules on which samples to trust; all are unless given."""
+
+    guides: tuple[Path, ...] = ()
+    """Cubes to lean on."""
+
+    guide_options: GuideOptions = field(default_factory=GuideOptions)
+    """Which of their variables, and how they are brought onto the cube."""
 
     time: tuple[str | None, str | None] | None = None
     """Period to fill."""
@@ -130,6 +139,9 @@ class Prepared:
     input_state: str
     """Tells whether the input's files are the same as at another time."""
 
+    guides: Guides | None = None
+    """What the method leans on, if the user gave anything."""
+
     notes: tuple[str, ...] = ()
     """What the user should know before it begins."""
 
@@ -162,9 +174,12 @@ def prepare(options: FillOptions) -> Prepared:
     percent = interval_percent(options.interval, "--interval")
     if options.valid_range is not None and not options.valid_range[0] <= options.valid_range[1]:
         raise OptionError(f"--valid-range needs LO,HI with LO <= HI, got {options.valid_range}")
+    check_method(options.method, guided=bool(options.guides), tune=options.tune)
     workers = check_workers(cores() if options.workers is None else options.workers)
-    cube, notes = open_fillable(
+    cube, notes = open_led(
         options.cube,
+        options.guides,
+        options.guide_options,
         variables=options.variables or None,
         domain=options.domain,
         time=options.time,
@@ -174,7 +189,8 @@ def prepare(options: FillOptions) -> Prepared:
     _refuse_twins(cube, percent)
     for info in cube.variables:
         check_fillable(info)
-    filler = make_filler(options.method, model=options.model, coverage=percent / 100, tune=options.tune)
+    guides = open_guides(options.guides, cube, options.guide_options) if options.guides else None
+    filler = _filler(options, percent / 100, guides)
     plan, workers, limit = _fitting_plan(options, cube, filler, workers)
     output = options.output or default_output(options.cube)
     _refuse_overlap(options, cube, output)
@@ -187,9 +203,30 @@ def prepare(options: FillOptions) -> Prepared:
         folder=RunFolder(output),
         workers=workers,
         memory_limit=limit,
-        input_state=file_state(Path(cube.path), cube.sources),
+        input_state=_input_state(cube, guides),
+        guides=guides,
         notes=notes,
     )
+
+
+def _filler(options: FillOptions, coverage: float, guides: Guides | None) -> Filler:
+    """Return the method."""
+    if guides is None:
+        return make_filler(options.method, model=options.model, coverage=coverage, tune=options.tune)
+    return make_guided(
+        options.method,
+        guides=guides.identity(),
+        cost=guides.cost,
+        model=options.model,
+        coverage=coverage,
+        tune=options.tune,
+    )
+
+
+def _input_state(cube: Cube, guides: Guides | None) -> str:
+    """Return what tells whether the files of the cube and of its guides are the same as at another time."""
+    own = file_state(Path(cube.path), cube.sources)
+    return own if guides is None else sha256(f"{own} {guides.state()}".encode()).hexdigest()
 
 
 def _refuse_overlap(options: FillOptions, cube: Cube, output: Path) -> None:
@@ -199,7 +236,8 @@ def _refuse_overlap(options: FillOptions, cube: Cube, output: Path) -> None:
     if place == source or source in place.parents:
         raise OptionError(f"the output {output} lies in the input {cube.path}; choose another folder with -o")
     mine = [place / name for name in (*PRODUCTS, "work")]
-    for what, given in (("input", source), ("--aoi", options.aoi), ("--model", options.model)):
+    guides = [("--guide", guide) for guide in options.guides]
+    for what, given in (("input", source), ("--aoi", options.aoi), ("--model", options.model), *guides):
         path = None if given is None else Path(given).resolve()
         if path is not None and any(own == path or own in path.parents for own in mine):
             raise OptionError(f"the {what} {given} lies in the output folder {output}; choose another one with -o")
@@ -273,6 +311,23 @@ def begin(prepared: Prepared) -> State:
     return state
 
 
+def describe_guides(guides: Guides | None) -> list[JSON]:
+    """Return what guides there are, and how they come onto the cube's grid."""
+    parts = () if guides is None else guides.parts
+    return [
+        {
+            "name": one.name,
+            "variable": one.info.name,
+            "resampling": part.resampling,
+            "window_days": part.window_days,
+            "location": one.location,
+            "spread": one.spread,
+        }
+        for part in parts
+        for one in part.variables
+    ]
+
+
 def describe_plan(prepared: Prepared) -> dict[str, JSON]:
     """Return the plan as `stpipe plan --json` prints it."""
     plan = prepared.plan
@@ -286,6 +341,7 @@ def describe_plan(prepared: Prepared) -> dict[str, JSON]:
         "interval": prepared.percent / 100,
         "trust": [] if prepared.cube.trust is None else prepared.cube.trust.texts,
         "buffer": 0 if prepared.cube.trust is None else prepared.cube.trust.buffer,
+        "guides": describe_guides(prepared.guides),
         "block": grid.size,
         "overlap": grid.spec.overlap,
         "halo": grid.spec.halo,

@@ -16,7 +16,7 @@ import numpy as np
 from distributed import Client
 
 from stpipe import __version__
-from stpipe.cli.scene_plan import Prepared, begin
+from stpipe.cli.scene_plan import Prepared, begin, describe_guides
 from stpipe.core.plan import Plan
 from stpipe.core.ports import JSON, Learner
 from stpipe.core.sizes import MIB
@@ -140,6 +140,7 @@ def run_context(prepared: Prepared) -> RunContext:
         learned_folder=str(work / "learned"),
         input_state=prepared.input_state,
         max_gap=prepared.options.max_gap,
+        guides=prepared.guides,
         valid_range=prepared.options.valid_range,
     )
 
@@ -218,6 +219,7 @@ def _run(
         "identity": plan.identity,
         "input": prepared.cube.path,
         "input_state": prepared.input_state,
+        "guides": describe_guides(prepared.guides),
         "interval": prepared.percent / 100,
         "kept_work": prepared.options.keep_work,
         "method": prepared.filler.identity(),

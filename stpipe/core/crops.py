@@ -7,8 +7,8 @@ left, so that nothing hidden shines through the coarse levels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import isqrt
 
 import numpy as np
@@ -47,16 +47,13 @@ class Crop:
     domain: NDArray[np.bool_] | None = None
     """(y, x), where values can exist; None: everywhere."""
 
+    guides: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """(time, y, x) of each guide that the user gave, like those of `BlockInput`."""
+
     def without(self, hidden: NDArray[np.bool_]) -> Crop:
-        """Return the crop with more gaps."""
+        """Return the crop with more gaps; the guides stay."""
         visible = self.valid & ~hidden
-        return Crop(
-            values=np.where(visible, self.values, np.float32(0)),
-            valid=visible,
-            days=self.days,
-            window=self.window,
-            domain=self.domain,
-        )
+        return replace(self, values=np.where(visible, self.values, np.float32(0)), valid=visible)
 
 
 def choose_crops(extent: Triple, *, most: int = MOST_CROPS, samples: int = CROP_SAMPLES) -> tuple[Window, ...]:
@@ -155,6 +152,7 @@ def _middle(crop: Crop, height: int, width: int) -> Crop:
         days=crop.days,
         window=Window((0, y + top, x + left), (frames, y + top + height, x + left + width)),
         domain=None if crop.domain is None else crop.domain[part[1:]],
+        guides={name: guide[part] for name, guide in crop.guides.items()},
     )
 
 
@@ -173,6 +171,7 @@ def block_of(crop: Crop, stride: Triple) -> BlockInput:
         overviews=ArrayOverviews.of(crop.values.astype(np.float64), crop.valid),
         all_days=crop.days,
         wanted=Window.of(shape),
+        guides={name: np.pad(guide, around, constant_values=np.float32(np.nan)) for name, guide in crop.guides.items()},
     )
 
 

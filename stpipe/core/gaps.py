@@ -69,6 +69,9 @@ class Purpose(IntEnum):
     TRAINING_JUDGES = 12
     """The same of what is held out."""
 
+    GUIDED = 13
+    """Gaps on which it is learned what a user's guides are worth."""
+
 
 def generator(purpose: Purpose, seed: int, *numbers: int) -> np.random.Generator:
     """Return a generator that no other purpose has, whatever its seed and numbers.

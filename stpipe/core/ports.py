@@ -74,6 +74,24 @@ class CubeReader(Protocol):
         """Return what `read_trusted` does, and how often each rule matched, see `stpipe.core.trust.remarks`."""
 
 
+class GuideReader(Protocol):
+    """Reads what the user gave to lean on, as it lies on the cube's frames and pixels; picklable like `CubeReader`."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the guides."""
+
+    def identity(self) -> JSON:
+        """Return all that decides what is read: files, variables, how they are brought onto the grid."""
+
+    def read(self, window: Window) -> dict[str, NDArray[np.float32]]:
+        """Return (t, y, x) of each guide, standardised, NaN where there is none, as past the end of the cube.
+
+        A sample is the same in whichever window it is asked for. Raises `stpipe.errors.ReadError` naming the chunk if
+        one can't be read.
+        """
+
+
 class Overviews(Protocol):
     """The scene's pooled sums: level k has cells of 2**k x 2**k pixels; the last level is one cell a frame."""
 
@@ -115,6 +133,10 @@ class BlockInput:
 
     wanted: Window | None = None
     """The part of `window` that will be used, in the cube; a costly method may leave the rest NaN. None: all of it."""
+
+    guides: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """(t, y, x) of each guide that the user gave, by its name: standardised by its own scene-wide location and spread,
+    NaN where there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,6 +57,7 @@ def seam_ratio(filler: Filler, crop: Crop) -> float:
         days=crop.days,
         window=Window.of((frames, *sizes)),
         domain=None if crop.domain is None else crop.domain[rows, columns],
+        guides={name: guide[:, rows, columns] for name, guide in crop.guides.items()},
     )
     size = triple((frames, *(-(-n // 2) + SEAM_OVERLAP // 2 for n in sizes)))
     if min(sizes) < 4 * SEAM_OVERLAP:
@@ -105,6 +106,10 @@ def fill_in_blocks(filler: Filler, crop: Crop, grid: BlockGrid) -> NDArray[np.fl
                 overviews=overviews,
                 all_days=crop.days,
                 wanted=block.write,
+                guides={
+                    name: np.pad(guide[inside.slices], around, constant_values=np.float32(np.nan))
+                    for name, guide in crop.guides.items()
+                },
             )
         )
         payload = np.empty((PAYLOAD_PARTS, *block.write.shape), dtype=np.float32)

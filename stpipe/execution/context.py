@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpipe.core.plan import Plan
-from stpipe.core.ports import BlockStore, CubeReader, FilledStore, Filler, OverviewStore, VariableInfo
+from stpipe.core.ports import BlockStore, CubeReader, FilledStore, Filler, GuideReader, OverviewStore, VariableInfo
 from stpipe.core.samples import credible, physical, valid_samples
 from stpipe.core.survey import FARTHEST
 from stpipe.core.windows import Triple, Window
@@ -52,6 +52,9 @@ class FillJob:
     max_gap: float | None = None
     """Gaps farther than this many days from an observation of their pixel stay unfilled."""
 
+    guides: GuideReader | None = None
+    """What the user gave to lean on; None: nothing."""
+
     scales: Mapping[str, Scale] = field(default_factory=dict)
     """Location and spread of each variable; empty until the survey is done."""
 
@@ -67,6 +70,10 @@ class FillJob:
         """Read a window, which may reach past the cube's end, by the scene's location and spread."""
         inside = window.intersect(Window.of(self.plan.extent))
         return self.read(info, inside).standardised(self.scales[info.name], window.shape)
+
+    def read_guides(self, window: Window) -> dict[str, NDArray[np.float32]]:
+        """Read the guides of a window, which may reach past the cube's end."""
+        return {} if self.guides is None else self.guides.read(window)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -46,12 +46,18 @@ def learn(job: FillJob, info: VariableInfo) -> bytes:
 
 def read_crop(job: FillJob, info: VariableInfo, window: Window) -> Crop:
     """Read one crop, standardised like every block."""
-    return crop_of(job.read_standardised(info, window), job.days, window)
+    guides = job.read_guides(window)  # first: what reading them takes is given back before the samples are there
+    return crop_of(job.read_standardised(info, window), job.days, window, guides)
 
 
-def crop_of(read: Standardised, days: NDArray[np.float64], window: Window) -> Crop:
-    """Return what was read of a window inside the cube, over all of its times, as a crop."""
-    return Crop(values=read.values, valid=read.valid, days=days, window=window, domain=read.domain)
+def crop_of(
+    read: Standardised,
+    days: NDArray[np.float64],
+    window: Window,
+    guides: Mapping[str, NDArray[np.float32]] | None = None,
+) -> Crop:
+    """Return what was read of a window inside the cube, over all of its times, as a crop; with its guides, if any."""
+    return Crop(values=read.values, valid=read.valid, days=days, window=window, domain=read.domain, guides=guides or {})
 
 
 def learn_task(context: RunContext, number: int) -> str:

@@ -141,6 +141,7 @@ def fill_block(
     (3, t, y, x) ndarray of float32
         Prediction, half-width and fallback; all NaN where nothing is to be filled, which compresses to nothing.
     """
+    guides = job.read_guides(block.read)  # first: what reading them takes is given back before the samples are there
     read = job.read_standardised(info, block.read)
     days = _days(job.days, block.read)
     prediction = filler.fill(
@@ -152,6 +153,7 @@ def fill_block(
             overviews=overviews,
             all_days=job.days,
             wanted=block.write,
+            guides=guides,
         )
     )
     return _payload(prediction, read, block, days, job.max_gap)

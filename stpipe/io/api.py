@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from stpipe.core.blend import PAYLOAD_PARTS, Blend
 from stpipe.core.plan import check_max_gap, make_plan
-from stpipe.core.ports import Learner
+from stpipe.core.ports import Filler, Learner
 from stpipe.core.qa_products import parse_trust
+from stpipe.core.resampling import Resampling
 from stpipe.core.samples import SOURCE_CODES, check_fillable
 from stpipe.core.survey import ArrayOverviews, Level, coarser, lattice_step, levels_of, location_and_spread, standardise
 from stpipe.core.trust import remarks
@@ -34,8 +35,11 @@ from stpipe.execution.context import FillJob, Scale
 from stpipe.execution.learning import learn, taught_by
 from stpipe.execution.tasks import fill_block, finish_tile, has_gaps, survey_samples
 from stpipe.io.frames import SOURCE_SUFFIX, companions, half_width_name, interval_percent
+from stpipe.io.guide_sources import Guide, guides_of, names_of, not_guides, object_guides
+from stpipe.io.guides import GuideOptions
 from stpipe.io.objects import ArrayReader, understand
 from stpipe.methods import make_filler
+from stpipe.methods.with_guides import check_method, make_guided
 
 
 class Survey(NamedTuple):
@@ -74,6 +78,10 @@ def fill(
     keep: str | Sequence[str] = (),
     drop: str | Sequence[str] = (),
     buffer: int = 0,
+    guide: Guide | Sequence[Guide] = (),
+    guide_var: str | Sequence[str] = (),
+    guide_resampling: Resampling | None = None,
+    guide_window: float | None = None,
     max_gap: float | None = None,
     interval: float = 0.9,
     block: Triple | None = None,
@@ -101,6 +109,14 @@ def fill(
         Which samples to trust, as for ``stpipe fill-scene``; what is not trusted counts as gap.
     buffer : int
         Pixels by which what these rules call unclear grows.
+    guide : path, Dataset or DataArray, or sequence of these, optional
+        Other cubes whose variables tell something of this one, or this one again; see docs/guides.md.
+    guide_var : str or sequence of str, optional
+        Which of their variables to take; all measurements that are not to be filled unless given.
+    guide_resampling : {"nearest", "bilinear", "average"}, optional
+        In space; by default the mean where a guide is finer than the cube, and bilinear elsewhere.
+    guide_window : float, optional
+        Days that a date of a guide counts around it; twice the guide's median step unless given.
     max_gap : float, optional
         Gaps farther than this many days from an observation of their pixel stay unfilled.
     interval : float
@@ -132,8 +148,21 @@ def fill(
     """
     check_max_gap(max_gap, "max_gap")
     percent = interval_percent(interval, "interval")
+    given = guides_of(guide)
+    check_method(method, guided=bool(given), tune=tune, option="guide")
+    options = GuideOptions(
+        variables=names_of(guide_var), resampling=guide_resampling, window_days=guide_window
+    ).checked(given=bool(given))
+    variables = not_guides(obj, variables, given, options)
     cube = understand(obj, variables=variables, domain=domain, trust=parse_trust(qa, keep, drop, buffer))
-    filler = make_filler(method, model=model, coverage=percent / 100, tune=tune)
+    guides = object_guides(given, cube, options) if given else None
+    filler: Filler
+    if guides is None:
+        filler = make_filler(method, model=model, coverage=percent / 100, tune=tune)
+    else:
+        filler = make_guided(
+            method, guides=guides.identity(), cost=guides.cost, model=model, coverage=percent / 100, tune=tune
+        )
     result: xr.Dataset = cube.dataset.drop_vars(
         [old for name in cube.names for old in companions(name)], errors="ignore"
     )
@@ -158,6 +187,7 @@ def fill(
             filler=filler,
             valid_range=valid_range,
             max_gap=max_gap,
+            guides=guides,
         )
         products = _fill_lazily(job) if is_dask_collection(array.variable.data) else _fill_now(job)
         result = result.assign(_named(array, name, percent, products))

@@ -14,22 +14,35 @@ from stpipe.core.crops import Crop, choose_crops
 from stpipe.core.evaluation import Evaluation
 from stpipe.core.evaluation import evaluate as evaluate_crops
 from stpipe.core.intervals import check_coverage
-from stpipe.core.ports import CubeReader, Filler, VariableInfo
+from stpipe.core.ports import CubeReader, Filler, GuideReader, VariableInfo
 from stpipe.core.qa_products import parse_trust
+from stpipe.core.resampling import Resampling
 from stpipe.core.samples import check_fillable
 from stpipe.core.survey import lattice_step, location_and_spread, on_lattice
 from stpipe.core.trust import Trust, remarks
 from stpipe.errors import CubeError, OptionError
 from stpipe.execution.context import Scale, read_samples
 from stpipe.execution.learning import crop_of
+from stpipe.io.guide_sources import Guide, guides_of, names_of, not_guides, object_guides
+from stpipe.io.guides import GuideOptions, Guides
 from stpipe.io.objects import understand
 from stpipe.methods import IN_TIME, METHODS, candidates, make_filler
+from stpipe.methods.guided import NAME as GUIDED
+from stpipe.methods.with_guides import TAKE_GUIDES, GuideCost, check_method, make_guided
 
 Progress = Callable[[int, int], None]
 """Called with steps done and steps there are."""
 
 
-def fillers_for(methods: Sequence[str] | None, *, model: str | None, interval: float, frames: int) -> dict[str, Filler]:
+def fillers_for(
+    methods: Sequence[str] | None,
+    *,
+    model: str | None,
+    interval: float,
+    frames: int,
+    guides: GuideReader | None = None,
+    cost: GuideCost | None = None,
+) -> dict[str, Filler]:
     """Return the methods to score by name; `REFERENCE` is among them wherever there is more than one frame.
 
     Parameters
@@ -42,6 +55,10 @@ def fillers_for(methods: Sequence[str] | None, *, model: str | None, interval: f
         What intervals are to cover.
     frames : int
         Length of the cube.
+    guides : GuideReader, optional
+        What methods may lean on; the one that leans on nothing else joins them.
+    cost : GuideCost, optional
+        What reading that takes.
 
     Examples
     --------
@@ -50,7 +67,7 @@ def fillers_for(methods: Sequence[str] | None, *, model: str | None, interval: f
     """
     check_coverage(interval)
     if methods is None:
-        names = list(candidates(frames))
+        names = [*candidates(frames), *(() if guides is None else (GUIDED,))]
     else:
         names = list(dict.fromkeys(methods))
         if not names:
@@ -64,7 +81,17 @@ def fillers_for(methods: Sequence[str] | None, *, model: str | None, interval: f
         raise OptionError(f"--model {model} goes with pconv, which is not among the methods {', '.join(names)}")
     if frames > 1 and REFERENCE not in names:
         names.append(REFERENCE)
-    return {name: make_filler(name, model=model if name == "pconv" else None, coverage=interval) for name in names}
+    made: dict[str, Filler] = {}
+    for name in names:
+        weights = model if name == "pconv" else None
+        if guides is not None and name in TAKE_GUIDES:
+            made[name] = make_guided(
+                name, guides=guides.identity(), cost=cost or GuideCost(), model=weights, coverage=interval
+            )
+        else:
+            check_method(name, guided=False)
+            made[name] = make_filler(name, model=weights, coverage=interval)
+    return made
 
 
 def read_crops(
@@ -74,6 +101,7 @@ def read_crops(
     *,
     valid_range: tuple[float, float] | None = None,
     rule_counts: NDArray[np.int64] | None = None,
+    guides: GuideReader | None = None,
 ) -> tuple[list[Crop], float]:
     """Return crops of one variable, standardised by their own location and spread, and that spread.
 
@@ -98,7 +126,10 @@ def read_crops(
     location, spread = location_and_spread(np.concatenate(picked))
     scale = Scale(location=location, spread=spread)
     # Taken out of the list one by one, so that each one's stored samples are let go.
-    crops = [crop_of(parts.pop(0).standardised(scale), days, window) for window in windows]
+    crops = []
+    for window in windows:
+        led_by = None if guides is None else guides.read(window)
+        crops.append(crop_of(parts.pop(0).standardised(scale), days, window, led_by))
     if not any(crop.valid.any() for crop in crops):
         where = "" if len(windows) == 1 else f" in the {len(windows)} parts that were looked at"
         raise CubeError(f"variable {info.name!r} has no valid sample{where}, so that nothing can be hidden to score on")
@@ -117,6 +148,7 @@ def evaluate_cube(
     interval: float = 0.9,
     valid_range: tuple[float, float] | None = None,
     trust: Trust | None = None,
+    guides: Guides | None = None,
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> list[Evaluation]:
@@ -127,13 +159,14 @@ def evaluate_cube(
     """
     if draws < 1:
         raise OptionError(f"gaps have to be drawn at least once, got --draws {draws}")
-    fillers = fillers_for(methods, model=model, interval=interval, frames=reader.extent[0])
+    cost = None if guides is None else guides.cost
+    fillers = fillers_for(methods, model=model, interval=interval, frames=reader.extent[0], guides=guides, cost=cost)
     for info in infos:
         check_fillable(info)
     results = []
     for number, info in enumerate(infos):
         rule_counts = np.zeros((0 if trust is None else len(trust.rules), 2), dtype=np.int64)
-        crops, spread = read_crops(reader, info, days, valid_range=valid_range, rule_counts=rule_counts)
+        crops, spread = read_crops(reader, info, days, valid_range=valid_range, rule_counts=rule_counts, guides=guides)
         if trust is not None and tell is not None and not number:  # they are the same for every variable
             for line in remarks(trust, rule_counts):
                 tell(f"{line} (of the parts that were read)")
@@ -172,6 +205,10 @@ def evaluate(
     keep: str | Sequence[str] = (),
     drop: str | Sequence[str] = (),
     buffer: int = 0,
+    guide: Guide | Sequence[Guide] = (),
+    guide_var: str | Sequence[str] = (),
+    guide_resampling: Resampling | None = None,
+    guide_window: float | None = None,
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """Score methods on artificial gaps of a cube.
@@ -202,6 +239,8 @@ def evaluate(
         Which samples to trust, as for ``stpipe fill-scene``; what is not trusted counts as gap.
     buffer : int
         Pixels by which what these rules call unclear grows.
+    guide, guide_var, guide_resampling, guide_window
+        As for `stpipe.fill`; ``guided`` joins the methods, and others that can lean on guides do.
     progress : callable, optional
         Called with steps done and steps there are.
 
@@ -227,7 +266,13 @@ def evaluate(
     >>> sorted(scores.sizes), float(scores.skill.sel(variable="ndvi", method_name="linear", group="all"))
     (['group', 'method_name', 'variable'], 0.0)
     """
+    given = guides_of(guide)
+    options = GuideOptions(
+        variables=names_of(guide_var), resampling=guide_resampling, window_days=guide_window
+    ).checked(given=bool(given))
+    variables = not_guides(obj, variables, given, options)
     cube = understand(obj, variables=variables, domain=domain, trust=parse_trust(qa, keep, drop, buffer))
+    guides = object_guides(given, cube, options) if given else None
     results: list[Evaluation] = []
     for name in cube.names:
         results += evaluate_cube(
@@ -241,6 +286,7 @@ def evaluate(
             interval=interval,
             valid_range=valid_range,
             trust=cube.trust,
+            guides=guides,
             progress=progress,
             tell=None if results else _warn,
         )

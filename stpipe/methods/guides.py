@@ -180,7 +180,8 @@ class GuideMaker:
             stop[axis] = min(stop[axis], round_up(wanted.stop[axis] + reach, step))
         window = Window(triple(start), triple(stop))
         cut = window.within(block.window).slices
-        return replace(block, values=block.values[cut], valid=block.valid[cut], window=window)
+        guides = {name: guide[cut] for name, guide in block.guides.items()}
+        return replace(block, values=block.values[cut], valid=block.valid[cut], window=window, guides=guides)
 
     def _patterns(self, block: BlockInput, linear: F32, half_width: F32) -> tuple[F32, F32, F32]:
         """Return the patterns' answer; for pixels never observed, and without patterns, that of `linear`."""

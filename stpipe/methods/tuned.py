@@ -8,6 +8,7 @@ is worth its time, and trees on top of it all.
 
 from __future__ import annotations
 
+from stpipe.core.ports import Filler
 from stpipe.methods.guides import GuideMaker
 from stpipe.methods.kriging import KrigingFiller
 from stpipe.methods.network import network_of
@@ -15,13 +16,15 @@ from stpipe.methods.stack import NETWORK, StackFiller
 from stpipe.model.weights import DEFAULT
 
 
-def tuned_pconv(model: str = DEFAULT) -> StackFiller:
+def tuned_pconv(model: str = DEFAULT, *, others: tuple[Filler, ...] = ()) -> StackFiller:
     """Return the network, and the trees that learn from the cube.
 
     Parameters
     ----------
     model : str
         ``default``, or the path of a ``.keras`` file that stpipe wrote.
+    others : tuple of Filler
+        Further methods that it may lean on, besides kriging.
 
     Examples
     --------
@@ -32,6 +35,6 @@ def tuned_pconv(model: str = DEFAULT) -> StackFiller:
     return StackFiller(
         name="pconv",
         network=network,
-        maker=GuideMaker(others=(KrigingFiller(),), margin=network.margin),
+        maker=GuideMaker(others=(KrigingFiller(), *others), margin=network.margin),
         stand_in=NETWORK,
     )

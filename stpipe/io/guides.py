@@ -1,0 +1,486 @@
+"""Guides that the user gives: other variables, of this cube or another one, brought onto the cube's frames and pixels.
+
+In space by the nearest pixel, bilinearly, or as the mean of what a pixel covers, each over the samples that are valid.
+In true time linearly between the dates of the guide around each frame; where there is a date on one side only, or the
+other one is too far away, the nearest one counts, up to `window_days`. A pixel that is gap at a date of the guide goes
+to its next valid date.
+
+Weights are told by the pixel's place in the cube, and dates by the frame's: a sample is the same in whichever window
+it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpipe.core.ports import JSON, CubeReader, VariableInfo
+from stpipe.core.resampling import PLACE_DIGITS, RESAMPLINGS, TIME_SLACK, Axis, Resampling, at_frames
+from stpipe.core.samples import check_fillable, credible, physical, valid_samples
+from stpipe.core.sizes import MIB
+from stpipe.core.survey import location_and_spread
+from stpipe.core.timeline import median_step
+from stpipe.core.windows import Triple, Window, triple
+from stpipe.errors import CubeError, OptionError
+from stpipe.io.cube import Cube
+from stpipe.io.dimensions import coordinate_of
+from stpipe.io.georeference import Affine6, crs_wkt_of, transform_of
+from stpipe.io.objects import ObjectCube
+from stpipe.io.run_folder import file_state
+from stpipe.io.times import decode_times
+from stpipe.methods.with_guides import GuideCost
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+Readable = tuple[str, VariableInfo, CubeReader]
+"""What a variable is called as a guide, how it is stored, and what reads it."""
+
+WINDOW_STEPS = 2.0
+"""A guide counts so many of its median steps before its first date and after its last, unless told otherwise."""
+
+SAMPLE_FRAMES = 12
+"""Dates of a guide that its location and spread are told from."""
+
+SAMPLE_PATCHES = 3
+"""Patches along each axis of a frame that they are told from."""
+
+SAMPLE_SIDE = 48
+"""Side of a patch, in pixels of the guide."""
+
+FARTHEST = 10.0
+"""Values farther than this from a guide's location, in spreads, are cut to it: one bright roof steers no regression."""
+
+READ_BYTES = 32 * MIB
+"""Stored samples of a guide that are held at a time, or those of one chunk along time if they are more."""
+
+SECONDS_PER_MILLION = 0.12
+"""To read a million samples of one guide on one core, measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Place:
+    """Where the frames and pixels of a cube, or of a guide, are."""
+
+    label: str
+    """What it is called in messages."""
+
+    extent: Triple
+    """Shape along (time, y, x)."""
+
+    times: NDArray[np.datetime64]
+    """(t,), dates of the frames."""
+
+    crs_wkt: str | None
+    """CRS, if known."""
+
+    transform: Affine6 | None
+    """Of the frames, on even grids."""
+
+    y: NDArray[Any] | None
+    """(y,), coordinates of the pixels' centres, if there are any."""
+
+    x: NDArray[Any] | None
+    """(x,), likewise."""
+
+    @classmethod
+    def of_cube(cls, cube: Cube) -> Place:
+        """Return that of a cube in a file."""
+        return cls(
+            label=cube.path,
+            extent=cube.extent,
+            times=cube.times,
+            crs_wkt=cube.crs_wkt,
+            transform=cube.transform,
+            y=cube.y,
+            x=cube.x,
+        )
+
+    @classmethod
+    def of_object(cls, cube: ObjectCube, label: str) -> Place:
+        """Return that of an object of xarray."""
+        dataset, (time, y, x) = cube.dataset, cube.dims
+        along_time = coordinate_of(dataset, time, "time")
+        assert along_time is not None  # it was understood
+        along_y, along_x = coordinate_of(dataset, y, "y"), coordinate_of(dataset, x, "x")
+        variable = dataset[cube.names[0]].variable
+        ys, xs = (None if c is None or c.dtype.kind not in "iuf" else c.values for c in (along_y, along_x))
+        return cls(
+            label=label,
+            extent=cube.extent,
+            times=decode_times(along_time, label).labels,
+            crs_wkt=crs_wkt_of(dataset, variable, along_y, along_x),
+            transform=transform_of(dataset, variable, ys, xs),
+            y=ys,
+            x=xs,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuideVariable:
+    """One variable of a guide."""
+
+    name: str
+    """What it is called as a guide, each with a name of its own."""
+
+    info: VariableInfo
+    """How it is stored."""
+
+    reader: CubeReader
+    """Reads it."""
+
+    location: float
+    """Median of the samples that were looked at."""
+
+    spread: float
+    """Their robust standard deviation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GridGuide:
+    """The variables of one guide, as they lie on the cube's frames and pixels."""
+
+    variables: tuple[GuideVariable, ...]
+    """What is read."""
+
+    extent: Triple
+    """Shape of the cube."""
+
+    days: F64
+    """(t,), days of the cube's frames."""
+
+    guide_days: F64
+    """(date,), days of the guide's on the same clock."""
+
+    rows: Axis
+    """Along y."""
+
+    columns: Axis
+    """Along x."""
+
+    resampling: Resampling
+    """In space."""
+
+    window_days: float
+    """Dates farther from a frame than this don't count."""
+
+    source: JSON
+    """What tells this guide from another one."""
+
+    def identity(self) -> JSON:
+        """Return all that decides what is read."""
+        return {
+            "version": 1,
+            "source": self.source,
+            "resampling": self.resampling,
+            "window_days": self.window_days,
+            "variables": [[one.name, one.info.name, one.location, one.spread] for one in self.variables],
+        }
+
+    def read(self, window: Window) -> dict[str, F32]:
+        """Return (t, y, x) of each variable, standardised, NaN where there is none."""
+        inside = window.intersect(Window.of(self.extent))
+        frames, rows, columns = inside.slices
+        made = {}
+        for one in self.variables:
+            whole = np.full(window.shape, np.nan, dtype=np.float32)
+            if inside.size:
+                first, dates = self.dates(self.days[frames])
+                stack = self._dated(one, first, dates.size, rows, columns)
+                whole[inside.within(window).slices] = at_frames(stack, dates, self.days[frames], self.window_days)
+            made[one.name] = whole
+        return made
+
+    def dates(self, days: F64) -> tuple[int, F64]:
+        """Return the first of the guide's dates that frames can need, and the days of all of them."""
+        low, high = days[0] - self.window_days - TIME_SLACK, days[-1] + self.window_days + TIME_SLACK
+        first, stop = np.searchsorted(self.guide_days, (low, high))
+        return int(first), self.guide_days[first:stop]
+
+    def _dated(self, one: GuideVariable, first: int, count: int, rows: slice, columns: slice) -> F32:
+        """Return (date, y, x), a variable on the cube's pixels at its own dates."""
+        box_y, down = self.rows.weights(rows.start, rows.stop, self.resampling)
+        box_x, across = self.columns.weights(columns.start, columns.stop, self.resampling)
+        stack = np.full((count, down.shape[0], across.shape[0]), np.nan, dtype=np.float32)
+        if not (down.shape[1] and across.shape[1]):
+            return stack
+        plane = down.shape[1] * across.shape[1] * np.dtype(one.info.dtype).itemsize
+        deep = one.info.chunks[0]
+        deep = max(deep, READ_BYTES // max(1, plane) // deep * deep)
+        for low in range(first // deep * deep, first + count, deep):  # whole chunks along time, each read once
+            begin, end = max(low, first), min(low + deep, first + count)
+            window = Window((begin, box_y.start, box_x.start), (end, box_y.stop, box_x.stop))
+            stored = one.reader.read(one.info.name, window)
+            for number in range(end - begin):
+                values, known = decoded(stored[number], one.info)
+                total = down @ np.where(known, values, 0.0) @ across.T
+                share = down @ known.astype(np.float64) @ across.T
+                there = share > 0
+                mean = np.where(there, total, 0.0) / np.where(there, share, 1.0)
+                standard = ((mean - one.location) / one.spread).clip(-FARTHEST, FARTHEST)
+                stack[begin - first + number] = np.where(there, standard, np.nan)
+        return stack
+
+    @property
+    def sample_bytes(self) -> float:
+        """Memory while one variable is read, for each sample of a window over all frames."""
+        frames, *box = self.extent
+        spans = [max(1, axis.span(n, self.resampling)) for axis, n in zip((self.rows, self.columns), box, strict=True)]
+        finer = prod(span / n for span, n in zip(spans, box, strict=True))
+        dates = self.guide_days.size / frames
+        stored = max(
+            np.dtype(one.info.dtype).itemsize * min(1.0, one.info.chunks[0] / self.guide_days.size)
+            for one in self.variables
+        )
+        return dates * (5.0 + stored * max(finer, 0.25)) + 2.0 + (16.0 * max(finer, 1.0) + 40.0) / frames
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Of the largest chunk, and what is held of those that are read, twice while it is put in order."""
+        return 2 * READ_BYTES + max(prod(one.info.chunks) * np.dtype(one.info.dtype).itemsize for one in self.variables)
+
+
+def decoded(stored: NDArray[Any], info: VariableInfo) -> tuple[F64, NDArray[np.bool_]]:
+    """Return a frame's physical values and where they are valid."""
+    values = physical(stored, info)
+    return values, credible(values, valid_samples(values))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Guides:
+    """All guides of a run, as a `GuideReader`."""
+
+    parts: tuple[GridGuide, ...]
+    """One for each that was named."""
+
+    files: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Paths of their files, and the arrays that are read in each."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the guides."""
+        return tuple(one.name for part in self.parts for one in part.variables)
+
+    def identity(self) -> JSON:
+        """Return all that decides what is read."""
+        return [part.identity() for part in self.parts]
+
+    def read(self, window: Window) -> dict[str, F32]:
+        """Return (t, y, x) of each guide, standardised, NaN where there is none."""
+        return {name: values for part in self.parts for name, values in part.read(window).items()}
+
+    @property
+    def cost(self) -> GuideCost:
+        """What reading them takes."""
+        return GuideCost(
+            names=self.names,
+            sample_bytes=max(part.sample_bytes for part in self.parts),
+            chunk_bytes=max(part.chunk_bytes for part in self.parts),
+            seconds_per_million=SECONDS_PER_MILLION * len(self.names),
+        )
+
+    def state(self) -> str:
+        """Return a digest that changes when one of the files does."""
+        states = [file_state(Path(path), sources) for path, sources in self.files]
+        return hashlib.sha256("\n".join(states).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuideOptions:
+    """How guides are brought onto a cube."""
+
+    variables: tuple[str, ...] = ()
+    """Which variables to take; all measurements unless given."""
+
+    resampling: Resampling | None = None
+    """In space; the mean where a guide is finer than the cube, bilinear elsewhere, unless given."""
+
+    window_days: float | None = None
+    """Days that a date of a guide counts around it; twice the guide's median step unless given."""
+
+    def __post_init__(self) -> None:
+        if self.resampling is not None and self.resampling not in RESAMPLINGS:
+            raise OptionError(f"a guide is resampled by one of {', '.join(RESAMPLINGS)}, got {self.resampling!r}")
+        days = self.window_days
+        if days is not None and not (isinstance(days, int | float | np.number) and 0 <= days < np.inf):
+            raise OptionError(f"a guide's window needs a number of days, at least 0, got {days!r}")
+
+    def checked(self, *, given: bool) -> GuideOptions:
+        """Return this; refuse options on guides where there is none."""
+        if not given and (self.variables or self.resampling is not None or self.window_days is not None):
+            raise OptionError("which variables of a guide, and how it is resampled, goes with a guide; name its cube")
+        return self
+
+
+def placed(
+    guide: Place,
+    variables: Sequence[Readable],
+    cube: Place,
+    options: GuideOptions,
+    *,
+    source: JSON,
+) -> GridGuide:
+    """Return a guide's variables on the grid of a cube, standardised by a sample of them.
+
+    Parameters
+    ----------
+    guide, cube : Place
+        Where they are.
+    variables : sequence of (name, VariableInfo, CubeReader)
+        Of the guide.
+    options : GuideOptions
+        How they are brought there.
+    source : JSON
+        What tells the guide from another one.
+
+    Raises
+    ------
+    CubeError
+        If they have no CRS, no place or no time in common, or nothing in the guide is valid.
+    """
+    for _, info, _ in variables:
+        check_fillable(info)
+    rows, columns = axes_of(guide, cube)
+    resampling: Resampling = options.resampling or (
+        "average" if max(abs(rows.step), abs(columns.step)) > 1 + 10.0**-PLACE_DIGITS else "bilinear"
+    )
+    if 0 in (rows.span(cube.extent[1], resampling), columns.span(cube.extent[2], resampling)):
+        raise CubeError(f"{_both(guide)} do not overlap: {_reach(guide)}, {_reach(cube)}")
+    clock = cube.times[0]
+    days, guide_days = (_days(times, clock) for times in (cube.times, guide.times))
+    window = WINDOW_STEPS * median_step(guide_days) if options.window_days is None else float(options.window_days)
+    near = np.abs(days[:, None] - guide_days[np.clip(_nearest(guide_days, days), 0, guide_days.size - 1)])
+    if near.min() > window + TIME_SLACK:
+        raise CubeError(
+            f"{_both(guide)} have no time in common within {window:g} days: {_period(guide)}, {_period(cube)}; "
+            "widen --guide-window, or choose another guide"
+        )
+    part = GridGuide(
+        variables=(),
+        extent=cube.extent,
+        days=days,
+        guide_days=guide_days,
+        rows=rows,
+        columns=columns,
+        resampling=resampling,
+        window_days=window,
+        source=source,
+    )
+    scaled = []
+    for name, info, reader in variables:
+        location, spread = _scale(part, guide, info, reader)
+        scaled.append(GuideVariable(name=name, info=info, reader=reader, location=location, spread=spread))
+    return replace(part, variables=tuple(scaled))
+
+
+def _nearest(dates: F64, days: F64) -> NDArray[np.intp]:
+    """Return (day, 2), the numbers of the dates around each day."""
+    after = np.searchsorted(dates, days)
+    return np.stack([after - 1, after], axis=1)
+
+
+def axes_of(guide: Place, cube: Place) -> tuple[Axis, Axis]:
+    """Return how the pixels of a cube lie on a guide's, along y and x; refuse what has no CRS or grid in common."""
+    if not _same_crs(guide.crs_wkt, cube.crs_wkt):
+        names = " and ".join(_crs_name(place.crs_wkt) for place in (guide, cube))
+        raise CubeError(
+            f"{_both(guide)} have no common CRS ({names}); warp the guide to the cube's, as stpipe ingest can"
+        )
+    if guide.transform is None or cube.transform is None:
+        equal = [
+            (a is None and b is None and n == m) or (a is not None and b is not None and np.array_equal(a, b))
+            for a, b, n, m in zip((guide.y, guide.x), (cube.y, cube.x), guide.extent[1:], cube.extent[1:], strict=True)
+        ]
+        if not all(equal):
+            raise CubeError(
+                f"{_both(guide)} are on different grids, and one is uneven or without coordinates; bring the "
+                "guide onto the cube's grid"
+            )
+        return Axis(start=0.0, step=1.0, length=guide.extent[1]), Axis(start=0.0, step=1.0, length=guide.extent[2])
+    (a, b, c, d, e, f), (ga, gb, gc, gd, ge, gf) = cube.transform, guide.transform
+    if b or d or gb or gd:
+        raise CubeError(f"{_both(guide)} are on grids of which one is turned; warp the guide to the cube's grid")
+    rows = Axis(start=(f - gf) / ge, step=e / ge, length=guide.extent[1])
+    return rows, Axis(start=(c - gc) / ga, step=a / ga, length=guide.extent[2])
+
+
+def _same_crs(one: str | None, other: str | None) -> bool:
+    if one is None or other is None or one == other:
+        return one == other
+    from pyproj import CRS
+
+    first, second = CRS.from_wkt(one), CRS.from_wkt(other)
+    return bool(first == second) or bool(first.equals(second, ignore_axis_order=True)) or _same_code(first, second)
+
+
+def _same_code(one: Any, other: Any) -> bool:
+    """Whether two CRS that are written in different ways have the same EPSG code."""
+    codes = [crs.to_epsg() for crs in (one, other)]
+    return codes[0] is not None and codes[0] == codes[1]
+
+
+def _crs_name(wkt: str | None) -> str:
+    if wkt is None:
+        return "none"
+    from pyproj import CRS
+
+    crs = CRS.from_wkt(wkt)
+    code = crs.to_epsg()
+    return crs.name if code is None else f"EPSG:{code}"
+
+
+def _days(times: NDArray[np.datetime64], clock: np.datetime64) -> F64:
+    """Return days since a date."""
+    return np.asarray((times - clock) / np.timedelta64(1, "D"), dtype=np.float64)
+
+
+def _both(guide: Place) -> str:
+    return f"the guide {guide.label} and the cube"
+
+
+def _reach(place: Place) -> str:
+    """Return how far a frame reaches, in its CRS."""
+    if place.transform is None:
+        return f"{place.extent[2]} x {place.extent[1]} pixels"
+    a, _, left, _, e, top = place.transform
+    _, height, width = place.extent
+    return f"x {left:g} to {left + a * width:g} and y {top:g} to {top + e * height:g}"
+
+
+def _period(place: Place) -> str:
+    return f"{str(place.times[0])[:10]} to {str(place.times[-1])[:10]}"
+
+
+def _scale(part: GridGuide, guide: Place, info: VariableInfo, reader: CubeReader) -> tuple[float, float]:
+    """Return location and spread of a sample of a variable, where and when the cube is."""
+    first, dates = part.dates(part.days)
+    frames = first + np.unique(np.linspace(0, dates.size - 1, min(SAMPLE_FRAMES, dates.size)).astype(int))
+    boxes = []
+    for axis, length in ((part.rows, part.extent[1]), (part.columns, part.extent[2])):
+        where, _ = axis.weights(0, length, part.resampling)
+        size = where.stop - where.start
+        side = min(SAMPLE_SIDE, size)
+        count = min(SAMPLE_PATCHES, -(-size // side))
+        starts = where.start + np.unique(np.linspace(0, size - side, count).astype(int))
+        boxes.append([(int(start), int(start) + side) for start in starts])
+    picked = []
+    for frame in frames:
+        for top, bottom in boxes[0]:
+            for left, right in boxes[1]:
+                window = Window(triple((frame, top, left)), triple((frame + 1, bottom, right)))
+                values, known = decoded(reader.read(info.name, window)[0], info)
+                picked.append(values[known])
+    samples = np.concatenate(picked)
+    if not samples.size:
+        raise CubeError(
+            f"variable {info.name!r} of {guide.label} has no valid sample on {frames.size} dates in {_period(guide)} "
+            "where the cube is, so it can't be a guide"
+        )
+    return location_and_spread(samples)

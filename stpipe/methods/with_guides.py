@@ -1,0 +1,211 @@
+"""Methods that take guides which the user gave, and what it costs to bring those onto the cube's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from stpipe.core.crops import Crop
+from stpipe.core.ports import JSON, BlockInput, Filler, Learner, Prediction
+from stpipe.core.windows import Triple
+from stpipe.errors import OptionError
+from stpipe.methods import METHODS, make_filler
+from stpipe.methods.auto import AutoFiller, auto_filler
+from stpipe.methods.calibrated import CalibratedFiller
+from stpipe.methods.guided import NAME, GuidedFiller
+from stpipe.methods.guides import GuideMaker
+from stpipe.methods.stack import StackFiller
+from stpipe.methods.tuned import tuned_pconv
+from stpipe.model.weights import DEFAULT
+
+TAKE_GUIDES = (NAME, "pconv", "stack", "auto")
+"""Methods that listen to guides."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuideCost:
+    """What reading guides takes; nothing by default."""
+
+    names: tuple[str, ...] = ()
+    """Of the guides."""
+
+    sample_bytes: float = 0.0
+    """Memory for each sample of a window while they are read, besides what is given."""
+
+    chunk_bytes: int = 0
+    """Of the largest chunk of their files."""
+
+    seconds_per_million: float = 0.0
+    """To read a million samples of all of them on one core."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WithGuides:
+    """A `Filler` and `Learner` around another one, which is given guides: adds what they cost, and tells their gain."""
+
+    filler: Filler
+    """The inner method."""
+
+    guides: JSON
+    """All that decides what is read, see `stpipe.core.ports.GuideReader`."""
+
+    cost: GuideCost = field(default_factory=GuideCost)
+    """What reading them takes."""
+
+    @property
+    def held_bytes(self) -> float:
+        """Memory of the guides for each sample of a window."""
+        return 4.0 * len(self.cost.names)
+
+    @property
+    def name(self) -> str:
+        """That of the inner method."""
+        return self.filler.name
+
+    @property
+    def halo(self) -> tuple[int | None, int, int]:
+        """That of the inner method."""
+        return self.filler.halo
+
+    @property
+    def stride(self) -> Triple:
+        """That of the inner method."""
+        return self.filler.stride
+
+    @property
+    def process_bytes(self) -> int:
+        """That of the inner method, and a chunk of a guide."""
+        return self.filler.process_bytes + self.cost.chunk_bytes
+
+    @property
+    def sample_bytes(self) -> float:
+        """Memory of a fill for each sample of the read window: guides are read before anything else is there."""
+        return self.held_bytes + max(self.filler.sample_bytes, self.cost.sample_bytes)
+
+    @property
+    def seconds_per_million(self) -> float:
+        """Seconds for a million samples on one core."""
+        return self.filler.seconds_per_million + self.cost.seconds_per_million
+
+    def learn_bytes(self, samples: int) -> int:
+        """Memory of learning: the guides of the crops, once more of the one that is looked at, and of reading them."""
+        inner = self.filler.learn_bytes(samples) if isinstance(self.filler, Learner) else 0
+        return int(max(inner + 2 * self.held_bytes * samples, (self.held_bytes + self.cost.sample_bytes) * samples))
+
+    def learn_seconds(self, samples: int) -> float:
+        """Seconds of learning from so many samples on one core."""
+        inner = self.filler.learn_seconds(samples) if isinstance(self.filler, Learner) else 0.0
+        return inner + samples / 1e6 * self.cost.seconds_per_million
+
+    def identity(self) -> dict[str, JSON]:
+        """Return what decides the numbers."""
+        return {**self.filler.identity(), "given": self.guides}
+
+    def prepare(self) -> None:
+        """Load what the inner method needs."""
+        self.filler.prepare()
+
+    def learn(self, crops: Sequence[Crop], *, seed: int) -> bytes:
+        """Let the inner method learn from crops with their guides."""
+        return self.filler.learn(crops, seed=seed) if isinstance(self.filler, Learner) else b""
+
+    def taught(self, learned: bytes) -> WithGuides:
+        """Return the method with what `learn` gave."""
+        return replace(self, filler=self.filler.taught(learned)) if isinstance(self.filler, Learner) else self
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what a user should know of what was learned, and what the guides gained."""
+        inner: tuple[str, ...] = getattr(self.filler, "notes", tuple)()
+        return tuple(dict.fromkeys((*inner, *_told(self.filler))))
+
+    def fill(self, block: BlockInput) -> Prediction:
+        """Predict as the inner method does."""
+        return self.filler.fill(block)
+
+
+def _told(filler: object) -> tuple[str, ...]:
+    """Return what the guided method inside another one noted."""
+    match filler:
+        case GuidedFiller():
+            return filler.notes()
+        case CalibratedFiller():
+            return _told(filler.filler)
+        case StackFiller():
+            return tuple(line for other in filler.maker.others for line in _told(other))
+        case AutoFiller():
+            return tuple(line for other in filler.fillers for line in _told(other))
+    return ()
+
+
+def check_method(method: str, *, guided: bool, tune: bool | None = None, option: str = "--guide") -> None:
+    """Refuse guides with a method that has no use for them, and the method that needs some without any.
+
+    Parameters
+    ----------
+    method : str
+        Its name.
+    guided : bool
+        Whether the user gave guides.
+    tune : bool, optional
+        Whether pconv is to learn from the cube, if the user said so.
+    option : str
+        How guides are given.
+
+    Examples
+    --------
+    >>> check_method("stack", guided=True)
+    >>> check_method("pyramid", guided=True)
+    Traceback (most recent call last):
+        ...
+    stpipe.errors.OptionError: method pyramid takes no --guide; guided, pconv, stack, auto do
+    """
+    if method == NAME and not guided:
+        raise OptionError(f"method {NAME} leans on guides alone; give one with {option}, or choose another method")
+    if guided and method in METHODS and method not in TAKE_GUIDES:
+        raise OptionError(f"method {method} takes no {option}; {', '.join(TAKE_GUIDES)} do")
+    if guided and method == "pconv" and tune is False:
+        raise OptionError(f"pconv leans on a {option} only as far as it learns to trust it; leave --no-tune out")
+
+
+def make_guided(
+    method: str,
+    *,
+    guides: JSON,
+    cost: GuideCost,
+    model: str | None = None,
+    coverage: float = 0.9,
+    tune: bool | None = None,
+) -> WithGuides:
+    """Return a method that leans on guides, with intervals that are calibrated on the cube that it fills.
+
+    Parameters
+    ----------
+    method : str
+        One of `TAKE_GUIDES`.
+    guides : JSON
+        The identity of their reader.
+    cost : GuideCost
+        With the guides' names.
+    model, coverage, tune
+        As for `stpipe.methods.make_filler`.
+
+    Examples
+    --------
+    >>> make_guided("stack", guides=[], cost=GuideCost(names=("vv",))).filler.filler.names[-1]
+    'guided'
+    """
+    check_method(method, guided=True, tune=tune)
+    if method not in TAKE_GUIDES:
+        make_filler(method)  # says which methods there are
+    for option, given in (("--model", model is not None), ("--tune", bool(tune))):
+        if given and method != "pconv":
+            raise OptionError(f"{option} goes with --method pconv, not with {method}; leave one of them out")
+    own = GuidedFiller(names=cost.names)
+    inner: Filler = own
+    if method == "stack":
+        inner = StackFiller(maker=GuideMaker(others=(own,)))
+    elif method == "pconv":
+        inner = tuned_pconv(DEFAULT if model is None else model, others=(own,))
+    elif method == "auto":
+        inner = AutoFiller(candidates=(*auto_filler().candidates, own))
+    return WithGuides(filler=CalibratedFiller(filler=inner, coverage=coverage), guides=guides, cost=cost)
