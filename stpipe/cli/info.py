@@ -133,14 +133,15 @@ def _without(variables: dict[str, Any]) -> Iterator[str]:
     """Yield when nothing was observed of each variable; variables of which it is the same share a line."""
     lines: dict[str, list[str]] = {}
     for name, variable in variables.items():
-        dates = variable.get("empty_dates", [])
-        if dates:
-            more = f" and {len(dates) - _LISTED} more" if len(dates) > _LISTED else ""
-            longest = ""
+        empty = variable.get("empty_dates", [])
+        if empty:
+            days = list(dict.fromkeys(date.split("T")[0] for date in empty))
+            line = f"nothing on {len(empty)} date{'s' * (len(empty) > 1)}: {', '.join(days[:_LISTED])}"
+            line += f" and {len(days) - _LISTED} more" if len(days) > _LISTED else ""
             if variable["longest_without_days"] is not None:
-                longest = f"; longest without: {variable['longest_without_days']:.4g} days from "
-                longest += variable["longest_without_after"]
-            lines.setdefault(f"nothing on {', '.join(dates[:_LISTED])}{more}{longest}", []).append(name)
+                line += f"; longest without: {variable['longest_without_days']:.4g} days from "
+                line += variable["longest_without_after"].split("T")[0]
+            lines.setdefault(line, []).append(name)
     for line, names in lines.items():
         yield f"{', '.join(names)}: {line}"
 

@@ -232,7 +232,11 @@ def _told(step: _Step, records: Records, result: Any) -> dict[str, Any]:
 
 def _explained(error: StpipeError, stage: Stage, *, worked: bool) -> StpipeError:
     """Return an error that names the stage; one that comes after work was done is no refusal of the whole."""
+    from stpipe.cli.pipeline.records import RECORD
+
     message = stage.located(error)
+    if isinstance(error, OutputError):
+        message += f"; stpipe run replaces nothing but what {RECORD} in its folder lists"
     if isinstance(error, RefusedError) and worked:
         return RunError(f"{message}; what the stages before made is kept")
     return type(error)(message)

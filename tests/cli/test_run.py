@@ -267,6 +267,22 @@ def test_a_layer_that_no_rule_heeds_is_said(
     assert "tells which samples" not in capsys.readouterr().err
 
 
+def test_what_is_not_the_runs_own_is_never_replaced(
+    series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text(OWN)
+    assert run(["ingest", "in", "-o", "mine.zarr", "--var", "NDVI"]) == 0
+    Path("own.run").mkdir()
+    Path("mine.zarr").rename("own.run/cube.zarr")
+    before = sorted(path.stat().st_mtime_ns for path in Path("own.run").rglob("*"))
+    assert run(["run", "own.yaml"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "own.yaml, line 1: ingest: own.run/cube.zarr exists" in error
+    assert error.endswith("stpipe run replaces nothing but what stages.json in its folder lists")
+    assert sorted(path.stat().st_mtime_ns for path in Path("own.run").rglob("*")) == before
+
+
 def test_what_a_verb_refuses_is_found_in_the_file(
     series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
@@ -24,6 +25,15 @@ VERB_OF = {"ingest": "ingest", "gaps": "gaps", "fill": "fill-scene", "mosaic": "
 DECIDED = frozenset({"output", "overwrite", "resume", "json"})
 """Options that `stpipe run` gives itself: it says where a stage writes, and whether it begins anew or goes on."""
 
+
+def _check_method(text: str) -> None:
+    """Refuse a method that the verb doesn't name: its help lists them, those that need more than a cube too."""
+    option = keys_of("fill")["method"]
+    named = re.findall(r"\w+", getattr(option, "help", "") or "")
+    if text not in (*METHODS, *named):
+        raise OptionError(f"there is no {text!r}{nearest(text, METHODS)}")
+
+
 READERS: Mapping[str, Callable[[str], object]] = {
     "time": lambda text: parse_period("--time", text),
     "block": lambda text: parse_triple("--block", text),
@@ -36,16 +46,11 @@ READERS: Mapping[str, Callable[[str], object]] = {
     "qa": lambda text: parse_trust([text], [], [], 0),
     "keep": lambda text: parse_trust([], [text], [], 0),
     "drop": lambda text: parse_trust([], [], [text], 0),
-    "method": lambda text: _one_of(text, METHODS),
+    "method": _check_method,
 }
 """What reads the values whose form click doesn't know; an option means the same in every verb."""
 
 _FLAG = click.BOOL
-
-
-def _one_of(text: str, known: tuple[str, ...]) -> None:
-    if text not in known:
-        raise OptionError(f"there is no {text!r}{nearest(text, known)}")
 
 
 @cache
