@@ -76,7 +76,7 @@ class Axis:
             add(np.floor(centre).astype(np.intp), np.ones(index.size), np.ones(index.size, dtype=bool))
         elif resampling == "bilinear":
             left = np.floor(centre - 0.5)
-            share = centre - 0.5 - left
+            share: F64 = centre - 0.5 - left
             inside = (centre >= 0) & (centre <= self.length)
             add(left.astype(np.intp), 1 - share, inside)
             add(left.astype(np.intp) + 1, share, inside)
@@ -88,13 +88,14 @@ class Axis:
                 column = begin + number
                 overlap: F64 = np.minimum(high, column + 1.0) - np.maximum(low, column)
                 add(column, overlap, np.ones(index.size, dtype=bool))
-        every, which, share = (np.concatenate(part) for part in (rows, columns, shares))
+        every, which = (np.concatenate(part) for part in (rows, columns))
+        parts = np.concatenate(shares)
         if not every.size:
             return slice(0, 0), sparse.csr_matrix((index.size, 0), dtype=np.float64)
         lowest, highest = int(which.min()), int(which.max()) + 1
         shape = (index.size, highest - lowest)
         order = np.lexsort((which, every))
-        made = sparse.csr_matrix((share[order], (every[order], which[order] - lowest)), shape=shape)
+        made: sparse.csr_matrix = sparse.csr_matrix((parts[order], (every[order], which[order] - lowest)), shape=shape)
         return slice(lowest, highest), made
 
     def span(self, length: int, resampling: Resampling) -> int:

@@ -15,7 +15,8 @@ from stpipe.core.crops import Crop, block_of, fill_crop
 from stpipe.core.timeline import median_step, neighbours
 from stpipe.core.windows import Window
 from stpipe.errors import RunError, ScratchError
-from stpipe.methods.guided import GuidedFiller, Lesson, Moments, prepared, regressed
+from stpipe.methods.guide_regression import Lesson, Moments, prepared, regressed
+from stpipe.methods.guided import GuidedFiller
 from stpipe.methods.linear import LinearFiller
 from tests.methods.scenes import block_input, made_up_scene
 
