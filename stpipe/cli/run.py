@@ -187,10 +187,11 @@ def _do_all(
 
 def _do(step: _Step, records: Records, *, as_json: bool) -> dict[str, Any]:
     from stpipe.cli.pipeline.commands import do_stage
+    from stpipe.cli.pipeline.records import Need
 
     stage, began = step.stage, time.perf_counter()
-    if stage.name == "mosaic" and step.overwrite:
-        _clear_mosaic(stage, records)
+    if stage.name == "mosaic" and step.need is Need.AGAIN:
+        _clear_mosaic(stage)
     earlier = records.stages.get(stage.name)
     new = not records.folder.exists()
     records.folder.mkdir(parents=True, exist_ok=True)
@@ -207,11 +208,11 @@ def _do(step: _Step, records: Records, *, as_json: bool) -> dict[str, Any]:
     return _told(step, records, result)
 
 
-def _clear_mosaic(stage: Stage, records: Records) -> None:
+def _clear_mosaic(stage: Stage) -> None:
     """Remove the files of an earlier mosaic: other dates or variables would else stay among the new ones."""
     from stpipe.io.geotiff import is_mosaic_file
 
-    for path in records.products(stage):
+    for path in sorted(stage.output.rglob("*")):
         if path.is_file() and is_mosaic_file(path):
             path.unlink()
 

@@ -94,11 +94,6 @@ class Records:
         self.stages[stage.name] |= {"state": "done", "seconds": round(seconds, 1), "products": products}
         self._write()
 
-    def products(self, stage: Stage) -> list[Path]:
-        """Return what a stage left here before."""
-        told = self.stages.get(stage.name, {})
-        return [self.folder / product for product in told.get("products", ())]
-
     def _write(self) -> None:
         from stpipe.execution.records import write_whole
 
