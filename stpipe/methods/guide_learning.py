@@ -12,15 +12,38 @@ from stpipe.core.crops import Crop
 from stpipe.core.gaps import Purpose, draw_gaps, generator
 from stpipe.core.timeline import median_step, neighbours
 from stpipe.methods.evidence import compare
-from stpipe.methods.guide_regression import FIRST_RIDGE, RIDGES, SMOOTHINGS, Lesson, Moments, prepared, regressed
+from stpipe.methods.guide_regression import (
+    FIRST_RIDGE,
+    RIDGES,
+    SMOOTHINGS,
+    SPANS,
+    Lesson,
+    Moments,
+    prepared,
+    regressed,
+)
 
 F32 = NDArray[np.float32]
 
 SHARE = (0.1, 0.25)
 """What each draw hides of the crops, least and most."""
 
-DRAWS = 3
-"""Draws of artificial gaps; the last has no say in what is chosen, and judges it."""
+DRAWS = (3, 9)
+"""Least and most draws of artificial gaps; so many that `WORK` samples are seen. The last third has no say in what is
+chosen, and judges it."""
+
+WORK = 3 * 2**19
+"""Samples of hidden crops that are looked at, about."""
+
+LEAST_MOVE = 1e-6
+"""Differences from interpolation smaller than this say nothing of how far to go."""
+
+SURE = 2.0
+"""Standard errors by which the guides have to do better to be followed as far as they are worth; half as many: half as
+far."""
+
+NEAR = 0.5
+"""Samples that belong to a span by more than this judge it."""
 
 LEAST_SAMPLES = 200
 """With fewer hidden samples to judge by the guides are left out."""
@@ -32,30 +55,36 @@ JITTER = 1e-6
 """Share of each guide's variance that is added to it: two that say the same can still be told apart."""
 
 
+def draws_of(samples: int) -> int:
+    """Return in how many ways crops of so many samples are hidden; a third of them judges.
+
+    >>> draws_of(10**5), draws_of(10**7)
+    (9, 3)
+    """
+    return min(max(DRAWS[0], WORK // max(1, samples) // 3 * 3), DRAWS[1])
+
+
 def learned(names: Sequence[str], crops: Sequence[Crop], seed: int) -> Lesson:
-    """Return what artificial gaps of crops teach; weight 0 if the guides gain nothing on a draw set apart."""
-    trials = [_Trial.of(crop, draw, number, seed) for draw in range(DRAWS) for number, crop in enumerate(crops)]
-    mine, apart = trials[: -len(crops)], trials[-len(crops) :]
-    if not any(set(names) & set(crop.guides) for crop in crops) or not any(trial.hidden.any() for trial in mine):
+    """Return what artificial gaps of crops teach; all weights are 0 if the guides gain nothing on draws set apart."""
+    draws = draws_of(sum(crop.valid.size for crop in crops))
+    trials = [_Trial.of(crop, draw, number, seed) for draw in range(draws) for number, crop in enumerate(crops)]
+    last = draws // 3 * len(crops)
+    mine, apart = trials[:-last], trials[-last:]
+    if not any(set(names) & set(crop.guides) for crop in crops) or not any(trial.linear.size for trial in mine):
         return Lesson()
-    chosen, least = Lesson(), float("inf")
+    chosen, least, fields = Lesson(), float("inf"), list(_fields_of(names, crops, SMOOTHINGS[0]))
     for smoothing in SMOOTHINGS:
         made = list(_fields_of(names, crops, smoothing))
         lesson = replace(_scene(crops, made), smoothing=smoothing, ridge=FIRST_RIDGE)
-        found = _tried(mine, made, lesson)
-        if found.error < least:
-            chosen, least, fields = replace(lesson, weight=found.weight), found.error, made
-    for ridge in RIDGES:
+        weights, error = _tried(mine, made, lesson)
+        if error < least:
+            chosen, least, fields = replace(lesson, weights=weights), error, made
+    for ridge in RIDGES if chosen.used else ():
         lesson = replace(chosen, ridge=ridge)
-        found = _tried(mine, fields, lesson)
-        if found.error < least:
-            chosen, least = replace(lesson, weight=found.weight), found.error
-    before, after, frames = _judged(apart, fields, chosen)
-    if before.size < LEAST_SAMPLES:
-        return replace(chosen, weight=0.0, samples=int(before.size))
-    errors = (float(before.mean(dtype=np.float64)), float(after.mean(dtype=np.float64)))
-    helps = errors[1] < (1 - LEAST_GAIN) * errors[0] and compare(before, after, frames).holds(0.0)
-    return replace(chosen, weight=chosen.weight if helps else 0.0, samples=int(before.size), errors=errors)
+        weights, error = _tried(mine, fields, lesson)
+        if error < least:
+            chosen, least = replace(lesson, weights=weights), error
+    return _judged(apart, fields, chosen)
 
 
 def _fields_of(
@@ -83,6 +112,9 @@ class _Trial:
     linear: F32
     """(sample,), the answers of interpolation, NaN where there is none."""
 
+    span: F32
+    """(sample,), median steps between the observations that they are from."""
+
     @classmethod
     def of(cls, crop: Crop, draw: int, number: int, seed: int) -> _Trial:
         """Hide a part of a crop."""
@@ -90,55 +122,104 @@ class _Trial:
         hidden = draw_gaps(crop.valid, rng, domain=crop.domain, share=SHARE)
         left = crop.valid & ~hidden
         around = neighbours(crop.values, left, crop.days, median_step(crop.days))
-        return cls(number=number, crop=crop, hidden=hidden, linear=around.linear[hidden])
+        span = around.since[hidden] + around.until[hidden]
+        return cls(number=number, crop=crop, hidden=hidden, linear=around.linear[hidden], span=span)
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """How a lesson did on trials."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answers:
+    """What a lesson says of hidden samples that interpolation has an answer to."""
 
-    weight: float
-    """The best one."""
+    missed: F32
+    """(sample,), truth minus the answer of interpolation."""
 
-    error: float
-    """Mean absolute error with it."""
+    added: F32
+    """(sample,), answer of the regression minus that of interpolation; zero where there is no guide."""
 
+    span: F32
+    """(sample,), see `_Trial`."""
 
-def _answers(
-    trials: Sequence[_Trial], made: Sequence[tuple[F32, NDArray[np.bool_]]], lesson: Lesson
-) -> Iterator[tuple[F32, F32, NDArray[np.intp]]]:
-    """Give what interpolation misses of hidden samples, what the regression adds to it, and their frames."""
-    for trial in trials:
-        crop, (fields, known) = trial.crop, made[trial.number]
-        left = crop.valid & ~trial.hidden
-        told, _ = regressed(fields, known, crop.values, left, crop.days, median_step(crop.days), lesson)
-        added, missed = told[trial.hidden] - trial.linear, crop.values[trial.hidden] - trial.linear
-        frames = np.nonzero(trial.hidden)[0] + trial.number * crop.days.size
-        has = np.isfinite(missed)
-        yield missed[has], np.nan_to_num(added[has], nan=0.0), frames[has]
+    frames: NDArray[np.intp]
+    """(sample,), number of the frame; those of different crops are different ones."""
 
+    @classmethod
+    def of(cls, trials: Sequence[_Trial], made: Sequence[tuple[F32, NDArray[np.bool_]]], lesson: Lesson) -> _Answers:
+        """Regress what is left of each trial."""
+        parts = []
+        for trial in trials:
+            crop, (fields, known) = trial.crop, made[trial.number]
+            left = crop.valid & ~trial.hidden
+            told, _ = regressed(fields, known, crop.values, left, crop.days, median_step(crop.days), lesson)
+            added, missed = told[trial.hidden] - trial.linear, crop.values[trial.hidden] - trial.linear
+            frames = np.nonzero(trial.hidden)[0] + trial.number * crop.days.size
+            has = np.isfinite(missed)
+            parts.append((missed[has], np.nan_to_num(added[has], nan=0.0), trial.span[has], frames[has]))
+        missed, added, span, frames = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return cls(missed=missed, added=added, span=span, frames=frames)
 
-def _tried(trials: Sequence[_Trial], made: Sequence[tuple[F32, NDArray[np.bool_]]], lesson: Lesson) -> _Found:
-    """Return the weight with the least absolute error, which is a weighted median of the weights that samples want."""
-    missed, added, _ = (np.concatenate(part) for part in zip(*_answers(trials, made, lesson), strict=True))
-    size = np.abs(added).astype(np.float64)
-    moved = size > 1e-6
-    weight = 0.0
-    if moved.any():
-        wanted = missed[moved].astype(np.float64) / added[moved]
+    def near(self, node: int) -> F32:
+        """Return (sample,) how far the samples belong to one of `SPANS`."""
+        return Lesson(weights=tuple(float(number == node) for number in range(len(SPANS)))).follow(self.span)
+
+    def left(self, weights: tuple[float, ...]) -> F32:
+        """Return (sample,) the absolute errors that remain if the regression is followed so far."""
+        return np.abs(self.missed - Lesson(weights=weights).follow(self.span) * self.added)
+
+    def best(self, counts: F32) -> float:
+        """Return the one weight with the least absolute error: a weighted median of the weights that samples want."""
+        size = np.abs(self.added).astype(np.float64) * counts
+        moved = size > LEAST_MOVE
+        if not moved.any():
+            return 0.0
+        wanted = self.missed[moved].astype(np.float64) / self.added[moved]
         order = np.argsort(wanted, kind="stable")
         total = np.cumsum(size[moved][order])
-        weight = float(np.clip(wanted[order][np.searchsorted(total, total[-1] / 2)], 0, 1))
-    error = float(np.abs(missed - weight * added).mean(dtype=np.float64)) if missed.size else float("inf")
-    return _Found(weight, error)
+        return float(np.clip(wanted[order][np.searchsorted(total, total[-1] / 2)], 0, 1))
 
 
-def _judged(
+def _tried(
     trials: Sequence[_Trial], made: Sequence[tuple[F32, NDArray[np.bool_]]], lesson: Lesson
-) -> tuple[F32, F32, NDArray[np.intp]]:
-    """Return the absolute errors without and with the guides, and the frames they are in."""
-    missed, added, frames = (np.concatenate(part) for part in zip(*_answers(trials, made, lesson), strict=True))
-    return np.abs(missed), np.abs(missed - np.float32(lesson.weight) * added), frames
+) -> tuple[tuple[float, ...], float]:
+    """Return the weights with the least absolute error on trials, and that error."""
+    answers = _Answers.of(trials, made, lesson)
+    if not answers.missed.size:
+        return Lesson().weights, float("inf")
+    every = answers.best(np.ones_like(answers.missed))
+    weights = []
+    for node in range(len(SPANS)):
+        counts = answers.near(node)
+        weights.append(answers.best(counts) if counts.sum() >= LEAST_SAMPLES else every)
+    return tuple(weights), float(answers.left(tuple(weights)).mean(dtype=np.float64))
+
+
+def _judged(trials: Sequence[_Trial], made: Sequence[tuple[F32, NDArray[np.bool_]]], lesson: Lesson) -> Lesson:
+    """Return a lesson that is followed only where it does surely better than interpolation on trials set apart.
+
+    For short gaps it may be of no use, and of much for long ones. Samples of a frame are wrong together, so that it is
+    frames that say how sure the verdict is.
+    """
+    nothing = Lesson().weights
+    answers = _Answers.of(trials, made, lesson) if lesson.used else None
+    if answers is None or answers.missed.size < LEAST_SAMPLES:
+        count = sum(int(np.isfinite(trial.linear).sum()) for trial in trials)
+        return replace(lesson, weights=nothing, samples=count)
+    before, after = answers.left(nothing), answers.left(lesson.weights)
+    weights = []
+    for node, weight in enumerate(lesson.weights):
+        here = answers.near(node) >= NEAR
+        if here.any():
+            verdict = compare(before[here], after[here], answers.frames[here])
+            weights.append(weight if verdict.holds(SURE) else weight / 2 if verdict.holds(SURE / 2) else 0.0)
+        else:
+            weights.append(0.0)
+    errors = tuple(float(answers.left(each).mean(dtype=np.float64)) for each in (nothing, tuple(weights)))
+    helps = errors[1] < (1 - LEAST_GAIN) * errors[0]
+    return replace(
+        lesson,
+        weights=tuple(weights) if helps else nothing,
+        samples=int(answers.missed.size),
+        errors=(errors[0], errors[1]),
+    )
 
 
 def _scene(crops: Sequence[Crop], made: Sequence[tuple[F32, NDArray[np.bool_]]]) -> Lesson:

@@ -22,6 +22,11 @@ SMOOTHINGS = ((0, 0.0), (0, 2.0), (3, 2.0), (3, 5.0))
 RIDGES = (4.0, 16.0, 64.0, 1e6)
 """Ridges that learning tries, in observations; the last leaves a pixel nothing of its own."""
 
+SPANS = (2.0, 5.0, 12.0)
+"""Median steps between a pixel's observations around a gap at which it is told how far to follow the regression.
+
+Interpolation is hard to better over a step or two, and knows nothing of what happens in a long gap."""
+
 FIRST_RIDGE = 16.0
 """The one with which smoothings are compared."""
 
@@ -42,8 +47,8 @@ class Lesson:
     ridge: float = FIRST_RIDGE
     """One of `RIDGES`."""
 
-    weight: float = 0.0
-    """How far the regression is followed, from 0 (interpolation alone) to 1."""
+    weights: tuple[float, ...] = (0.0,) * len(SPANS)
+    """How far the regression is followed, from 0 (interpolation alone) to 1, at each of `SPANS`."""
 
     slopes: tuple[float, ...] = ()
     """(guide,), the scene's, within pixels."""
@@ -63,6 +68,20 @@ class Lesson:
     errors: tuple[float, float] = (float("nan"), float("nan"))
     """Mean absolute error of interpolation on these, and with the guides; in spreads."""
 
+    @property
+    def used(self) -> bool:
+        """Whether the regression is followed anywhere."""
+        return any(self.weights)
+
+    def follow(self, span: F32) -> F32:
+        """Return how far the regression is followed where a pixel was not observed for so many median steps.
+
+        >>> Lesson(weights=(0.0, 0.5, 1.0)).follow(np.array([1, 5, 400], dtype=np.float32))
+        array([0. , 0.5, 1. ], dtype=float32)
+        """
+        place = np.log(np.clip(span.astype(np.float64), SPANS[0], SPANS[-1]))
+        return np.interp(place, np.log(SPANS), self.weights).astype(np.float32)
+
     def to_bytes(self) -> bytes:
         """Return it as JSON."""
         return json.dumps(asdict(self)).encode()
@@ -74,7 +93,7 @@ class Lesson:
             told = json.loads(learned)
             told["smoothing"] = (int(told["smoothing"][0]), float(told["smoothing"][1]))
             told["covariance"] = tuple(map(tuple, told["covariance"]))
-            for name in ("slopes", "level", "errors"):
+            for name in ("weights", "slopes", "level", "errors"):
                 told[name] = tuple(told[name])
             return cls(**told)
         except (ValueError, KeyError, TypeError, IndexError) as error:

@@ -36,7 +36,7 @@ from stpipe.core.ports import JSON, BlockInput, Prediction
 from stpipe.core.timeline import NORMAL_90, median_step, neighbours
 from stpipe.errors import RunError
 from stpipe.methods.fallback import WithFallback
-from stpipe.methods.guide_learning import DRAWS, LEAST_SAMPLES, learned
+from stpipe.methods.guide_learning import LEAST_SAMPLES, draws_of, learned
 from stpipe.methods.guide_regression import RIDGES, SMOOTHINGS, Lesson, prepared, regressed
 
 F32 = NDArray[np.float32]
@@ -92,7 +92,7 @@ class GuidedFiller(WithFallback):
     @property
     def sample_bytes(self) -> float:
         """Memory of a fill for each sample of the read window, the guides themselves not counted; measured."""
-        return 54.0 + 5.0 * len(self.names)
+        return 58.0 + 5.0 * len(self.names)
 
     @property
     def seconds_per_million(self) -> float:
@@ -105,8 +105,10 @@ class GuidedFiller(WithFallback):
 
     def learn_seconds(self, samples: int) -> float:
         """Seconds of learning from so many samples on one core, measured."""
-        tries = (DRAWS - 1) * (len(SMOOTHINGS) + len(RIDGES)) + 1
-        return 0.5 * tries * min(samples, SEEN) / 1e6 * self.seconds_per_million
+        seen = min(samples, SEEN)
+        draws = draws_of(seen)
+        tries = 2 * draws // 3 * (len(SMOOTHINGS) + len(RIDGES)) + draws // 3
+        return 0.5 * tries * seen / 1e6 * self.seconds_per_million
 
     def identity(self) -> dict[str, JSON]:
         """Return what decides the numbers."""
@@ -126,7 +128,7 @@ class GuidedFiller(WithFallback):
         if made.samples < LEAST_SAMPLES:
             return (f"guide {names}: only {made.samples} samples to judge it by, so it is left out",)
         before, after = made.errors
-        if not made.weight:
+        if not made.used:
             return (f"guide {names}: does not help here and is left out",)
         gain = 1 - after / before
         return (f"guide {names}: takes {gain:.1%} off the error of interpolation on artificial gaps set apart",)
@@ -156,18 +158,19 @@ class GuidedFiller(WithFallback):
         step = median_step(block.all_days)
         around = neighbours(values, valid, block.days, step)
         answer, half_width = around.linear, around.half_width
+        span = around.since + around.until
         del around
-        used = bool(self.lesson.weight) and bool(set(self.names) & set(block.guides))
+        used = self.lesson.used and bool(set(self.names) & set(block.guides))
         known = np.zeros(valid.shape, dtype=bool)
         fields = np.empty((0, *valid.shape), dtype=np.float32)
         if used:
             shown = {name: block.guides[name][(slice(None), *wide)] for name in self.names if name in block.guides}
             fields, known = prepared(self.names, shown, block.days, step, self.lesson.smoothing, there)
             followed, width = regressed(fields, known, values, valid, block.days, step, self.lesson)
-            share = np.float32(self.lesson.weight)
-            has = np.isfinite(followed)
-            np.copyto(answer, answer + share * (followed - answer), where=has)
-            np.copyto(half_width, half_width + share * (width - half_width), where=has)
+            for t in range(len(answer)):  # a frame at a time: the temporaries stay small
+                share, has = self.lesson.follow(span[t]), np.isfinite(followed[t])
+                for own_part, other_part in ((answer[t], followed[t]), (half_width[t], width[t])):
+                    np.copyto(own_part, own_part + share * (other_part - own_part), where=has)
         np.copyto(answer, values, where=valid)
         half_width[valid] = 0
         shape = block.valid.shape
@@ -191,7 +194,7 @@ class GuidedFiller(WithFallback):
         assert self.lesson is not None
         level = np.asarray(self.lesson.level, dtype=np.float32)
         mine = 1 / np.maximum((half_width[where] / np.float32(NORMAL_90)) ** 2, np.float32(1e-6))
-        theirs = np.float32(self.lesson.weight / max(self.lesson.level_spread**2, 1e-6))
+        theirs = np.float32(self.lesson.weights[-1] / max(self.lesson.level_spread**2, 1e-6))
         told = level[0] + np.tensordot(level[1:], fields[:, where], 1)
         mine = np.where(np.isfinite(mine), mine, np.float32(0))
         kept = np.where(mine > 0, values[where], np.float32(0))
