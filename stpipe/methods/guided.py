@@ -15,8 +15,9 @@ guides' units don't matter. A pixel without any observation gets the scene's reg
 answer, each by how sure it is.
 
 Radar is speckled: a guide may be smoothed in space and in time before it is used. How much, which ridge, and how far
-the answer is followed is learned on artificial gaps. If on frames that had no say in that the guides gain nothing,
-they are left out, and the answer is that of `linear`. Where no guide has a value, it is too.
+the answer is followed where a pixel was not observed for how long, is learned on artificial gaps. On frames that had no
+say in that it has to do better than interpolation, or the guides are left out, and the answer is that of `linear`.
+Where no guide has a value, it is too.
 
 Sources: ridge regression towards a given slope after Hoerl and Kennard (1970), Technometrics 12; the smoothing is
 Nadaraya and Watson's kernel regression (1964).
@@ -97,7 +98,7 @@ class GuidedFiller(WithFallback):
     @property
     def seconds_per_million(self) -> float:
         """Seconds for a million samples on one core, measured."""
-        return 0.25 + 0.1 * len(self.names)
+        return 0.3 + 0.1 * len(self.names)
 
     def learn_bytes(self, samples: int) -> int:
         """Memory of learning from so many samples, of which some are looked at; measured."""

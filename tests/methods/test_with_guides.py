@@ -16,7 +16,8 @@ from stpipe.methods import make_filler
 from stpipe.methods.auto import AutoFiller
 from stpipe.methods.calibrated import CalibratedFiller
 from stpipe.methods.guided import GuidedFiller
-from stpipe.methods.with_guides import TAKE_GUIDES, GuideCost, check_method, make_guided
+from stpipe.methods.linear import LinearFiller
+from stpipe.methods.with_guides import TAKE_GUIDES, GuideCost, WithGuides, check_method, make_guided
 from tests.methods.scenes import made_up_scene
 
 COST = GuideCost(names=("vv", "vh"), sample_bytes=12.0, chunk_bytes=1000, seconds_per_million=0.5)
@@ -90,6 +91,19 @@ def test_stack_follows_a_guide_that_knows() -> None:
     (line,) = (line for line in taught.notes() if line.startswith("guide vv, vh: takes"))
     assert line in taught.notes()
     assert "guided 9" in " ".join(taught.notes()) or "guided 100%" in " ".join(taught.notes())
+
+
+def test_auto_takes_what_a_guide_makes_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stpipe.methods.auto.ROUNDS", 1)
+    crop, truth = scene(0)
+    auto = AutoFiller(candidates=(LinearFiller(), GuidedFiller(names=("vv", "vh"))))
+    method = WithGuides(filler=auto, guides=[], cost=COST)
+    taught = method.taught(method.learn([crop], seed=0))
+    assert isinstance(taught.filler, AutoFiller)
+    assert taught.filler.choice is not None
+    assert taught.filler.choice.methods == ("guided",)
+    assert any(line.startswith("guide vv, vh: takes") for line in taught.notes())
+    assert np.abs(fill_crop(taught, crop).values - truth)[~crop.valid].mean() < 0.01
 
 
 def test_crops_and_blocks_carry_their_guides() -> None:
