@@ -136,6 +136,8 @@ def test_every_option_of_a_verb_is_a_key_and_a_new_one_at_once(monkeypatch: pyte
             "line 9: fill: --layout stack shapes the GeoTIFFs that --no-geotiff leaves out",
             id="layout-twice",
         ),
+        pytest.param("linear", "guided", "method guided leans on guides alone; give one with --guide", id="no-guide"),
+        pytest.param("tune:", "guide: s1.zarr", "method linear takes no --guide; guided, pconv", id="guide"),
         pytest.param("tune:", "output: x", "line 9: fill.output is for stpipe run to say", id="output"),
         pytest.param("tune:", "method: idw", "line 9: 'method' stands in line 8 already", id="key-twice"),
         pytest.param("tune:", "tune: {a: b}", "line 9: tune takes a value, or a list of values", id="mapping"),

@@ -139,14 +139,17 @@ def _check_together(stage: Stage) -> None:
 def _check_fill(parameters: dict[str, Any]) -> None:
     from stpipe.cli.options import fill_options
     from stpipe.core.plan import check_max_gap
-    from stpipe.methods import METHODS, make_filler
+    from stpipe.methods import make_filler
+    from stpipe.methods.guided import NAME as GUIDED
+    from stpipe.methods.with_guides import check_method
 
     parameters.pop("as_json")
     options = fill_options(**parameters)
     check_max_gap(options.max_gap, "--max-gap")
     if not 0 < options.interval < 1:
         raise OptionError(f"--interval is a share between 0 and 1, got {options.interval:g}")
-    if options.method in METHODS and not parameters.get("guides"):  # with guides, their cubes decide too
+    check_method(options.method, guided=bool(options.guides), tune=options.tune)
+    if options.method != GUIDED:  # which needs the guides' cubes
         make_filler(options.method, model=options.model, coverage=options.interval, tune=options.tune)
 
 

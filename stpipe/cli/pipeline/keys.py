@@ -18,6 +18,7 @@ from stpipe.core.compositing import Period
 from stpipe.core.gap_statistics import parse_percentiles
 from stpipe.errors import OptionError
 from stpipe.methods import METHODS
+from stpipe.methods.guided import NAME as GUIDED
 
 VERB_OF = {"ingest": "ingest", "gaps": "gaps", "fill": "fill-scene", "mosaic": "mosaic"}
 """The verb of each stage."""
@@ -27,11 +28,10 @@ DECIDED = frozenset({"output", "overwrite", "resume", "json"})
 
 
 def _check_method(text: str) -> None:
-    """Refuse a method that the verb doesn't name: its help lists them, those that need more than a cube too."""
-    option = keys_of("fill")["method"]
-    named = re.findall(r"\w+", getattr(option, "help", "") or "")
-    if text not in (*METHODS, *named):
-        raise OptionError(f"there is no {text!r}{nearest(text, METHODS)}")
+    """Refuse a method that there is not."""
+    names = (*METHODS, GUIDED)
+    if text not in names:
+        raise OptionError(f"there is no {text!r}{nearest(text, names)}")
 
 
 READERS: Mapping[str, Callable[[str], object]] = {
