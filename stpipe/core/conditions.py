@@ -142,6 +142,13 @@ def flags_of(info: VariableInfo) -> dict[str, tuple[int | None, int | None]]:
     return dict(zip(names, zip(masks, values, strict=True), strict=True))
 
 
+_SINGLE = 2.0**-22
+"""How far off, as a share, a number may be whose factor is in single precision."""
+
+_NO_FARTHER = 0.01
+"""Stored units; a number farther from a whole one is meant as it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """The physical value compares with a number."""
@@ -155,14 +162,15 @@ class Comparison:
     def matches(self, stored: NDArray[Any], info: VariableInfo) -> NDArray[np.bool_]:
         """Return True where the test holds; anything at all where the sample is nodata."""
         # The number is brought to stored units, not the samples to physical ones: that is quicker, and 0.57 stored as
-        # 57 hundredths, or in single precision, then equals 0.57.
+        # 57 hundredths, or in single precision, then equals 0.57; where files give the factor itself in single
+        # precision, it is off by one part in sixteen million.
         limit = (self.value - info.add_offset) / info.scale_factor
         operator = self.operator if info.scale_factor > 0 else _MIRRORED[self.operator]
         if stored.dtype.kind == "f":
             return _compare(stored, operator, stored.dtype.type(limit))
         whole = stored.view(np.uint8) if stored.dtype.kind == "b" else stored
         nearest = round(limit)
-        if math.isclose(limit, nearest, rel_tol=1e-9, abs_tol=1e-9):
+        if abs(limit - nearest) <= min(_SINGLE * max(1.0, abs(limit)), _NO_FARTHER):
             return _compare(whole, operator, nearest)
         if operator in ("==", "!="):
             return np.full(stored.shape, operator == "!=")

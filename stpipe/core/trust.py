@@ -11,6 +11,7 @@ failed scan line corrector, the view is as clear as elsewhere.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -188,6 +189,8 @@ def parse_rule(text: str, *, keep: bool) -> Rule:
     option = "--keep" if keep else "--drop"
     compared = _COMPARISON.fullmatch(text)
     if compared is not None:
+        if not math.isfinite(float(compared[3])):
+            raise OptionError(f"{option} {text!r} compares with no finite number; {FORMS}")
         test: Test = Comparison(compared[2], float(compared[3]))
         return Rule(variable=compared[1], test=test, keep=keep, text=f"{option} {text}")
     name, colon, said = (part.strip() for part in text.partition(":"))

@@ -22,6 +22,9 @@ from stpipe.io.frames import companions
 from stpipe.io.stored import plain_attrs
 from stpipe.io.times import check_order, decode_times
 
+MOST_EXACT = 2**53
+"""From here on a float64 is no longer each whole number."""
+
 NAMELESS = "values"
 """What a DataArray without a name is called."""
 
@@ -162,6 +165,11 @@ class QualityArray:
             return samples
         whole = np.full(samples.shape, PACKED_NODATA)
         known = np.isfinite(samples)
+        if (np.abs(samples[known]) >= MOST_EXACT).any():
+            raise CubeError(
+                f"{self.info.name!r} has codes of {self.info.dtype} that xarray decoded to {samples.dtype}, which "
+                "has lost bits of them; open it with mask_and_scale=False"
+            )
         whole[known] = np.rint((samples[known] - self.info.add_offset) / self.info.scale_factor)
         return whole
 

@@ -470,3 +470,20 @@ def test_a_rule_has_a_test_of_its_form() -> None:
     assert parse_rule("QA:bits=5:0", keep=True).test == Field(5, 5, ((0, 0),))
     assert parse_rule("a b != -1.5e-3", keep=True).test == Comparison("!=", -1.5e-3)
     assert parse_rule("R:-3--1", keep=True).test == Values(((-3, -1),))
+
+
+@pytest.mark.parametrize("factor", [0.01, float(np.float32(0.01))], ids=["double", "single"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_comparison_meets_its_number_however_the_factor_is_written(factor: float, sign: int) -> None:
+    info = VariableInfo(name="q", dtype="int16", chunks=(1, 1, 1), scale_factor=sign * factor)
+    stored = sign * np.arange(101, dtype=np.int16).reshape(1, 1, -1)
+    for number in range(101):
+        for operator, expected in ((">=", 101 - number), (">", 100 - number), ("==", 1), ("<=", number + 1)):
+            rule = parse_rule(f"q{operator}{number / 100}", keep=True)
+            assert trusted(Trust((rule,)), {"q": stored}, {"q": info}).sum() == expected
+    assert not trusted(Trust((parse_rule("q==0.505", keep=True),)), {"q": stored}, {"q": info}).any()
+
+
+def test_a_number_beyond_all_is_refused() -> None:
+    with pytest.raises(OptionError, match="compares with no finite number"):
+        parse_rule("q>=1e999", keep=True)

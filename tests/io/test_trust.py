@@ -102,6 +102,21 @@ def test_files_and_objects_are_judged_alike(path: Path) -> None:
             np.testing.assert_array_equal(mine, theirs)
 
 
+def test_codes_that_lost_bits_on_the_way_are_refused(path: Path) -> None:
+    decoded = xr.open_zarr(path, consolidated=False).load()
+    wide = decoded["SCL"].astype(np.float64).copy()
+    wide.encoding = {"dtype": np.dtype("uint64")}
+    trust = parse_trust(drop="SCL:bits=3")
+    small = decoded.assign(SCL=wide)
+    from stpipe.io.objects import understand
+
+    found = understand(small, variables=["ndvi"], trust=trust).reader("ndvi").read_trusted(Window.of(EXTENT))
+    assert found is not None  # small codes are exact
+    wide[0, 0, 0] = 2.0**60
+    with pytest.raises(CubeError, match="has lost bits of them; open it with mask_and_scale=False"):
+        understand(small, variables=["ndvi"], trust=trust).reader("ndvi").read_trusted(Window.of(EXTENT))
+
+
 def test_a_period_and_an_area_are_judged_as_in_the_whole(path: Path) -> None:
     trust = parse_trust("s2-scl", buffer=3)
     whole = open_source(path, variables=["ndvi"], trust=trust).reader().read_trusted(Window.of(EXTENT))
