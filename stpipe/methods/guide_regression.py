@@ -182,9 +182,10 @@ def _in_time(values: F32, there: NDArray[np.bool_], days: F64, spread_days: floa
     made = np.zeros_like(values)
     reach = KERNEL * spread_days
     for t, day in enumerate(days):
-        first, last = np.searchsorted(days, (day - reach, day + reach))
+        first = np.searchsorted(days, day - reach)
+        last = np.searchsorted(days, day + reach, side="right")
         total, share = (np.zeros(values.shape[1:], dtype=np.float32) for _ in range(2))
-        for other in range(first, max(last, t + 1)):
+        for other in range(first, last):
             weight = np.float32(np.exp(-0.5 * ((days[other] - day) / spread_days) ** 2))
             total += weight * values[other]
             share += weight * there[other]

@@ -214,6 +214,15 @@ def test_smoothing_is_a_mean_of_what_there_is(smoothing: tuple[int, float]) -> N
     np.testing.assert_allclose(fields[0][known], slow[known], atol=1e-5)
 
 
+def test_smoothing_in_time_reaches_as_far_ahead_as_back() -> None:
+    days = np.arange(0.0, 60.0, 3.0)
+    rng = np.random.default_rng(7)
+    guide = rng.standard_normal((days.size, 1, 2)).astype(np.float32)
+    forth, _ = prepared(("vv",), {"vv": guide}, days, 1.0, (0, 2.0))  # frames lie where the window ends
+    back, _ = prepared(("vv",), {"vv": guide[::-1]}, days, 1.0, (0, 2.0))
+    np.testing.assert_allclose(forth[0], back[0, ::-1], atol=1e-6)
+
+
 def test_moments_are_those_of_deviations() -> None:
     rng = np.random.default_rng(6)
     fields, values = rng.standard_normal((2, 7, 2, 3)).astype(np.float32), rng.standard_normal((7, 2, 3))
