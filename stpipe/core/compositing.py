@@ -38,13 +38,16 @@ def composite(pictures: Sequence[NDArray[Any]], nodata: float | None, how: str) 
     nodata : float or None
         Stored value of gaps; NaN for floats.
     how : {"first", "last", "mean", "median", "least-cloud"}
-        Means and medians of integers are rounded to the nearest, halves to the even.
+        Means and medians of integers are rounded to the nearest, halves to the even. One that would be `nodata` but is
+        of clear samples becomes the number of the type beside it, on the side of the exact value.
 
     Examples
     --------
     >>> one, other = np.array([[1, 9, 9]]), np.array([[4, 5, 9]])
     >>> composite([one, other], 9, "mean"), composite([one, other], 9, "last")
     (array([[2, 5, 9]]), array([[4, 5, 9]]))
+    >>> composite([np.array([[-5]]), np.array([[5]])], 0, "mean")
+    array([[1]])
     """
     if how in {"mean", "median"}:
         return _averaged(pictures, nodata, how)
@@ -85,8 +88,21 @@ def _averaged(pictures: Sequence[NDArray[Any]], nodata: float | None, how: str) 
     dtype = pictures[0].dtype
     result: NDArray[Any] = (values if dtype.kind == "f" else np.rint(values)).astype(dtype)
     if nodata is not None:
+        unlucky = (count > 0) & (result == nodata)
+        result[unlucky] = _beside(result[unlucky], values[unlucky])
         result[count == 0] = nodata
     return result
+
+
+def _beside(samples: NDArray[Any], exact: NDArray[np.float64]) -> NDArray[Any]:
+    """Return the numbers of a type beside some of its numbers, on the side of the exact values; above where equal."""
+    down = exact < samples
+    if samples.dtype.kind == "f":
+        aims = np.where(down, -np.inf, np.inf).astype(samples.dtype)
+        return np.asarray(np.nextafter(samples, aims))
+    limits = np.iinfo(samples.dtype)
+    down = (down | (samples == limits.max)) & (samples > limits.min)  # the type ends there
+    return np.where(down, samples - 1, samples + 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

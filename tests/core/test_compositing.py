@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stpipe.core.compositing import COMPOSITES, Period, composite, first_clear
+from stpipe.core.compositing import COMPOSITES, Period, _beside, composite, first_clear
 from stpipe.errors import OptionError
 
 TIMES = st.datetimes(datetime(1985, 1, 1), datetime(2035, 1, 1))  # noqa: DTZ001 - as file names have it
@@ -37,6 +37,32 @@ def test_a_composite_leaves_gaps_out(rows: list[list[int]], how: str) -> None:
         expected = slow(values, how) if values else 0.0
         assert found[0, column] == np.rint(expected)
         np.testing.assert_allclose(floats[0, column], expected if values else np.nan, rtol=1e-6)
+
+
+@given(
+    st.lists(st.lists(st.integers(-6, 6), min_size=4, max_size=4), min_size=1, max_size=5),
+    st.sampled_from(["mean", "median"]),
+    st.sampled_from([-2, 0, 3]),
+)
+def test_an_average_of_clear_samples_is_never_nodata(rows: list[list[int]], how: str, nodata: int) -> None:
+    found = composite([np.array([row], dtype="int8") for row in rows], nodata, how)
+    floats = composite([np.array([row], dtype="float32") for row in rows], nodata, how)
+    for column in range(4):
+        values = [row[column] for row in rows if row[column] != nodata]
+        if not values:
+            assert found[0, column] == floats[0, column] == nodata
+            continue
+        exact = slow(values, how)
+        beside = nodata - 1 if exact < nodata else nodata + 1
+        assert found[0, column] == (beside if np.rint(exact) == nodata else np.rint(exact))
+        assert floats[0, column] != nodata
+        np.testing.assert_allclose(floats[0, column], exact, rtol=1e-6, atol=1e-30)
+
+
+def test_an_average_at_the_end_of_its_type_goes_inwards() -> None:
+    samples = np.array([255, 0, 7, 7], dtype="uint8")
+    assert _beside(samples, np.array([255.0, 0.0, 6.8, 7.0])).tolist() == [254, 1, 6, 8]
+    assert _beside(samples, np.zeros(4)).dtype == "uint8"
 
 
 @pytest.mark.parametrize("how", ["mean", "median"])
