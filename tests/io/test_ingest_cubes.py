@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
+import zarr
 from affine import Affine
 from rasterio.transform import from_origin
 from rasterio.warp import Resampling, reproject
@@ -354,6 +355,29 @@ def test_another_plan_or_changed_files_start_anew(tmp_path: Path, monkeypatch: p
         assert len(calls) == 6
         np.testing.assert_array_equal(found["red"].values, stored(tmp_path / "c.zarr")["red"].values)
         ingest_write.shutil.rmtree(tmp_path / "c.zarr")
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_chunks_written_again_start_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zarr_format: Any) -> None:
+    source, chunks = tmp_path / "in.zarr", (2, *SHAPE)
+    cube = made_up(list(range(6)))
+    cube.to_zarr(source, consolidated=False, zarr_format=zarr_format, encoding={"red": {"chunks": chunks}})
+    for change in ("chunks", "nothing"):
+        with monkeypatch.context() as patch:
+            stop_after(3, patch)
+            with pytest.raises(RunError, match="goes on from what was written"):
+                ingest(source, output=tmp_path / "c.zarr", chunks=chunks)
+        if change == "chunks":  # in place, so that the metadata stay
+            zarr.open_array(source / "red", mode="r+")[:] = made_up(list(range(6)), seed=9)["red"].values
+        with monkeypatch.context() as patch:
+            calls = stop_after(100, patch)
+            found = ingest(source, output=tmp_path / "c.zarr", chunks=chunks)
+        assert len(calls) == (6 if change == "chunks" else 4)
+        np.testing.assert_array_equal(found["red"].values, made_up(list(range(6)), seed=9)["red"].values)
+        ingest_write.shutil.rmtree(tmp_path / "c.zarr")
+    before = plan_ingest([str(source)]).identity()
+    zarr.open_array(source / "red", mode="r+")[0] = 3
+    assert plan_ingest([str(source)]).identity() != before
 
 
 def test_nothing_is_kept_of_an_ingest_that_wrote_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

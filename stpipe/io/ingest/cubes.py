@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from stpipe.io.ingest.files import file_identity, shifted_read
 from stpipe.io.ingest.layers import Layer, Want, fill_value
 from stpipe.io.rasters import Grid
 from stpipe.io.reader import StoredReader
+from stpipe.io.run_folder import file_state
 from stpipe.io.stored import StoredVariable, absolute, kind_of, one_line, open_raw
 from stpipe.io.times import TimeAxis, decode_times
 from stpipe.io.variables import choose, expand_bands, over_time_y_x, stored_variable, why_not_a_cube
@@ -30,6 +33,16 @@ _WARP_REACH = 4  # pixels of the coarser grid that a kernel needs around a windo
 # By file and variable, the window that was read last: one at a time, so that memory stays small.
 _batches: dict[tuple[str, str], tuple[tuple[int, ...], NDArray[Any]]] = {}
 _lock = threading.Lock()
+
+
+# By Zarr group and variable, the state of the files that a plan's identity was told by: the same for all frames.
+_states: dict[tuple[str, str], str] = {}
+
+
+def forget_states() -> None:
+    """Let go of what is known of files, so that they are looked at anew."""
+    with _lock:
+        _states.clear()
 
 
 def forget_batches() -> None:
@@ -110,10 +123,19 @@ class CubeFrame:
         return result
 
     def identity(self) -> JSON:
-        """Return the file, the variable and the frame."""
+        """Return the variable and the frame, and the state of the files they are in."""
         path = self.reader.path
-        inside = f"{path}/{self.stored.source}/zarr.json" if self.reader.kind == "zarr" else path
-        return [*file_identity(inside), self.stored.info.name, self.frame]
+        files = [path, self._state()] if self.reader.kind == "zarr" else file_identity(path)
+        return [*files, self.stored.info.name, self.frame]
+
+    def _state(self) -> str:
+        """Return a digest of the names, sizes and times of all chunks of the variable, and of its grid."""
+        place = (self.reader.path, self.stored.source)
+        with _lock:
+            if place not in _states:
+                about = f"{file_state(Path(place[0]), [place[1]])} {self.layer_grid!r}"
+                _states[place] = hashlib.sha256(about.encode()).hexdigest()
+            return _states[place]
 
 
 def source_box(window: Grid, source: Grid) -> tuple[slice, slice] | None:

@@ -13,6 +13,7 @@ from stpipe.core.windows import Triple, triple
 from stpipe.errors import OptionError
 from stpipe.io.filenames import YEAR_WITHOUT, has_year
 from stpipe.io.indices import IndexPlan, plan_index
+from stpipe.io.ingest.cubes import forget_states
 from stpipe.io.ingest.items import StacQuery
 from stpipe.io.ingest.layers import Layer
 from stpipe.io.ingest.options import IngestOptions
@@ -92,7 +93,8 @@ class IngestPlan:
         return {variable.name: variable.info for variable in self.variables}
 
     def identity(self) -> JSON:
-        """Return all that decides the bytes of the cube, as JSON can hold it."""
+        """Return all that decides the bytes of the cube, as JSON can hold it; files are looked at as they are now."""
+        forget_states()
         return {
             "grid": repr(self.grid),
             "variables": [repr(replace(v, attrs=dict(sorted(v.attrs.items())))) for v in self.variables],
