@@ -19,6 +19,7 @@ from stpipe.core.windows import Window
 from stpipe.errors import CubeError, MissingFileError, OptionError, OutputError, ReadError, RunError
 from stpipe.io.cube import open_source
 from stpipe.io.filenames import read_names
+from stpipe.io.ingest import partial
 from stpipe.io.ingest import write as ingest_write
 from stpipe.io.ingest.write import summary, write_cube
 from tests.io.ingest_sources import SHAPE, ingest, plan_ingest, raster
@@ -377,6 +378,58 @@ def test_an_output_is_replaced_only_if_it_was_made_here(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="there is no folder"):
         write_cube(plan, tmp_path / "none" / "c.zarr")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.zarr", "in", "precious"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_at_once_do_not_harm_each_other(tmp_path: Path, overwrite: bool) -> None:
+    samples = raster(tmp_path / "in" / "20200101_red.tif")
+    plan, output = plan_ingest([str(tmp_path / "in")]), tmp_path / "c.zarr"
+    if overwrite:
+        write_cube(plan, output)
+    refused = []
+
+    def second(*_: int) -> None:
+        with pytest.raises(OutputError, match=r"^another process is writing .*c\.zarr; wait for it or end it$"):
+            write_cube(plan, output, overwrite=overwrite)
+        refused.append(True)
+
+    write_cube(plan, output, overwrite=overwrite, progress=second)
+    assert refused
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.zarr", "in"]
+    np.testing.assert_array_equal(xr.open_zarr(output, consolidated=False)["red"].values, samples)
+
+
+def test_what_came_to_be_in_the_meantime_stays(tmp_path: Path) -> None:
+    raster(tmp_path / "in" / "20200101_red.tif")
+    plan, output = plan_ingest([str(tmp_path / "in")]), tmp_path / "c.zarr"
+
+    def meanwhile(*_: int) -> None:
+        output.mkdir(exist_ok=True)
+        (output / "precious").touch()
+
+    with pytest.raises(OutputError, match=r"c\.zarr exists; .*; the same command goes on from what was written"):
+        write_cube(plan, output, progress=meanwhile)
+    with pytest.raises(OutputError, match="was not made by stpipe ingest"):
+        write_cube(plan, output, overwrite=True)
+    assert [path.name for path in output.iterdir()] == ["precious"]
+
+
+def test_a_lock_that_was_taken_away_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / ".c.zarr.partial"
+    flock = partial.fcntl.flock
+
+    def late(file: Any, flags: int) -> None:
+        partial.remove(folder)  # as the other process does that has just ended
+        flock(file, flags)
+
+    monkeypatch.setattr(partial.fcntl, "flock", late)
+    with pytest.raises(OutputError, match="has just ended; run the same command again"), partial.locked(folder, folder):
+        pytest.fail("two are at work")
+    assert not folder.exists()
+    monkeypatch.undo()
+    folder.touch()
+    with pytest.raises(RunError, match="can't be written: FileExistsError"), partial.locked(folder, folder):
+        pytest.fail("there is no folder to work in")
 
 
 def test_a_file_that_breaks_off_is_named_and_leaves_nothing(tmp_path: Path) -> None:

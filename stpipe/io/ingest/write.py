@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from math import prod
 from pathlib import Path
@@ -20,6 +21,7 @@ from stpipe.io.georeference import grid_mapping_attrs
 from stpipe.io.indices import SCALED
 from stpipe.io.ingest.cubes import forget_batches
 from stpipe.io.ingest.files import OPEN
+from stpipe.io.ingest.partial import clear, locked, remove
 from stpipe.io.ingest.pictures import Tally, count_clear, read_frame
 from stpipe.io.ingest.plan import IngestPlan, Progress
 from stpipe.io.ingest.records import Records
@@ -71,26 +73,37 @@ def write_cube(plan: IngestPlan, output: Path, *, overwrite: bool = False, progr
         Replace a cube made here before.
     progress : callable, optional
         Called with samples written and samples there are.
+
+    Raises
+    ------
+    OutputError
+        If the output may not be replaced, also if it came to be in the meantime; or if another process is writing it.
     """
     check_output(output, overwrite=overwrite)
     partial = output.with_name(f".{output.name}.partial")
+    with locked(partial, output):
+        return _write(plan, partial, output, overwrite=overwrite, progress=progress)
+
+
+def _write(plan: IngestPlan, partial: Path, output: Path, *, overwrite: bool, progress: Progress | None) -> Tally:
+    """Write the cube in a folder that no other process is at work in."""
     records = Records(partial, plan.identity())
     try:
         if not records.known():
-            if partial.exists():
-                shutil.rmtree(partial)
-            partial.mkdir()
+            clear(partial)
             _create(plan, partial / CUBE)
             records.begin()
         for torn in (partial / CUBE).rglob("*.partial"):  # what zarr leaves when it is killed
             torn.unlink()
         tally = _fill(plan, partial / CUBE, records, progress)
+        check_output(output, overwrite=overwrite)  # hours may have passed
         _put_in_place(partial / CUBE, output)
-        shutil.rmtree(partial)
+        remove(partial)
     except BaseException as error:
         kept = records.any_done()
         if not kept:
-            shutil.rmtree(partial, ignore_errors=True)
+            with suppress(OSError):
+                remove(partial)
         fate = "the same command goes on from what was written" if kept else "nothing of it was kept"
         if isinstance(error, StpipeError) and kept:
             raise type(error)(f"{error}; {fate}") from error
