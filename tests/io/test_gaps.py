@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pandas as pd
 import pytest
 import rasterio
 import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rio_cogeo.cogeo import cog_validate
 
@@ -213,6 +216,29 @@ def test_a_cut_counts_as_the_cube_cut_by_hand(cube: Path, tmp_path: Path) -> Non
     )
 
 
+def test_a_cut_of_whole_planes_that_are_always_clear_is_clear_everywhere(tmp_path: Path) -> None:
+    """Pieces of it meet within the cut, at a column that is no multiple of 8 from either of its sides."""
+    times = np.datetime64("2023-01-01", "ns") + np.arange(3) * np.timedelta64(5, "D")
+    dims = ("time", "y", "x")
+    dataset = xr.Dataset(
+        {"ndvi": (dims, np.ones((3, 400, 400), np.float32), {"grid_mapping": "spatial_ref"})},
+        {"time": times, "y": 5e6 - 10.0 * np.arange(400), "x": 5e5 + 10.0 * np.arange(400)},
+    ).assign_coords(spatial_ref=0)
+    dataset.spatial_ref.attrs["crs_wkt"] = rasterio.crs.CRS.from_epsg(32633).to_wkt()
+    path = stored(tmp_path / "cube.zarr", dataset, (1, 400, 400))
+    left, right, top, bottom = 5e5 + 500, 5e5 + 3490, 5e6 - 500, 5e6 - 3490
+    box = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32633"}}
+    (tmp_path / "aoi.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [box], "crs": crs}))
+    prepared = prepare(GapsRequest(cube=path, output=tmp_path / "out", aoi=tmp_path / "aoi.geojson"))
+    (plan,) = prepared.plans
+    assert (prepared.cube.offset, prepared.cube.extent) == ((0, 50, 50), (3, 300, 300))
+    assert plan.gather
+    run_gaps(prepared, draw=no_picture)
+    count = bands_of(tmp_path / "out" / "ndvi_gaps.tif")["clear_count"]
+    assert (count[np.isfinite(count)] == 3).all()
+
+
 # --- real data ----------------------------------------------------------------
 
 
@@ -348,13 +374,20 @@ def test_a_run_that_was_killed_is_begun_anew(cube: Path, tmp_path: Path) -> None
 # --- plans ----------------------------------------------------------------
 
 
-def plan_of(chunks: tuple[int, int, int], frames: int, side: int, memory: int = 2**32, **options: Any) -> Any:
+def plan_of(
+    chunks: tuple[int, int, int],
+    frames: int,
+    side: int,
+    memory: int = 2**32,
+    offset: tuple[int, int, int] = (0, 0, 0),
+    **options: Any,
+) -> Any:
     days = np.datetime64("2000-01-01", "ns") + np.arange(frames) * np.timedelta64(1, "D")
     wanted = GapOptions(**options)
     return plan_gaps(
         grid=RasterGrid.place(height=side, width=side, crs_wkt=None, transform=None, y=None, x=None),
         info=VariableInfo(name="v", dtype="int16", chunks=chunks),
-        offset=(0, 0, 0),
+        offset=offset,
         calendar=gap_calendar(days, by=wanted.by),
         options=wanted,
         memory_limit=memory,
@@ -371,6 +404,28 @@ def test_memory_depends_on_dates_and_chunks_alone() -> None:
     many = plan_of((73, 256, 256), 5_000, 4_000, by="month")
     assert many.peak_bytes < 2**30
     assert many.side < large.side
+
+
+@given(
+    chunks=st.tuples(st.integers(1, 9), st.integers(1, 500), st.integers(1, 500)),
+    frames=st.integers(2, 20),
+    side=st.integers(257, 600),
+    offset=st.tuples(st.integers(0, 12), st.integers(0, 600), st.integers(0, 600)),
+    read=st.sampled_from([2**10, 2**18, 2**24]),
+)
+def test_gathered_pieces_share_no_byte_and_cut_no_chunk(
+    chunks: tuple[int, int, int], frames: int, side: int, offset: tuple[int, int, int], read: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "AGAIN", 0)  # gather in any case
+        patch.setattr(planning, "READ_BYTES", read)
+        plan = plan_of(chunks, frames, side, offset=offset)
+    assert plan.gather
+    for cuts, chunk, before, length in zip(plan.gather_cuts(), chunks, offset, (frames, side, side), strict=True):
+        assert [cuts[0][0], cuts[-1][1]] == [0, length]
+        assert all(left[1] == right[0] and (left[1] + before) % chunk == 0 for left, right in pairwise(cuts))
+    shift = plan.bits("").shift
+    assert all((stop + shift) % 8 == 0 for _, stop in plan.gather_cuts()[2][:-1])
 
 
 def test_what_no_worker_can_hold_is_refused() -> None:

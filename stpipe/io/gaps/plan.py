@@ -59,7 +59,7 @@ class GapPlan:
     """Levels of overviews that a footprint completes by itself."""
 
     steps: Triple
-    """Frames, rows and columns that are read at once."""
+    """Frames, rows and columns of the file that are read at once; may reach past the cube."""
 
     offset: Triple
     """Where the cube starts in its file."""
@@ -163,7 +163,7 @@ def plan_gaps(
     extent = (frames, grid.height, grid.width)
     item = np.dtype(info.dtype).itemsize
     bands = len(calendar.groups) * len(options.statistics)
-    chunks = triple(min(chunk, n) for chunk, n in zip(info.chunks, extent, strict=True))
+    chunks = _within(info.chunks, extent)
     longest = max(grid.height, grid.width)
     for tile, depth in SHAPES:
         # A file of one tile has no overviews, and nothing to spread over workers.
@@ -173,8 +173,8 @@ def plan_gaps(
         # Samples, statistics, and twice as much again while they are encoded.
         samples = min(side, grid.height) * min(side, grid.width) * (frames + 3 * 4 * bands)
         gather = _decoded_share(grid, frames, side, info, offset) > AGAIN
-        steps = _steps(extent, chunks, item, side, gather=gather)
-        read = max(prod(steps), prod(chunks)) * (item + 2) + _CHUNK_COPIES * prod(chunks) * item
+        steps = _steps(extent, info.chunks, item, side, gather=gather)
+        read = max(prod(_within(steps, extent)), prod(chunks)) * (item + 2) + _CHUNK_COPIES * prod(chunks) * item
         peak = PROCESS_BYTES + read + samples
         if samples <= FOOTPRINT_BYTES and peak <= memory_limit:
             return GapPlan(
@@ -210,14 +210,23 @@ def _decoded_share(grid: RasterGrid, frames: int, side: int, info: VariableInfo,
     return share
 
 
+def _within(lengths: Triple, extent: Triple) -> Triple:
+    return triple(min(pair) for pair in zip(lengths, extent, strict=True))
+
+
 def _steps(extent: Triple, chunks: Triple, item: int, side: int, *, gather: bool) -> Triple:
-    """Return what is read at once: whole chunks, more of them where they are small."""
+    """Return what is read at once: whole chunks, more of them where they are small.
+
+    The cube may start and end within a chunk, so chunks count in full here: steps of what the cube holds of them would
+    end where no chunk does.
+
+    >>> _steps((73, 300, 300), (1, 400, 401), 4, 256, gather=True)
+    (46, 400, 3208)
+    """
     t, y, x = chunks
-    if not gather:
-        x = min(side, extent[2])
-    elif x < extent[2]:
-        x = min(lcm(x, 8), extent[2])  # so that no two processes share a byte
-    room = max(1, READ_BYTES // (t * y * x * item))
+    # Steps in multiples of 8, however long, so that no two processes share a byte.
+    x = lcm(x, 8) if gather else min(side, extent[2])
+    room = max(1, READ_BYTES // (prod(_within((t, y, x), extent)) * item))
     if gather:
         wider = max(1, min(room, ceil(extent[2] / x)))
         x, room = x * wider, room // wider
