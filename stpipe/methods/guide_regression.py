@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from stpipe.core.timeline import Neighbours, neighbours
 from stpipe.errors import ScratchError
@@ -169,12 +169,22 @@ def _in_space(values: F32, there: NDArray[np.bool_], radius: int) -> F32:
     for t in range(len(values)):  # a frame at a time: the temporaries stay small
         if not there[t].any():
             continue
-        total, share = (
-            ndimage.uniform_filter(part.astype(np.float64), 2 * radius + 1, mode="constant")
-            for part in (values[t], there[t])
-        )
+        total, share = (_box_sums(part, radius) for part in (values[t], there[t]))
         made[t] = np.where(there[t], total / np.where(there[t], share, 1.0), 0.0)
     return made
+
+
+def _box_sums(part: NDArray[np.float32] | NDArray[np.bool_], radius: int) -> F64:
+    """Return (y, x), sums over squares, nothing beyond the edges.
+
+    Rows and columns are added one after the other, for running sums would carry on from where a window starts.
+    """
+    total = np.pad(part.astype(np.float64), radius)
+    for axis in (0, 1):
+        length = total.shape[axis] - 2 * radius
+        parts = (total.take(range(shift, shift + length), axis=axis) for shift in range(2 * radius + 1))
+        total = reduce(np.add, parts)
+    return total
 
 
 def _in_time(values: F32, there: NDArray[np.bool_], days: F64, spread_days: float) -> F32:
