@@ -115,7 +115,7 @@ class GuidedFiller(WithFallback):
         """Return what decides the numbers."""
         return {
             "method": self.name,
-            "version": 1,
+            "version": 2,
             "guides": list(self.names),
             "learned": None if self.lesson is None else sha256(self.lesson.to_bytes()).hexdigest(),
             "fallback": self.fallback.identity(),
@@ -193,10 +193,14 @@ class GuidedFiller(WithFallback):
     def _level(self, values: F32, half_width: F32, fields: F32, where: NDArray[np.bool_]) -> None:
         """Draw the fallback's answer towards the scene's regression of levels, each by how sure it is."""
         assert self.lesson is not None
+        if not self.lesson.weights[-1]:  # of no use in long gaps: the fallback's answer stays, sure or not
+            return
         level = np.asarray(self.lesson.level, dtype=np.float32)
         mine = 1 / np.maximum((half_width[where] / np.float32(NORMAL_90)) ** 2, np.float32(1e-6))
         theirs = np.float32(self.lesson.weights[-1] / max(self.lesson.level_spread**2, 1e-6))
-        told = level[0] + np.tensordot(level[1:], fields[:, where], 1)
+        told = np.full(mine.shape, level[0])
+        for slope, field in zip(level[1:], fields, strict=True):  # in this order wherever block borders fall
+            told += slope * field[where]
         mine = np.where(np.isfinite(mine), mine, np.float32(0))
         kept = np.where(mine > 0, values[where], np.float32(0))
         values[where] = (mine * kept + theirs * told) / (mine + theirs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from stpipe.core.crops import Crop, block_of, fill_crop
+from stpipe.core.ports import BlockInput, Prediction
 from stpipe.core.timeline import median_step, neighbours
 from stpipe.core.windows import Window
 from stpipe.errors import RunError, ScratchError
 from stpipe.methods.guide_regression import Lesson, Moments, prepared, regressed
 from stpipe.methods.guided import GuidedFiller
 from stpipe.methods.linear import LinearFiller
+from stpipe.methods.pyramid import PyramidFiller
 from tests.methods.scenes import block_input, made_up_scene
 
 SHAPE = (30, 40, 48)
@@ -247,6 +249,28 @@ def test_values_under_gaps_and_guides_of_others_have_no_say() -> None:
     shouted = replace(led, values=np.where(led.valid, led.values, np.float32(1e9)))
     plain = GuidedFiller(names=("vv", "vh"))
     assert plain.learn([led], seed=1) == plain.learn([shouted], seed=1) == plain.learn([led], seed=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsure(PyramidFiller):
+    """Answers, and can't say how sure it is."""
+
+    def fill(self, block: BlockInput) -> Prediction:
+        made = PyramidFiller.fill(self, block)
+        return replace(made, half_width=np.full_like(made.half_width, np.inf))
+
+
+def test_an_unsure_fallback_stays_where_guides_are_of_no_use_in_long_gaps() -> None:
+    crop, truth = scene()
+    crop = replace(crop, valid=crop.valid & (np.arange(48) > 5))
+    led = with_guides(crop, vv=truth + unlike(0), vh=unlike(2))
+    method = taught_once()
+    assert method.lesson is not None
+    short = replace(method, lesson=replace(method.lesson, weights=(1.0, 1.0, 0.0)), fallback=Unsure())
+    made, plain = fill_crop(short, led), fill_crop(Unsure(), led)
+    never = ~crop.valid.any(axis=0)
+    np.testing.assert_array_equal(made.values[:, never], plain.values[:, never])
+    assert np.isfinite(made.values).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (6, 1, 1), (1, 8, 9), (2, 9, 9)])
