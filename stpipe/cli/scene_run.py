@@ -211,6 +211,7 @@ def _run(
     clock.leave()
     saved = _load_outcome(folder, plan)
     peaks = {**saved["peak_bytes"], **peaks}
+    notes += empty_notes(saved["counts"], limited=prepared.options.valid_range is not None)
     notes += learning_notes(saved["learned"])
     if prepared.cube.trust is not None and saved["rule_counts"]:
         notes += remarks(prepared.cube.trust, np.array(saved["rule_counts"], dtype=np.int64))
@@ -236,6 +237,20 @@ def _run(
         "products": products,
         "notes": notes,
     }
+
+
+def empty_notes(counts: dict[str, dict[str, int]], *, limited: bool) -> list[str]:
+    """Return a line for each variable of which nothing could be filled, for there was nothing to go by.
+
+    >>> empty_notes({"sst": {"observed": 0, "unfilled": 8}, "chl": {"observed": 3, "filled": 5}}, limited=True)
+    ['sst has no valid sample, so nothing was filled: does --valid-range fit its units?']
+    """
+    hint = ": does --valid-range fit its units?" if limited else ""
+    return [
+        f"{name} has no valid sample, so nothing was filled{hint}"
+        for name, row in counts.items()
+        if not row["observed"]
+    ]
 
 
 def learning_notes(learned: dict[str, JSON]) -> list[str]:

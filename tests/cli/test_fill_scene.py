@@ -284,6 +284,13 @@ def test_gaps_too_long_stay_and_intervals_have_their_share_in_their_name(
     assert "differs in interval" in said(capsys)
 
 
+def test_a_range_that_fits_nothing_is_said_aloud(cube: Path, tmp_path: Path, capsys: Any) -> None:
+    words = ["fill-scene", str(cube), "-o", str(tmp_path / "out"), *SMALL, "--valid-range", "273,320", "--no-geotiff"]
+    assert run(words) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert "stpipe: note: ndvi has no valid sample, so nothing was filled: does --valid-range fit its units?" in said
+
+
 def test_each_variable_with_gaps_is_learned_from_and_spoken_of(tmp_path: Path, capsys: Any) -> None:
     rng = np.random.default_rng(1)
     values = rng.normal(size=(4, 16, 16))
