@@ -39,8 +39,8 @@ F32 = NDArray[np.float32]
 CODEC: Mapping[str, Any] = {"compress": "DEFLATE", "zlevel": 1}
 """What every reader knows. Level 4 took a third more time for 3 % fewer bytes, and predictors made files larger."""
 
-LARGEST_CLASSIC = 2**32 - 2**20
-"""Beyond this only BigTIFF can say where a tile is."""
+LARGEST_CLASSIC = 2**32 - 1
+"""Bytes of a file beyond which only BigTIFF can say where a tile is."""
 
 _OWN = {254, 256, 257, 324, 325}
 _OF_OVERVIEWS = {258, 259, 262, 277, 284, 317, 322, 323, 338, 339, 42113}
@@ -146,8 +146,9 @@ def assemble(
         listed = [sizes(level, row, column) for row in range(rows) for column in range(columns)]
         lengths.append(np.array(listed, dtype=np.uint64).T)  # (band, tile)
     total = sum(int(length.sum()) for length in lengths)
-    template = _template(raster, big=total > LARGEST_CLASSIC)
-    start = len(_header(raster, template, [np.zeros_like(length) for length in lengths], lengths))
+    template, start = _layout(raster, lengths, big=False)
+    if start + total > LARGEST_CLASSIC:
+        template, start = _layout(raster, lengths, big=True)
     places: list[NDArray[np.uint64]] = [np.empty(0, dtype=np.uint64)] * len(lengths)
     at = start
     for level in reversed(levels):
@@ -343,6 +344,10 @@ def _small(raster: TiledRaster, *, big: bool = False) -> bytes:
         return bytes(memory.getbuffer())
 
 
-def _template(raster: TiledRaster, *, big: bool) -> tuple[bool, _Directory]:
+def _layout(
+    raster: TiledRaster, lengths: Sequence[NDArray[np.uint64]], *, big: bool
+) -> tuple[tuple[bool, _Directory], int]:
+    """Return a template, and the bytes that stand before the tiles, wherever these lie."""
     (directory,) = _directories(_small(raster, big=big))
-    return big, directory
+    template = big, directory
+    return template, len(_header(raster, template, [np.zeros_like(length) for length in lengths], lengths))

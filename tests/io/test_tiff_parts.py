@@ -32,7 +32,7 @@ def raster_of(shape: tuple[int, int], *, placed: bool = True) -> TiledRaster:
 
 
 def write(raster: TiledRaster, values: NDArray[np.float32], path: Path) -> None:
-    tiles = {}
+    tiles: dict[tuple[int, ...], list[bytes]] = {}
     for level in range(raster.levels):
         columns = raster.counts(level)[1]
         encoded = encode(values[:, :: 2**level, :: 2**level], raster.tile)
@@ -71,6 +71,17 @@ def test_gdal_reads_back_what_went_in(
         with rasterio.open(path, overview_level=number) as dataset:
             assert np.array_equal(dataset.read(), values[:, ::factor, ::factor], equal_nan=True)
     assert cog_validate(str(path), quiet=True) == (True, [], [])
+
+
+def test_the_header_counts_for_what_a_classic_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raster = raster_of((300, 200))
+    values = np.zeros((len(BANDS), 300, 200), dtype=np.float32)
+    write(raster, values, tmp_path / "classic.tif")
+    size = (tmp_path / "classic.tif").stat().st_size
+    for largest, version in ((size, 42), (size - 1, 43)):
+        monkeypatch.setattr(tiff_parts, "LARGEST_CLASSIC", largest)
+        write(raster, values, tmp_path / "out.tif")
+        assert (tmp_path / "out.tif").read_bytes()[2] == version
 
 
 def test_without_a_crs_it_says_nothing_of_its_place(tmp_path: Path) -> None:
