@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import xarray as xr
@@ -72,12 +73,15 @@ def open_guides(paths: Sequence[str | Path], cube: Cube, options: GuideOptions) 
     opened = _opened(paths, options.variables, cube)
     taken: dict[str, int] = {}
     parts = [
-        placed(
-            Place.of_cube(guide),
-            [(_named(info.name, taken), info, guide.reader([info.name])) for info in guide.variables],
-            target,
-            options,
-            source=guide.fingerprint,
+        replace(
+            placed(
+                Place.of_cube(guide),
+                [(_named(info.name, taken), info, guide.reader([info.name])) for info in guide.variables],
+                target,
+                options,
+                source=guide.fingerprint,
+            ),
+            quality=guide.quality_cost,
         )
         for guide in opened
     ]
@@ -85,20 +89,23 @@ def open_guides(paths: Sequence[str | Path], cube: Cube, options: GuideOptions) 
 
 
 def _opened(paths: Sequence[str | Path], asked: Sequence[str], cube: Cube | None) -> list[Cube]:
-    """Open the variables of guides that were asked for, or all that are measurements, and not to be filled."""
+    """Open the variables of guides that were asked for, or all that are measurements, and not to be filled.
+
+    Rules on what to trust are about the cube: they hold for its own variables, and for no other guide.
+    """
     opened, found = [], set[str]()
     for path in dict.fromkeys(absolute(path) for path in paths):
-        filled = cube.names if cube is not None and path == cube.path else ()
+        filled, trust = (cube.names, cube.trust) if cube is not None and path == cube.path else ((), None)
         if asked:
             there = [name for name in asked if name not in filled and _has(path, name)]
         else:
-            there = [name for name in open_fillable(Path(path))[0].names if name not in filled]
+            there = [name for name in open_fillable(Path(path), trust=trust)[0].names if name not in filled]
         if not there:
             which = f"none of {', '.join(asked)}" if asked else "nothing"
             besides = " besides what is to be filled; choose that with --var" if filled else ""
             raise CubeError(f"--guide {path} has {which}{besides}; it has {', '.join(_measured(path))}")
         found.update(there)
-        opened.append(open_source(path, variables=there))
+        opened.append(open_source(path, variables=there, trust=trust))
     for name in asked:
         if name not in found:
             there = [f"{path} has {', '.join(_measured(path))}" for path in dict.fromkeys(paths)]
@@ -163,7 +170,7 @@ def object_guides(objects: Sequence[Guide], cube: ObjectCube, options: GuideOpti
             if asked and not named:
                 continue
             (opened,) = _opened([guide], named, None)
-            place, source = Place.of_cube(opened), opened.fingerprint
+            place, source, cost = Place.of_cube(opened), opened.fingerprint, opened.quality_cost
             readers: list[Readable] = [
                 (_named(info.name, taken), info, opened.reader([info.name])) for info in opened.variables
             ]
@@ -177,13 +184,17 @@ def object_guides(objects: Sequence[Guide], cube: ObjectCube, options: GuideOpti
                 continue
             seen = understand(guide, variables=chosen)
             same = seen.dataset is cube.dataset
-            there = [name for name in seen.names if not (same and name in cube.names)]
+            filled = cube.names if same else ()
+            about = cube.trust.variables if same and cube.trust is not None and not asked else ()
+            there = [name for name in seen.names if name not in (*filled, *about)]
             if not there:
                 continue
+            if same:  # rules on what to trust are about the cube
+                seen = replace(seen, trust=cube.trust, quality=cube.quality)
             place = Place.of_object(seen, label)
             readers = [(_named(name, taken), seen.info(name), seen.reader(name)) for name in there]
-            source = _object_source(seen, there)
-        parts.append(placed(place, readers, target, options, source=source))
+            source, cost = _object_source(seen, there), seen.quality_cost
+        parts.append(replace(placed(place, readers, target, options, source=source), quality=cost))
     if not parts:
         raise CubeError(f"no guide has a variable {', '.join(options.variables) or 'that is not to be filled'}")
     return _checked(Guides(parts=tuple(parts), files=tuple(files)))
@@ -193,7 +204,11 @@ def _object_source(seen: ObjectCube, names: Sequence[str]) -> str:
     """Return what tells an object's variables from others."""
     from dask.base import tokenize
 
-    return str(tokenize(seen.days, [seen.array(name).variable.data for name in names]))
+    arrays = [seen.array(name).variable.data for name in names]
+    if seen.trust is None:
+        return str(tokenize(seen.days, arrays))
+    about = [quality.array for quality in seen.quality.values()]
+    return str(tokenize(seen.days, arrays, seen.trust.identity(), about))
 
 
 def _named(name: str, taken: dict[str, int]) -> str:

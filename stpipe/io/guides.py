@@ -12,7 +12,7 @@ it is read.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stpipe.core.geometry import NO_RULES, QualityCost
 from stpipe.core.ports import JSON, CubeReader, VariableInfo
 from stpipe.core.resampling import PLACE_DIGITS, RESAMPLINGS, TIME_SLACK, Axis, Resampling, at_frames
 from stpipe.core.samples import check_fillable, credible, physical, valid_samples
@@ -174,6 +175,9 @@ class GridGuide:
     source: JSON
     """What tells this guide from another one."""
 
+    quality: QualityCost = NO_RULES
+    """What it takes to tell which samples are trusted, where rules say so."""
+
     def identity(self) -> JSON:
         """Return all that decides what is read."""
         return {
@@ -212,14 +216,13 @@ class GridGuide:
         if not (down.shape[1] and across.shape[1]):
             return stack
         plane = down.shape[1] * across.shape[1] * np.dtype(one.info.dtype).itemsize
+        plane += self.quality.bytes((1, down.shape[1], across.shape[1]))
         deep = one.info.chunks[0]
         deep = max(deep, READ_BYTES // max(1, plane) // deep * deep)
         for low in range(first // deep * deep, first + count, deep):  # whole chunks along time, each read once
             begin, end = max(low, first), min(low + deep, first + count)
             window = Window((begin, box_y.start, box_x.start), (end, box_y.stop, box_x.stop))
-            stored = one.reader.read(one.info.name, window)
-            for number in range(end - begin):
-                values, known = decoded(stored[number], one.info)
+            for number, (values, known) in enumerate(decoded(one.reader, one.info, window)):
                 total = down @ np.where(known, values, 0.0) @ across.T
                 share = down @ known.astype(np.float64) @ across.T
                 there = share > 0
@@ -235,8 +238,9 @@ class GridGuide:
         spans = [max(1, axis.span(n, self.resampling)) for axis, n in zip((self.rows, self.columns), box, strict=True)]
         finer = prod(span / n for span, n in zip(spans, box, strict=True))
         dates = self.guide_days.size / frames
+        beside = self.quality.item + 1 if self.quality.item else 0
         stored = max(
-            np.dtype(one.info.dtype).itemsize * min(1.0, one.info.chunks[0] / self.guide_days.size)
+            (np.dtype(one.info.dtype).itemsize + beside) * min(1.0, one.info.chunks[0] / self.guide_days.size)
             for one in self.variables
         )
         return dates * (5.0 + stored * max(finer, 0.25)) + 2.0 + (16.0 * max(finer, 1.0) + 40.0) / frames
@@ -244,13 +248,17 @@ class GridGuide:
     @property
     def chunk_bytes(self) -> int:
         """Of the largest chunk, and what is held of those that are read, twice while it is put in order."""
-        return 2 * READ_BYTES + max(prod(one.info.chunks) * np.dtype(one.info.dtype).itemsize for one in self.variables)
+        chunks = [prod(one.info.chunks) * np.dtype(one.info.dtype).itemsize for one in self.variables]
+        return 2 * READ_BYTES + max(*chunks, self.quality.chunk)
 
 
-def decoded(stored: NDArray[Any], info: VariableInfo) -> tuple[F64, NDArray[np.bool_]]:
-    """Return a frame's physical values and where they are valid."""
-    values = physical(stored, info)
-    return values, credible(values, valid_samples(values))
+def decoded(reader: CubeReader, info: VariableInfo, window: Window) -> Iterator[tuple[F64, NDArray[np.bool_]]]:
+    """Give each frame's physical values and where they are valid, and trusted where there are rules."""
+    stored, trusted = reader.read(info.name, window), reader.read_trusted(window)
+    for number, samples in enumerate(stored):
+        values = physical(samples, info)
+        known = credible(values, valid_samples(values))
+        yield values, known if trusted is None else known & trusted[number]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -470,13 +478,12 @@ def _scale(part: GridGuide, guide: Place, info: VariableInfo, reader: CubeReader
         count = min(SAMPLE_PATCHES, -(-size // side))
         starts = where.start + np.unique(np.linspace(0, size - side, count).astype(int))
         boxes.append([(int(start), int(start) + side) for start in starts])
-    picked = []
+    picked: list[F64] = []
     for frame in frames:
         for top, bottom in boxes[0]:
             for left, right in boxes[1]:
                 window = Window(triple((frame, top, left)), triple((frame + 1, bottom, right)))
-                values, known = decoded(reader.read(info.name, window)[0], info)
-                picked.append(values[known])
+                picked.extend(values[known] for values, known in decoded(reader, info, window))
     samples = np.concatenate(picked)
     if not samples.size:
         raise CubeError(

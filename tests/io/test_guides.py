@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stpipe
+from stpipe.core.qa_products import parse_trust
 from stpipe.core.windows import Window, triple
 from stpipe.errors import CubeError, OptionError, RefusedError
 from stpipe.io.cube import Cube, open_source
@@ -210,6 +211,34 @@ def test_a_variable_of_the_cube_itself_can_be_the_guide(tmp_path: Path) -> None:
         open_guides([path], everything, GuideOptions())
     with pytest.raises(CubeError, match="nothing is left to fill"):
         open_led(path, [path], GuideOptions(variables=("vv", "ndvi")))
+
+
+def test_rules_hold_for_guides_that_are_variables_of_the_cube(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    code = rng.integers(0, 2, target().ndvi.shape).astype("uint8")
+    both = target().assign(vv=target().ndvi * 2, code=(("time", "y", "x"), code))
+    clean = both.assign(vv=both.vv.where(code == 0))
+    cloudy = both.assign(vv=both.vv.where(code == 0, 500.0))  # what is not trusted is far off
+    trust, options = parse_trust(drop=["code:1"]), GuideOptions(variables=("vv",))
+    path, other = write(tmp_path / "both.zarr", cloudy), write(tmp_path / "vv.zarr", clean[["vv"]])
+    opened, _ = open_led(path, [path], options, trust=trust)
+    window = Window.of(opened.extent)
+    wanted = open_guides([other], opened, options).read(window)["vv"]
+    ruled = open_guides([path], opened, options)
+    np.testing.assert_array_equal(ruled.read(window)["vv"], wanted)
+    plain, _ = open_led(path, [path], options)
+    free = open_guides([path], plain, options)
+    assert ruled.identity() != free.identity()
+    assert ruled.cost.sample_bytes > free.cost.sample_bytes
+    seen = understand(cloudy, variables=["ndvi"], trust=trust)
+    for some in (options, GuideOptions()):  # the codes are no guide
+        guides = object_guides([cloudy], seen, some)
+        assert guides.names == ("vv",)
+        np.testing.assert_allclose(guides.read(window)["vv"], wanted, atol=1e-5)
+    apart = object_guides([cloudy[["vv"]]], seen, options)  # a cube of its own, to which rules do not reach
+    assert not np.array_equal(np.isfinite(apart.read(window)["vv"]), np.isfinite(wanted))
+    only, _ = open_led(path, [path], GuideOptions(), variables=["ndvi"], trust=trust)
+    assert open_guides([path], only, GuideOptions()).names == ("vv",)
 
 
 def far(dataset: xr.Dataset) -> xr.Dataset:
