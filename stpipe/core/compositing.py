@@ -117,16 +117,20 @@ class Period:
 
     @classmethod
     def parse(cls, text: str) -> Period:
-        """Read 10D, 2W, 1M or 1Y.
+        """Read 10D, 2W, 1M or 1Y; at most a century.
 
         >>> Period.parse("2W"), Period.parse("month")
         (Period(days=14, months=0), Period(days=0, months=1))
         """
-        match = re.fullmatch(r"\s*(\d*)\s*(d|days?|w|weeks?|m|months?|y|years?)\s*", text, re.IGNORECASE)
+        match = re.fullmatch(r"\s*(\d{0,9})\s*(d|days?|w|weeks?|m|months?|y|years?)\s*", text, re.IGNORECASE)
         number = int(match[1] or 1) if match else 0
-        if match is None or not 1 <= number <= 10_000:
-            raise OptionError(f"--every takes a period such as 10D, 2W, 1M or 1Y, got {text!r}")
-        letter = match[2][0].lower()
+        letter = match[2][0].lower() if match else "d"
+        # Longer ones could begin in year 0, which no date has.
+        longest = {"d": 36_525, "w": 5_217, "m": 1_200, "y": 100}[letter]
+        if not 1 <= number <= longest:
+            raise OptionError(
+                f"--every takes a period such as 10D, 2W, 1M or 1Y, of at most 100 years, got {text.strip()[:20]!r}"
+            )
         if letter in "dw":
             return cls(days=number * (7 if letter == "w" else 1))
         return cls(months=number * (12 if letter == "y" else 1))
