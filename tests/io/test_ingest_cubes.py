@@ -276,6 +276,7 @@ def test_another_crs_keeps_the_detail_and_covers_all(tmp_path: Path) -> None:
         ({"bbox": (14, 44, 16, 46), "bbox_crs": "moon"}, OptionError, "--bbox-crs needs a CRS"),
         ({"resolution": 0.0}, OptionError, "--resolution needs a positive number, got 0"),
         ({"resolution": 1e-5}, OptionError, "--resolution 1e-05 makes .* pixels"),
+        ({"resolution": 1e6}, OptionError, "--resolution 1e[+]06 is more than all files cover"),
         ({"resolution": 20.0}, CubeError, r"red.tif is to be warped, .*'red' may have gaps, .*--nodata red=VALUE"),
     ],
 )
@@ -333,6 +334,22 @@ def test_an_ingest_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pyt
     xr.testing.assert_identical(found.load(), whole.load())
     assert not (tmp_path / ".c.zarr.partial").exists()
     assert not list(output.rglob("*.partial"))
+
+
+def test_a_torn_record_does_not_swallow_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(made_up(list(range(6))), tmp_path / "a.nc")
+    for attempt in range(2):
+        with monkeypatch.context() as patch:
+            stop_after(3, patch)
+            with pytest.raises(RunError, match="goes on from what was written"):
+                ingest(tmp_path / "a.nc", output=tmp_path / "c.zarr", chunks=(2, *SHAPE))
+        if attempt == 0:
+            with (tmp_path / ".c.zarr.partial" / "done").open("a") as file:
+                file.write('{"piece": [2, 0')
+    calls = stop_after(100, monkeypatch)
+    found = ingest(tmp_path / "a.nc", output=tmp_path / "c.zarr", chunks=(2, *SHAPE))
+    assert len(calls) == 2  # both earlier runs had written two frames
+    np.testing.assert_array_equal(found["red"].values, made_up(list(range(6)))["red"].values)
 
 
 def test_another_plan_or_changed_files_start_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

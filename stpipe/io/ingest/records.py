@@ -94,7 +94,11 @@ class Records:
 
     def _append(self, said: JSON) -> None:
         path = self.folder / "done"
-        with path.open("a", encoding="utf-8") as file:
-            file.write(f"{json.dumps(said)}\n")
+        with path.open("ab+") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a process was killed here; what follows has to be a line of its own
+                    file.write(b"\n")
+            file.write(f"{json.dumps(said)}\n".encode())
             file.flush()
             os.fsync(file.fileno())
