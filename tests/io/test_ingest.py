@@ -19,9 +19,11 @@ from stpipe.core.windows import Window
 from stpipe.errors import CubeError, MissingFileError, OptionError, OutputError, ReadError, RunError
 from stpipe.io.cube import open_source
 from stpipe.io.filenames import read_names
-from stpipe.io.ingest import partial
+from stpipe.io.ingest import files, partial
 from stpipe.io.ingest import write as ingest_write
+from stpipe.io.ingest.layers import Want
 from stpipe.io.ingest.write import summary, write_cube
+from stpipe.io.rasters import Grid, grid_of_dataset, open_raster
 from tests.io.ingest_sources import SHAPE, ingest, plan_ingest, raster
 
 
@@ -360,6 +362,20 @@ def test_sources_that_are_not_there_are_named(tmp_path: Path) -> None:
     (tmp_path / "20200101_red.tif").write_text("no raster")
     with pytest.raises(CubeError, match=r"20200101_red\.tif can't be opened as a raster: "):
         plan_ingest([str(tmp_path)])
+
+
+def test_a_warped_layer_is_filled_as_each_variable_wants(tmp_path: Path) -> None:
+    raster(tmp_path / "20200101_red.tif")
+    with open_raster(tmp_path / "20200101_red.tif") as opened:
+        source = grid_of_dataset(opened)
+    a, b, c, d, e, f = source.transform
+    target = Grid(crs_wkt=source.crs_wkt, transform=(a, b, c + 10_004.0, d, e, f), shape=source.shape)
+    band = files.RasterBand(path=str(tmp_path / "20200101_red.tif"), band=1, layer_grid=source)
+    window: dict[str, Any] = {"rows": slice(0, 3), "columns": slice(0, 4), "resampling": "nearest"}
+    with files.OPEN:
+        for fill in (-7, -9):
+            got = band.read(Want(grid=target, source_nodata=None, fill=fill, **window))
+            np.testing.assert_array_equal(got, np.full((3, 4), fill))
 
 
 def test_an_output_is_replaced_only_if_it_was_made_here(tmp_path: Path) -> None:

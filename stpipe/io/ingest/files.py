@@ -53,11 +53,11 @@ class OpenFiles:
         from rasterio.enums import Resampling
         from rasterio.vrt import WarpedVRT
 
-        key = (path, want.grid, want.resampling, str(want.source_nodata))
+        nodata = _fill(want)
+        key = (path, want.grid, want.resampling, str(nodata))
         if key not in self._open:
             self._make_room()
             source = self._stack.enter_context(open_raster(Path(path)))
-            nodata = want.fill if want.source_nodata is None else want.source_nodata
             self._open[key] = self._stack.enter_context(
                 WarpedVRT(
                     source,
