@@ -239,10 +239,6 @@ def _layers(item: Any, parsed: Any, target: Target, wanted: frozenset[str] | Non
     return layers
 
 
-def _band_name(asset: str, index: int) -> str:
-    return asset if index == 1 else f"{asset}.{index}"
-
-
 def _band_facts(asset: Any, index: int) -> dict[str, Any]:
     """Return what an item says of a band's samples, by either version of the raster extension."""
     document = asset.to_dict()
