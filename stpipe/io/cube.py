@@ -474,9 +474,9 @@ def _where_trusted(array: xr.DataArray, reader: StoredReader) -> xr.DataArray:
     encoding = dict(array.encoding)
     if np.dtype(encoding.get("dtype", dtype)).kind in "iu" and "_FillValue" not in encoding:
         encoding.pop("dtype", None)
-    masked = array.copy(data=data)
-    masked.encoding = encoding
-    return masked
+    trusted_only = array.copy(data=data)
+    trusted_only.encoding = encoding
+    return trusted_only
 
 
 def _decoded(raw: xr.Dataset, stored: StoredVariable, dims: Sequence[str], mapping: str | None) -> xr.Variable:
