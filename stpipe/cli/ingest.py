@@ -41,9 +41,7 @@ if TYPE_CHECKING:
 @click.option(
     "--composite",
     type=click.Choice(COMPOSITES),
-    default="median",
-    show_default=True,
-    help="What to make of the scenes of a period.",
+    help="With --every, what to make of the scenes of a period [median].",
 )
 @click.option("--empty-periods", is_flag=True, help="With --every, make frames of gap of periods without a scene.")
 @trust_options

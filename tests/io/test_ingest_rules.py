@@ -240,6 +240,8 @@ def test_periods_are_counted_from_the_start_that_is_asked_for(tmp_path: Path) ->
     ("options", "message"),
     [
         ({"every": Period(days=5), "same_day": "first"}, "leave out --same-day"),
+        ({"composite": "mean"}, "--composite says what to make of a period's scenes; give its length with --every"),
+        ({"empty_periods": True}, "--empty-periods is about periods"),
         ({"drop_bands": True}, "leaves nothing to write without an --index"),
         ({"variables": ("blue",)}, "--var: there is no variable 'blue'; there are SCL, red"),
         ({"nodata_of": {"blue": 1.0}}, "--nodata: there is no variable 'blue'"),
@@ -254,6 +256,18 @@ def test_options_that_contradict_are_refused(tmp_path: Path, options: dict[str, 
 
 
 # --- indices -----------------------------------------------------------------------------------------------------
+
+
+def test_an_index_says_what_its_bands_lost(tmp_path: Path) -> None:
+    scenes(tmp_path / "in", sensors="A")
+    for path in sorted((tmp_path / "in").glob("*_red.tif")):
+        raster(path.with_name(path.name.replace("red", "nir")), seed=1, nodata=0)
+    options = IngestOptions(trust=parse_trust([], [], RULE), variables=("ndvi",), indices=(IndexRequest.parse("ndvi"),))
+    plan = planning.plan_ingest([str(tmp_path / "in")], options)
+    tally = write_cube(plan, tmp_path / "c.zarr")
+    told = summary(plan, tmp_path / "c.zarr", tally)["variables"]["ndvi"]["dropped"]
+    assert told == max(tally.dropped[name] / tally.observed[name] for name in ("red", "nir"))
+    assert told > 0.2
 
 
 def test_an_index_is_computed_from_the_cubes_own_bands(tmp_path: Path) -> None:
@@ -276,6 +290,7 @@ def test_an_index_is_computed_from_the_cubes_own_bands(tmp_path: Path) -> None:
     assert set(few.data_vars) - {"spatial_ref"} == {"SCL", "ndvi"}
     decoded = open_cube(tmp_path / "d.zarr")["ndvi"].values
     np.testing.assert_allclose(decoded, cube["ndvi"].values, atol=0.5001e-4)
+    assert cube["ndvi"].attrs["quality_rules"] == cube["nir"].attrs["quality_rules"] == "--drop SCL:3,8-10"
     one = ingest(tmp_path / "in", output=tmp_path / "e.zarr", variables=("ndvi",), **options)
     assert set(one.data_vars) - {"spatial_ref"} == {"ndvi"}
     np.testing.assert_array_equal(one["ndvi"].values, cube["ndvi"].values)

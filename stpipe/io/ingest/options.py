@@ -45,8 +45,8 @@ class IngestOptions:
     every: Period | None = None
     """Length of regular periods, each of which becomes a frame."""
 
-    composite: Composite = "median"
-    """What to make of the scenes of a period."""
+    composite: Composite | None = None
+    """What to make of the scenes of a period; their median unless given."""
 
     empty_periods: bool = False
     """Whether periods without any scene are frames too."""
@@ -86,10 +86,14 @@ class IngestOptions:
             raise OptionError(f"--resampling is one of {', '.join(RESAMPLINGS)}, got {self.resampling!r}")
         if self.same_day not in SAME_DAY:
             raise OptionError(f"--same-day is one of {', '.join(SAME_DAY)}, got {self.same_day!r}")
-        if self.composite not in get_args(Composite):
+        if self.composite is not None and self.composite not in get_args(Composite):
             raise OptionError(f"--composite is one of {', '.join(COMPOSITES)}, got {self.composite!r}")
         if self.chunks is not None and min(self.chunks) < 1:
             raise OptionError(f"--chunks needs three lengths of at least 1, got {self.chunks}")
+        if self.every is None and self.empty_periods:
+            raise OptionError("--empty-periods is about periods; give their length with --every")
+        if self.every is None and self.composite is not None:
+            raise OptionError("--composite says what to make of a period's scenes; give its length with --every")
         if self.every is not None and self.same_day != "refuse":
             raise OptionError("with --every, --composite says what to make of the scenes; leave out --same-day")
         if self.drop_bands and self.variables:
@@ -114,5 +118,5 @@ class IngestOptions:
     def how(self) -> Composite:
         """How several scenes become one frame."""
         if self.every is not None:
-            return self.composite
+            return self.composite or "median"
         return "first" if self.same_day == "refuse" else self.same_day

@@ -201,6 +201,11 @@ def _new_grid(layers: Sequence[Layer], target: Target) -> Grid:
         shape=(max(1, bottom - top), max(1, right - left)),
     )
     grid = _cut(whole, _wanted_box(target, whole, first.path), target) if target.cuts else whole
+    if step > max(east - west, north - south):
+        raise OptionError(
+            f"--resolution {step:g} is more than all files cover, {east - west:g} x {north - south:g} in units of the "
+            "cube's CRS, which it is in too"
+        )
     if max(grid.shape) > LONGEST_SIDE:
         raise OptionError(
             f"--resolution {step:g} makes {grid.shape[0]} x {grid.shape[1]} pixels, and the most along a side is "

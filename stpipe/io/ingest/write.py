@@ -27,6 +27,7 @@ from stpipe.io.ingest.plan import IngestPlan, Progress
 from stpipe.io.ingest.records import Records
 from stpipe.io.ingest.scenes import Frame, Scene
 from stpipe.io.rasters import Grid, crs_name
+from stpipe.io.run_folder import check_writable
 from stpipe.io.stored import one_line
 
 SOURCE = "stpipe ingest"
@@ -50,6 +51,7 @@ def check_output(output: Path, *, overwrite: bool) -> None:
     if not output.exists() and not output.is_symlink():
         if not output.parent.is_dir():
             raise OutputError(f"there is no folder {output.parent} to write {output.name} into")
+        check_writable(output)
         return
     if not overwrite:
         raise OutputError(f"{output} exists; choose another name with -o, or replace it with --overwrite")
@@ -126,11 +128,15 @@ def summary(plan: IngestPlan, output: Path, tally: Tally | None = None) -> dict[
         }
         for variable in written
     }
+    observed, lost = ({}, {}) if tally is None else (tally.observed, tally.dropped)
+    shares = {name: lost[name] / max(1, count) for name, count in observed.items()}
     for index in plan.indices:
         variables[index.name] = {"dtype": index.dtype, "nodata": _plain(index.nodata), "formula": index.formula}
-    for name, observed in ({} if tally is None else tally.observed).items():
+        if of_bands := [shares[band] for _, band in index.bands if band in shares]:
+            shares[index.name] = max(of_bands)
+    for name, share in shares.items():
         if name in variables:
-            variables[name]["dropped"] = (0 if tally is None else tally.dropped[name]) / max(1, observed)
+            variables[name]["dropped"] = share
     said = () if tally is None or plan.trust is None else remarks(plan.trust, tally.matches)
     return {
         "output": str(output),
@@ -237,6 +243,9 @@ def _described(plan: IngestPlan) -> Iterator[tuple[str, str, float | None, dict[
         constants = [f"{letter}={number:g}" for letter, number in index.constants]
         bands = ", ".join([*(f"{letter}={name}" for letter, name in index.bands), *constants])
         attrs = {"long_name": index.title, "formula": f"{index.formula} with {bands}"}
+        rules = [v.trust for v in plan.variables if v.trust is not None and v.name in dict(index.bands).values()]
+        if rules:
+            attrs["quality_rules"] = rules_text(max(rules, key=lambda trust: len(trust.rules)))
         yield index.name, index.dtype, index.nodata, attrs | ({"scale_factor": SCALED} if index.scaled else {})
 
 
