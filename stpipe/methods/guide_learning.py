@@ -29,8 +29,8 @@ SHARE = (0.1, 0.25)
 """What each draw hides of the crops, least and most."""
 
 DRAWS = (3, 9)
-"""Least and most draws of artificial gaps; so many that `WORK` samples are seen. The last third has no say in what is
-chosen, and judges it."""
+"""Least and most draws of artificial gaps; so many that `WORK` samples are seen. The last third judges
+what the others chose, on the frames that had no say in it."""
 
 WORK = 3 * 2**19
 """Samples of hidden crops that are looked at, about."""
@@ -64,18 +64,34 @@ def draws_of(samples: int) -> int:
     return min(max(DRAWS[0], WORK // max(1, samples) // 3 * 3), DRAWS[1])
 
 
+def dealt(frames: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Return (time,) True for the half of the frames by which lessons are chosen; the others judge them.
+
+    >>> int(dealt(9, np.random.default_rng(0)).sum())
+    5
+    """
+    return np.asarray(rng.permutation(frames) % 2 == 0)
+
+
 def learned(names: Sequence[str], crops: Sequence[Crop], seed: int) -> Lesson:
-    """Return what artificial gaps of crops teach; all weights are 0 if the guides gain nothing on draws set apart."""
+    """Return what artificial gaps of crops teach; all weights are 0 if the guides gain nothing on frames set apart.
+
+    Those frames have no say in the scene's slopes either while they judge. What stands the test is then made of all.
+    """
     draws = draws_of(sum(crop.valid.size for crop in crops))
-    trials = [_Trial.of(crop, draw, number, seed) for draw in range(draws) for number, crop in enumerate(crops)]
-    last = draws // 3 * len(crops)
-    mine, apart = trials[:-last], trials[-last:]
+    choosing = dealt(crops[0].days.size, generator(Purpose.GUIDED, seed, draws))
+    last = draws // 3
+
+    def trials(some: range, scored: NDArray[np.bool_]) -> list[_Trial]:
+        return [_Trial.of(crop, draw, number, seed, scored) for draw in some for number, crop in enumerate(crops)]
+
+    mine, apart = trials(range(draws - last), choosing), trials(range(draws - last, draws), ~choosing)
     if not any(set(names) & set(crop.guides) for crop in crops) or not any(trial.linear.size for trial in mine):
         return Lesson()
     chosen, least, fields = Lesson(), float("inf"), list(_fields_of(names, crops, SMOOTHINGS[0]))
     for smoothing in SMOOTHINGS:
         made = list(_fields_of(names, crops, smoothing))
-        lesson = replace(_scene(crops, made), smoothing=smoothing, ridge=FIRST_RIDGE)
+        lesson = replace(_scene(crops, made, choosing), smoothing=smoothing, ridge=FIRST_RIDGE)
         weights, error = _tried(mine, made, lesson)
         if error < least:
             chosen, least, fields = replace(lesson, weights=weights), error, made
@@ -84,7 +100,11 @@ def learned(names: Sequence[str], crops: Sequence[Crop], seed: int) -> Lesson:
         weights, error = _tried(mine, fields, lesson)
         if error < least:
             chosen, least = replace(lesson, weights=weights), error
-    return _judged(apart, fields, chosen)
+    judged = _judged(apart, fields, chosen)
+    whole = _scene(crops, fields, np.ones_like(choosing))
+    return replace(
+        judged, slopes=whole.slopes, covariance=whole.covariance, level=whole.level, level_spread=whole.level_spread
+    )
 
 
 def _fields_of(
@@ -107,7 +127,10 @@ class _Trial:
     """The whole of it."""
 
     hidden: NDArray[np.bool_]
-    """(t, y, x), what is to be predicted."""
+    """(t, y, x), what is not to be seen."""
+
+    scored: NDArray[np.bool_]
+    """(t, y, x), the part of it that is to be predicted."""
 
     linear: F32
     """(sample,), the answers of interpolation, NaN where there is none."""
@@ -116,14 +139,15 @@ class _Trial:
     """(sample,), median steps between the observations that they are from."""
 
     @classmethod
-    def of(cls, crop: Crop, draw: int, number: int, seed: int) -> _Trial:
-        """Hide a part of a crop."""
+    def of(cls, crop: Crop, draw: int, number: int, seed: int, frames: NDArray[np.bool_]) -> _Trial:
+        """Hide a part of a crop, to predict what of it is in some of the (time,) frames."""
         rng = generator(Purpose.GUIDED, seed, draw, number)
         hidden = draw_gaps(crop.valid, rng, domain=crop.domain, share=SHARE)
         left = crop.valid & ~hidden
         around = neighbours(crop.values, left, crop.days, median_step(crop.days))
-        span = around.since[hidden] + around.until[hidden]
-        return cls(number=number, crop=crop, hidden=hidden, linear=around.linear[hidden], span=span)
+        scored = hidden & frames[:, None, None]
+        span = around.since[scored] + around.until[scored]
+        return cls(number=number, crop=crop, hidden=hidden, scored=scored, linear=around.linear[scored], span=span)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,8 +174,8 @@ class _Answers:
             crop, (fields, known) = trial.crop, made[trial.number]
             left = crop.valid & ~trial.hidden
             told, _ = regressed(fields, known, crop.values, left, crop.days, median_step(crop.days), lesson)
-            added, missed = told[trial.hidden] - trial.linear, crop.values[trial.hidden] - trial.linear
-            frames = np.nonzero(trial.hidden)[0] + trial.number * crop.days.size
+            added, missed = told[trial.scored] - trial.linear, crop.values[trial.scored] - trial.linear
+            frames = np.nonzero(trial.scored)[0] + trial.number * crop.days.size
             has = np.isfinite(missed)
             parts.append((missed[has], np.nan_to_num(added[has], nan=0.0), trial.span[has], frames[has]))
         missed, added, span, frames = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -193,7 +217,7 @@ def _tried(
 
 
 def _judged(trials: Sequence[_Trial], made: Sequence[tuple[F32, NDArray[np.bool_]]], lesson: Lesson) -> Lesson:
-    """Return a lesson that is followed only where it does surely better than interpolation on trials set apart.
+    """Return a lesson that is followed only where it does surely better than interpolation on frames set apart.
 
     For short gaps it may be of no use, and of much for long ones. Samples of a frame are wrong together, so that it is
     frames that say how sure the verdict is.
@@ -222,13 +246,13 @@ def _judged(trials: Sequence[_Trial], made: Sequence[tuple[F32, NDArray[np.bool_
     )
 
 
-def _scene(crops: Sequence[Crop], made: Sequence[tuple[F32, NDArray[np.bool_]]]) -> Lesson:
-    """Return the scene's slopes within pixels, and its regression of levels."""
+def _scene(crops: Sequence[Crop], made: Sequence[tuple[F32, NDArray[np.bool_]]], frames: NDArray[np.bool_]) -> Lesson:
+    """Return the scene's slopes within pixels, and its regression of levels, from some of the (time,) frames."""
     size = len(made[0][0])
     guides, cross, count = np.zeros((size, size)), np.zeros(size), 0.0
     square, sums = np.zeros((size + 2, size + 2)), 0.0
     for crop, (fields, known) in zip(crops, made, strict=True):
-        heard = crop.valid & known
+        heard = crop.valid & known & frames[:, None, None]
         moments = Moments.of(fields, crop.values, heard)
         guides += moments.guides.sum(axis=(0, 1))
         cross += moments.cross.sum(axis=(0, 1))

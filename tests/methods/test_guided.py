@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from stpipe.core.crops import Crop, block_of, fill_crop
+from stpipe.core.gaps import Purpose, generator
 from stpipe.core.ports import BlockInput, Prediction
 from stpipe.core.timeline import median_step, neighbours
 from stpipe.core.windows import Window
 from stpipe.errors import RunError, ScratchError
+from stpipe.methods.guide_learning import dealt, draws_of
 from stpipe.methods.guide_regression import Lesson, Moments, prepared, regressed
 from stpipe.methods.guided import GuidedFiller
 from stpipe.methods.linear import LinearFiller
@@ -271,6 +273,19 @@ def test_an_unsure_fallback_stays_where_guides_are_of_no_use_in_long_gaps() -> N
     never = ~crop.valid.any(axis=0)
     np.testing.assert_array_equal(made.values[:, never], plain.values[:, never])
     assert np.isfinite(made.values).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_chosen_owes_nothing_to_the_frames_that_judge(seed: int) -> None:
+    crop, truth = scene()
+    rng = generator(Purpose.GUIDED, seed, draws_of(crop.valid.size))
+    choosing = dealt(SHAPE[0], rng)
+    assert 0.4 <= choosing.mean() <= 0.6
+    # The guide tells of the frames that choose alone, so that only what is judged on these could take it.
+    led = with_guides(crop, vv=np.where(choosing[:, None, None], truth, unlike(seed)))
+    lesson = taught(led, seed=seed).lesson
+    assert lesson is not None
+    assert not lesson.used
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (6, 1, 1), (1, 8, 9), (2, 9, 9)])
