@@ -23,6 +23,10 @@ for power, letter in enumerate("KMGT", start=1):
     UNITS |= {letter: 1000**power, f"{letter}B": 1000**power, f"{letter}IB": 1024**power}
 
 
+LEAST_SIZE = 2**20
+"""Bytes; less than this is a number whose unit was forgotten."""
+
+
 def parse_triple(option: str, text: str | None) -> Triple | None:
     """Read T,Y,X.
 
@@ -48,7 +52,10 @@ def parse_size(option: str, text: str | None) -> int | None:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     if match is None or match[2].upper() not in UNITS:
         raise OptionError(f"{option} needs a size such as 4GiB or 500MB, got {text!r}")
-    return int(float(match[1]) * UNITS[match[2].upper()])
+    size = int(float(match[1]) * UNITS[match[2].upper()])
+    if size < LEAST_SIZE:
+        raise OptionError(f"{option} {text} is {size} bytes; sizes are such as 4GiB or 500MB")
+    return size
 
 
 def parse_range(option: str, text: str | None) -> tuple[float, float] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,9 @@ def make_filler(method: str, *, model: str | None = None, coverage: float = 0.9,
 def bare_filler(method: str, *, model: str | None = None, tune: bool = False) -> Filler:
     """Return a method by its name as it is, its intervals not calibrated; takes what `make_filler` takes."""
     if method not in _FACTORIES:
-        raise OptionError(f"no method {method!r}; there are {', '.join(METHODS)}")
+        near = get_close_matches(method, METHODS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise OptionError(f"no method {method!r}; {hint}there are {', '.join(METHODS)}, and guided with --guide")
     if model is not None and method != "pconv":
         raise OptionError(f"--model {model} goes with --method pconv, not with {method}; leave one of them out")
     if tune and method != "pconv":

@@ -103,6 +103,7 @@ def test_one_frame_can_have_no_gaps(cube: Path, tmp_path: Path, capsys: pytest.C
         (["--keep", "red"], "red"),
         (["--valid-range", "2,1"], "--valid-range needs LO,HI with LO <= HI"),
         (["--memory-limit", "much"], "--memory-limit needs a size such as 4GiB"),
+        (["--memory-limit", "4"], "--memory-limit 4 is 4 bytes; sizes are such as 4GiB or 500MB"),
         (["--memory-limit", "64MiB"], "but a worker may take 64.0 MiB"),
         (["--workers", "0"], "need at least 1 worker"),
     ],

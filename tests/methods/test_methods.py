@@ -94,6 +94,7 @@ def test_the_first_method_is_the_default() -> None:
     ("method", "options", "message"),
     [
         pytest.param("magic", {}, "no method 'magic'; there are pconv, pyramid, linear", id="unknown"),
+        pytest.param("lineer", {}, "no method 'lineer'; did you mean linear[?] there are pconv", id="misspelt"),
         pytest.param("linear", {"model": "x.keras"}, "goes with --method pconv, not with linear", id="model"),
         pytest.param("linear", {"coverage": 1.0}, "between 0 and 1", id="coverage"),
     ],
