@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -200,7 +201,11 @@ def _read_items_ahead(views: Sequence[_SceneView]) -> None:
         if variable.name in view.scene.layers and isinstance(view.scene.layers[variable.name].source, ItemBand)
     ]
     if len(far) > 1:
-        with ThreadPoolExecutor(min(len(far), READERS)) as pool:
+        from rasterio.errors import NotGeoreferencedWarning
+
+        # rasterio silences its own scratch rasters, but the list of what is silenced is one for all threads.
+        with warnings.catch_warnings(), ThreadPoolExecutor(min(len(far), READERS)) as pool:
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
             list(pool.map(lambda pair: pair[0].read_wide(pair[1]), far))
 
 
