@@ -61,6 +61,13 @@ def test_an_import_loads_nothing_heavy(module: str, allowed: set[str]) -> None:
     assert loaded & HEAVY <= allowed
 
 
+def test_what_workers_unpickle_loads_no_method_and_no_command() -> None:
+    # Each worker process pays for it in memory, at every stage.
+    code = "import sys, json, stpipe.execution.tasks, stpipe.io.workers\nprint(json.dumps(sorted(sys.modules)))"
+    loaded = json.loads(run_python(code))
+    assert not [name for name in loaded if name.startswith(("stpipe.methods.", "stpipe.cli", "scipy", "rasterio"))]
+
+
 def test_public_names_are_sorted_and_exist() -> None:
     assert list(stpipe.__all__) == sorted(stpipe.__all__)
     for name in stpipe.__all__:

@@ -18,7 +18,7 @@ from distributed import Client
 from stpipe import __version__
 from stpipe.cli.scene_plan import Prepared, begin, describe_guides
 from stpipe.core.plan import Plan
-from stpipe.core.ports import JSON, Learner
+from stpipe.core.ports import JSON
 from stpipe.core.sizes import MIB
 from stpipe.core.trust import remarks
 from stpipe.errors import OutputError, RunError
@@ -33,7 +33,8 @@ from stpipe.io.frames import RasterGrid
 from stpipe.io.mosaic import plan_mosaic
 from stpipe.io.mosaic_stage import MosaicContext, mosaic_task, written_files
 from stpipe.io.run_folder import RunFolder, State, tree_digest
-from stpipe.io.scratch import ZarrBlockStore, ZarrOverviewStore, forget_stores, use_one_thread
+from stpipe.io.scratch import ZarrBlockStore, ZarrOverviewStore, forget_stores
+from stpipe.io.workers import start_fill_worker, start_mosaic_worker
 
 
 @dataclass(slots=True)
@@ -143,27 +144,6 @@ def run_context(prepared: Prepared) -> RunContext:
         guides=prepared.guides,
         valid_range=prepared.options.valid_range,
     )
-
-
-def start_fill_worker(context: Any) -> None:
-    """Ready a worker process for blocks: one decoding thread, the method loaded, nothing cached of older stores."""
-    use_one_thread()
-    forget_stores()
-    # The survey has no use for the method, and once in a process is enough. A method that learns is readied by the
-    # tasks: by the one that learns, and by the blocks with what it learned.
-    if context.scales and context.plan.run_id not in _prepared and not isinstance(context.filler, Learner):
-        context.filler.prepare()
-        _prepared.add(context.plan.run_id)
-
-
-_prepared: set[str] = set()
-"""Run ids whose method this process has loaded."""
-
-
-def start_mosaic_worker(_: Any) -> None:
-    """Ready a worker process for the mosaic."""
-    use_one_thread()
-    forget_stores()
 
 
 @contextmanager

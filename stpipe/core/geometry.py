@@ -127,6 +127,23 @@ NO_RULES = QualityCost()
 """Where all samples are trusted."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuideCost:
+    """What reading guides takes; nothing by default."""
+
+    names: tuple[str, ...] = ()
+    """Of the guides."""
+
+    sample_bytes: float = 0.0
+    """Memory for each sample of a window while they are read, besides what is given."""
+
+    chunk_bytes: int = 0
+    """Of the largest chunk of their files."""
+
+    seconds_per_million: float = 0.0
+    """To read a million samples of all of them on one core."""
+
+
 def block_grid(extent: Triple, filler: Filler, halo: Halo, side: int, overlap: Triple | None) -> BlockGrid:
     """Return blocks of about a side length.
 

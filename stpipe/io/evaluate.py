@@ -13,6 +13,7 @@ from stpipe.core.comparison import GROUPS, REFERENCE
 from stpipe.core.crops import Crop, choose_crops
 from stpipe.core.evaluation import Evaluation
 from stpipe.core.evaluation import evaluate as evaluate_crops
+from stpipe.core.geometry import GuideCost
 from stpipe.core.intervals import check_coverage
 from stpipe.core.ports import CubeReader, Filler, GuideReader, VariableInfo
 from stpipe.core.qa_products import parse_trust
@@ -28,7 +29,7 @@ from stpipe.io.guides import GuideOptions, Guides
 from stpipe.io.objects import understand
 from stpipe.methods import IN_TIME, METHODS, candidates, make_filler
 from stpipe.methods.guided import NAME as GUIDED
-from stpipe.methods.with_guides import TAKE_GUIDES, GuideCost, check_method, make_guided
+from stpipe.methods.with_guides import TAKE_GUIDES, check_method, make_guided
 
 Progress = Callable[[int, int], None]
 """Called with steps done and steps there are."""

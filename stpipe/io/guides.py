@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stpipe.core.geometry import NO_RULES, QualityCost
+from stpipe.core.geometry import NO_RULES, GuideCost, QualityCost
 from stpipe.core.ports import JSON, CubeReader, VariableInfo
 from stpipe.core.resampling import PLACE_DIGITS, RESAMPLINGS, TIME_SLACK, Axis, Resampling, at_frames
 from stpipe.core.samples import check_fillable, credible, physical, valid_samples
@@ -36,7 +36,6 @@ from stpipe.io.georeference import Affine6, crs_wkt_of, transform_of
 from stpipe.io.objects import ObjectCube
 from stpipe.io.run_folder import file_state
 from stpipe.io.times import decode_times
-from stpipe.methods.with_guides import GuideCost
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

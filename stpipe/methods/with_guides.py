@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from stpipe.core.crops import Crop
+from stpipe.core.geometry import GuideCost
 from stpipe.core.ports import JSON, BlockInput, Filler, Learner, Prediction
 from stpipe.core.windows import Triple
 from stpipe.errors import OptionError
@@ -20,23 +21,6 @@ from stpipe.model.weights import DEFAULT
 
 TAKE_GUIDES = (NAME, "pconv", "stack", "auto")
 """Methods that listen to guides."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GuideCost:
-    """What reading guides takes; nothing by default."""
-
-    names: tuple[str, ...] = ()
-    """Of the guides."""
-
-    sample_bytes: float = 0.0
-    """Memory for each sample of a window while they are read, besides what is given."""
-
-    chunk_bytes: int = 0
-    """Of the largest chunk of their files."""
-
-    seconds_per_million: float = 0.0
-    """To read a million samples of all of them on one core."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

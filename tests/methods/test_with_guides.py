@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from stpipe.core.crops import Crop, block_of, fill_crop, middles
+from stpipe.core.geometry import GuideCost
 from stpipe.core.ports import Filler, Learner
 from stpipe.core.seams import fill_in_blocks
 from stpipe.errors import OptionError
@@ -17,7 +18,7 @@ from stpipe.methods.auto import AutoFiller
 from stpipe.methods.calibrated import CalibratedFiller
 from stpipe.methods.guided import GuidedFiller
 from stpipe.methods.linear import LinearFiller
-from stpipe.methods.with_guides import TAKE_GUIDES, GuideCost, WithGuides, check_method, make_guided
+from stpipe.methods.with_guides import TAKE_GUIDES, WithGuides, check_method, make_guided
 from tests.methods.scenes import made_up_scene
 
 COST = GuideCost(names=("vv", "vh"), sample_bytes=12.0, chunk_bytes=1000, seconds_per_million=0.5)
