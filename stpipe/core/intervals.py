@@ -36,6 +36,10 @@ USUAL_LIKENESS = 0.3
 LIKENESS_GROUPS = 2
 """Number of groups that it counts for."""
 
+HEDGE = 0.5
+"""How much of the room that a new group asks for in theory is given. All of it held 91.6 % of the truth in the mean of
+19 rows of held-out data where 90 % were asked for: what is hidden to calibrate on makes gaps wider than they are."""
+
 MOST_WEIGHT = 5.0
 """A sample of a class that is rare among artificial gaps and common among real ones counts for so many at most."""
 
@@ -141,8 +145,8 @@ def calibrate(
     """Return the factors that make a method's half-widths hold.
 
     Samples of one frame are wrong together, so that the next frame is a new one, and not so many more of the same:
-    where shares of misses differ between groups, the quantile is taken at ``coverage x (1 + alike / number)``, with the
-    groups' number and their intraclass correlation of misses, at most half of the way up to one.
+    where shares of misses differ between groups, the quantile is taken at ``coverage x (1 + HEDGE x alike / number)``,
+    with the groups' number and their intraclass correlation of misses, at most half of the way up to one.
 
     A class with n < `ENOUGH` samples, or m < `ENOUGH_GROUPS` groups, takes only ``n / ENOUGH`` or
     ``m / ENOUGH_GROUPS`` of its own factor and the rest of that of all classes at the same distance in space, which
@@ -198,7 +202,7 @@ def calibrate(
         mine = ratios[chosen]
         counts = None if weights is None else weights[chosen]
         number, alike = (np.inf, 0.0) if units is None else likeness(mine, units[chosen], coverage, counts)
-        level = min(coverage * (1 + alike / number), (1 + coverage) / 2)
+        level = min(coverage * (1 + HEDGE * alike / number), (1 + coverage) / 2)
         share: float = min(1.0, mine.size / ENOUGH, number / ENOUGH_GROUPS)
         return share * conformal_quantile(mine, level, counts) + (1 - share) * wider
 

@@ -63,8 +63,9 @@ MOST_SAMPLES = 100_000
 LEAST_SAMPLES = 400
 """With fewer hidden samples than this there is nothing to learn from, and the even mean of the guides is the answer."""
 
-LEAST_GAIN = 0.005
-"""A dear guide that lowers the error of the mean by a smaller share than this is not worth its time."""
+LEAST_GAIN = 0.001
+"""A further guide is not worth its time if it lowers the error of the mean by a smaller share than this for each second
+that it takes for a million samples."""
 
 ENOUGH_BASE_FRAMES = 16.0
 """Frames whose hidden samples say as much of which guides to trust as many other scenes do together."""
@@ -74,9 +75,6 @@ ENOUGH_FRAMES = 16.0
 
 UNLIKE = 0.02
 """A network that errs more than the mean it is to better by this share is out of its depth."""
-
-DEAR = 1.0
-"""Seconds for a million samples from which on a guide has to prove its worth."""
 
 LEAST_WIDTH = np.float32(1e-4)
 """Least half-width, in spreads."""
@@ -229,7 +227,7 @@ class StackFiller:
         learned = None if self.learned is None else sha256(self.learned.to_bytes()).hexdigest()
         return {
             "method": self.name,
-            "version": 4,
+            "version": 5,
             "guides": self.maker.identity(),
             "network": [network.identity() for network in self._networks],
             "learned": learned,
@@ -333,15 +331,14 @@ class StackFiller:
         return before, after
 
     def _not_worth_it(self, samples: Samples) -> tuple[str, ...]:
-        """Return the names of the dear guides without which the mean is as good, the dearest asked first."""
+        """Return the names of the further guides without which the mean is as good, the dearest asked first."""
         names = list(self.names)
         kept = np.ones(len(names), dtype=bool)
-        dear = [filler for filler in self.maker.others if filler.seconds_per_million > DEAR]
         error = _mean_error(samples, kept)
-        for filler in sorted(dear, key=lambda one: -one.seconds_per_million):
+        for filler in sorted(self.maker.others, key=lambda one: -one.seconds_per_million):
             without = kept & np.array([name != filler.name for name in names])
             other = _mean_error(samples, without)
-            if other * (1 - LEAST_GAIN) < error:
+            if other * (1 - LEAST_GAIN * filler.seconds_per_million) <= error:
                 kept, error = without, other
         return tuple(name for name, stays in zip(names, kept, strict=True) if not stays)
 

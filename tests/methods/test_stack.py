@@ -219,10 +219,10 @@ def test_a_network_that_is_out_of_its_depth_is_told_of_and_distrusted(tmp_path: 
     assert np.mean(taught.learned.mixture.weights, axis=0)[-1] < 0.2  # type: ignore[union-attr]
 
 
-def test_the_default_is_tuned_with_kriging_and_the_network() -> None:
+def test_the_default_is_tuned_with_other_simple_methods_and_the_network() -> None:
     filler = tuned_pconv()
     assert filler.name == "pconv"
-    assert filler.names == (*GUIDES, "kriging", NETWORK)
+    assert filler.names == (*GUIDES, "kriging", "whittaker", "harmonic", "climatology", NETWORK)
     assert filler.stand_in == NETWORK
     assert filler.maker.margin == filler.network.margin  # type: ignore[union-attr]
     assert filler.process_bytes > StackFiller().process_bytes
