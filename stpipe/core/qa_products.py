@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from stpipe.core.conditions import AnyOf, Bits, Comparison, Field, Flags, Test, Values, parse_test
-from stpipe.core.trust import Rule, Trust, parse_rule
+from stpipe.core.trust import Rule, Trust, parse_rule, plain_name
 from stpipe.errors import OptionError
 
 
@@ -51,6 +51,9 @@ class Product:
 
     kept: Comparison | None = None
     """What is kept, if it is a measure of quality."""
+
+    lookalike: str = ""
+    """Another product, whose layer would be unclear everywhere if it were taken for this one's."""
 
 
 def _fill(test: str) -> Part:
@@ -112,6 +115,8 @@ PRODUCTS: Mapping[str, Product] = {
         title="Landsat Collection 2 QA_PIXEL",
         source=_C2_GUIDE,
         variables=("QA_PIXEL", "pixel_quality"),
+        # Of Collection 1, each sample that is seen has one of the bits 1 to 5: clear, water, shadow, snow or cloud.
+        lookalike="landsat-c1",
         parts=(
             _fill("bits=0"),
             Part("dilated", "bits=1"),
@@ -334,18 +339,36 @@ def parse_qa(text: str) -> tuple[Rule, ...]:
         )
     product = PRODUCTS[name]
     variable, also = (match[3], ()) if match[3] else (product.variables[0], product.variables[1:])
+    others = _others(product)
     if product.kept is not None:
         if match[2] is not None:
             raise OptionError(f"--qa {text!r}: {name} is a comparison without parts; another one goes with --keep")
-        return (Rule(variable=variable, test=product.kept, keep=True, text=f"--qa {text}", also=also),)
+        return (Rule(variable=variable, test=product.kept, keep=True, text=f"--qa {text}", also=also, others=others),)
     parts = _chosen_parts(product, name, match[2], text)
     rules = []
     for missing in (True, False):
         tests = [parse_test(part.test) for part in parts if part.missing is missing]
         if tests:
-            test, said = _joined(tests), f"--qa {text}"
-            rules.append(Rule(variable=variable, test=test, keep=False, text=said, also=also, missing=missing))
+            rules.append(
+                Rule(
+                    variable=variable,
+                    test=_joined(tests),
+                    keep=False,
+                    text=f"--qa {text}",
+                    also=also,
+                    missing=missing,
+                    others=others,
+                    lookalike="" if missing else product.lookalike,
+                )
+            )
     return tuple(rules)
+
+
+def _others(product: Product) -> tuple[tuple[str, str], ...]:
+    """Return the names of layers that belong to other products alone, each with its product."""
+    own = {plain_name(name) for name in product.variables}
+    pairs = ((name, key) for key, other in PRODUCTS.items() for name in other.variables)
+    return tuple((name, key) for name, key in pairs if plain_name(name) not in own)
 
 
 def parse_trust(

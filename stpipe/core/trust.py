@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from math import isqrt
 from typing import Any
@@ -61,6 +61,12 @@ class Rule:
 
     missing: bool = False
     """Whether a drop rule tells fill: what was not seen at all, and does not grow."""
+
+    others: tuple[tuple[str, str], ...] = field(default=(), repr=False, compare=False)
+    """Names that layers of other products go by, and what ``--qa`` calls those; for messages."""
+
+    lookalike: str = field(default="", repr=False, compare=False)
+    """Product whose layer matches this rule everywhere, if it is taken for that of this one; for messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,8 +311,20 @@ def remarks(trust: Trust, counts: NDArray[np.int64]) -> tuple[str, ...]:
             lines.append(f"{text} matches none of {known} samples, so that {effect}")
         elif matched == known:
             effect = "it drops nothing" if rule.keep else "nothing is trusted"
-            lines.append(f"{text} matches all of {known} samples, so that {effect}")
+            taken = f"; a layer of --qa {rule.lookalike} looks like this" if rule.lookalike else ""
+            lines.append(f"{text} matches all of {known} samples, so that {effect}{taken}")
+        if not rule.missing and (owners := _owners(rule, [rule.variable])):
+            lines.append(f"{text}: {rule.variable} is what the layer of --qa {' or '.join(owners)} is called")
     return tuple(lines)
+
+
+def plain_name(name: str) -> str:
+    """Return a name without case and separators, in which files of one product differ.
+
+    >>> plain_name("QA-PIXEL") == plain_name("qa_pixel")
+    True
+    """
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def grown(unclear: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
@@ -353,18 +371,31 @@ def grown(unclear: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
     return result
 
 
+def _owners(rule: Rule, names: Sequence[str]) -> list[str]:
+    """Return the products, other than that of a rule, whose layers go by some of these names."""
+    plain = {plain_name(name) for name in names}
+    return list(dict.fromkeys(product for name, product in rule.others if plain_name(name) in plain))
+
+
 def _find(rule: Rule, names: Sequence[str], place: str) -> str:
     for wanted in (rule.variable, *rule.also):
         if wanted in names:
             return wanted
         close = [name for name in names if name.lower() == wanted.lower()]
+        if not close and rule.others:  # a product's own name, however it is hyphenated
+            close = [name for name in names if plain_name(name) == plain_name(wanted)]
         if len(close) == 1:
             return close[0]
-    near = get_close_matches(rule.variable, names, n=1)
     tried = f" (nor {', '.join(rule.also)})" if rule.also else ""
+    lacks = f"{rule.text}: {place} has no variable {rule.variable!r}{tried} over (time, y, x)"
+    there = [name for name in names if _owners(rule, [name])]
+    if there:
+        owners = " or ".join(_owners(rule, there))
+        raise OptionError(
+            f"{lacks}, but {', '.join(there)}, which goes with --qa {owners}; take that, or name the layer, as in --qa "
+            "NAME=VAR"
+        )
+    near = get_close_matches(rule.variable, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     named = "" if not rule.also else "; name it, as in --qa NAME=VAR"
-    raise OptionError(
-        f"{rule.text}: {place} has no variable {rule.variable!r}{tried} over (time, y, x); {hint}it has "
-        f"{', '.join(names) or 'none'}{named}"
-    )
+    raise OptionError(f"{lacks}; {hint}it has {', '.join(names) or 'none'}{named}")

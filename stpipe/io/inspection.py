@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from stpipe.core.ports import VariableInfo
 from stpipe.core.qa_products import PRODUCTS
 from stpipe.core.samples import gap_value, is_nodata
-from stpipe.core.trust import remarks
+from stpipe.core.trust import plain_name, remarks
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.io.cube import Cube
 from stpipe.io.fillable import CODES
@@ -302,9 +301,9 @@ def _codes(cube: Cube) -> Iterator[tuple[str, str]]:
         if holds_sources(info) or (cube.trust is not None and name in cube.trust.variables):
             continue
         options = [
-            f"--qa {key}" if name.lower() in {known.lower() for known in product.variables} else f"--qa {key}={name}"
+            f"--qa {key}"
             for key, product in PRODUCTS.items()
-            if _plain(name) in {_plain(known) for known in product.variables}
+            if plain_name(name) in {plain_name(known) for known in product.variables}
         ]
         if options:
             titles = [PRODUCTS[option.split()[1].split("=")[0]].title for option in options]
@@ -312,15 +311,6 @@ def _codes(cube: Cube) -> Iterator[tuple[str, str]]:
             yield name, f"{name} tells which samples to trust: {fitting}"
         elif name.lower() in CODES or {"flag_values", "flag_masks"} & set(info.attrs):
             yield name, f"{name} holds codes: say which samples to trust with --keep {name}:... or --drop {name}:..."
-
-
-def _plain(name: str) -> str:
-    """Return a name without case and separators, in which files of one product differ.
-
-    >>> _plain("QA-PIXEL") == _plain("qa_pixel")
-    True
-    """
-    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _bad_chunks(cube: Cube) -> dict[str, list[str]]:

@@ -152,7 +152,7 @@ def test_frames_out_of_order_are_shown_and_nothing_else_takes_them(
     [
         ("SCL", {}, "SCL tells which samples to trust: --qa s2-scl (Sentinel-2 Level-2A"),
         ("qa_pixel", {}, "qa_pixel tells which samples to trust: --qa landsat-c2 (Landsat"),
-        ("QA-PIXEL", {}, "QA-PIXEL tells which samples to trust: --qa landsat-c2=QA-PIXEL (Landsat"),
+        ("QA-PIXEL", {}, "QA-PIXEL tells which samples to trust: --qa landsat-c2 (Landsat"),
         (
             "qa_value",
             {},
@@ -217,7 +217,7 @@ def test_the_alboran_sea_has_the_gaps_that_its_authors_state(
     ("pattern", "rules"),
     [
         ("worldcereal_s1_s2_l8/S2_L2A_20m_*.nc", "s2-scl"),
-        ("worldcereal_s1_s2_l8/L8_L2-ST_10m_*.nc", "landsat-c2=QA-PIXEL"),
+        ("worldcereal_s1_s2_l8/L8_L2-ST_10m_*.nc", "landsat-c2"),
         ("dineof_alboran_sst/alboranSST_small.nc", None),
     ],
     ids=["sentinel-2-under-its-classes", "landsat-under-its-bits", "sea-as-it-is"],
