@@ -8,8 +8,8 @@ day to the next, so that two successive days are 1 apart. All arithmetic up to m
     gap                         15     5              boundaries excluded, as published
     gap                         15     5     5        boundaries included: the period ends on day 25
 
-Planes of a block are walked with NumPy, a block being small enough for the processor's cache. Nothing is sorted: an
-order statistic is found by bisection on whole days, counting how many gaps are no longer than a guess.
+Planes of a block are walked with NumPy, a block being small enough for the processor's cache. Gaps are
+bytes unless one has more than 255 days.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
+from stpipe.core.columns import count, first_row, percentile
 from stpipe.errors import CubeError, OptionError
 
 BOUNDARIES = ("exclude", "include")
@@ -44,6 +45,7 @@ _DAY = np.timedelta64(1, "D")
 
 Bool = NDArray[np.bool_]
 F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,12 +325,17 @@ def gap_statistics(clear: Bool, calendar: GapCalendar, options: GapOptions, *, d
             part = (slice(top, top + rows), slice(left, left + columns))
             block = calendar.composite(clear[:, *part])
             shape = block.shape[1:]
-            flat = work.flat(block)
+            masks = work.masks(block)
             for g, group in enumerate(calendar.groups):
-                result[g, :, *part] = work.statistics(flat, group).reshape(-1, *shape)
+                for s, row in enumerate(work.statistics(masks, group)):
+                    result[g, s, *part] = row.reshape(shape)
     if domain is not None:
         result[..., ~domain] = np.nan
     return result
+
+
+class _OverflowError(Exception):
+    """Some gap has more days than the type of gaps holds."""
 
 
 class _Work:
@@ -337,171 +344,135 @@ class _Work:
     def __init__(self, calendar: GapCalendar, options: GapOptions, pixels: int) -> None:
         self.calendar = calendar
         self.options = options
-        span = len(calendar.epoch)
-        # Days are counted from 1, for 0 is to mean none.
-        self.dtype: np.dtype[Any] = np.dtype(np.uint16 if span < 2**16 - 1 else np.uint32)
-        rows = max(sum(part.stop - part.start + 1 for part in group.parts) for group in calendar.groups)
-        self._clear = np.empty(len(calendar.numbers) * pixels, dtype=np.bool_)
-        self._latest = np.empty((len(calendar.numbers), pixels), dtype=self.dtype)
-        self._gaps = np.empty((rows, pixels), dtype=self.dtype)
-        self._narrow = np.empty((rows, pixels), dtype=np.uint8)
-        self._spare = np.empty((rows, pixels), dtype=self.dtype)
-        self._flags = np.empty((rows, pixels), dtype=np.bool_)
+        self.rows = max(sum(part.stop - part.start + 1 for part in group.parts) for group in calendar.groups)
+        self._memory: dict[str, U8] = {}
+        self._pixels = pixels
 
-    def flat(self, clear: Bool) -> Bool:
-        """Return (date, y, x) as (date, pixel)."""
+    def _room(self, name: str, rows: int, pixels: int, dtype: DTypeLike) -> NDArray[Any]:
+        """Return memory for (row, pixel) that is kept from block to block."""
+        dtype = np.dtype(dtype)
+        needed = max(self.rows, len(self.calendar.numbers)) * self._pixels * dtype.itemsize
+        if name not in self._memory or self._memory[name].size < needed:
+            self._memory[name] = np.empty(needed, dtype=np.uint8)
+        return self._memory[name][: rows * pixels * dtype.itemsize].view(dtype).reshape(rows, pixels)
+
+    def masks(self, clear: Bool) -> U8:
+        """Return (date, y, x) as (date, pixel), with all bits set where clear."""
         dates, height, width = clear.shape
-        flat = self._clear[: dates * height * width].reshape(clear.shape)
-        np.copyto(flat, clear)
-        return flat.reshape(dates, height * width)
+        masks = self._room("masks", dates, height * width, np.uint8)
+        np.negative(clear.view(np.uint8), out=masks.reshape(clear.shape))
+        return masks
 
-    def statistics(self, clear: Bool, group: Group) -> F32:
-        """Return (statistic, pixel) of a block (date, pixel)."""
-        pixels = clear.shape[1]
-        gaps, ends, total = self._gaps_of(clear, group)
+    def statistics(self, masks: U8, group: Group) -> list[NDArray[Any]]:
+        """Return the numbers of a block (date, pixel), a row each."""
+        gaps, ends, total = self._gaps_of(masks, group)
+        rows, pixels = gaps.shape
         longest = gaps.max(axis=0, initial=0)
-        top = int(longest.max(initial=0))
-        if top < 2**8 and self.dtype.itemsize > 1:
-            narrow = self._narrow[: len(gaps), :pixels]
-            np.copyto(narrow, gaps, casting="unsafe")
-            gaps, longest = narrow, longest.astype(np.uint8)
-        seen = sum((_count(clear[part.start : part.stop]) for part in group.parts), np.zeros(pixels, dtype=np.int64))
-        flags = self._flags[: len(gaps), :pixels]
-        number = _count(np.not_equal(gaps, 0, out=flags))
-        some = number > 0
-        divisor = np.where(some, number, 1)
+        seen = np.sum([count(masks[part.start : part.stop]) for part in group.parts], axis=0, dtype=np.intp)
+        flags = self._room("flags", rows, pixels, np.bool_)
+        spare = self._room("spare", rows, pixels, gaps.dtype)
+        number = count(np.not_equal(gaps, 0, out=flags)).astype(np.intp)
         one = gaps.dtype.type(1)
-        spare = self._spare_like(gaps)
         # Where there is no gap, 0 - 1 is the largest number there is.
-        shortest = np.subtract(gaps, one, out=spare).min(axis=0, initial=np.iinfo(gaps.dtype).max).astype(np.int64) + 1
-        squares = self._squares(gaps, top, len(self.calendar.epoch))
-        mean = total / divisor
-        variance = (divisor * squares - total.astype(np.float64) ** 2) / divisor.astype(np.float64) ** 2
-        end = ends[self._row_of_first(gaps, longest)] if len(ends) else np.zeros(pixels, dtype=np.int64)
+        shortest = np.subtract(gaps, one, out=spare).min(axis=0, initial=np.iinfo(gaps.dtype).max) + one
+        end = np.append(ends, 0).take(first_row(np.equal(gaps, longest, out=flags), flags.view(np.uint8)))
         start = np.maximum(end - longest, 0)
-        levels = self._percentiles(gaps, number, total, longest, (50.0, *self.options.percentiles))
-        rows: list[NDArray[Any]] = [
-            mean, levels[0], shortest, longest, np.sqrt(variance), *levels[1:],
-            self.calendar.epoch[start], self.calendar.epoch[end],
+        median, *levels = (percentile(gaps, number, p, flags, spare) for p in (50.0, *self.options.percentiles))
+        squares = self._squares(gaps, longest, total)
+        divisor = np.maximum(np.arange(rows + 1), 1.0).take(number)
+        variance = (divisor * squares - total * total) / (divisor * divisor)
+        epoch = self.calendar.epoch.astype(np.float32)
+        numbers = [
+            total / divisor, median, shortest, longest, np.sqrt(variance), *levels, epoch.take(start), epoch.take(end),
         ]  # fmt: skip
-        result = np.empty((len(self.options.statistics), pixels), dtype=np.float32)
-        result[0], result[1] = seen, number
-        for i, row in enumerate(rows, start=2):
-            result[i] = row
-        result[2:-2, ~some] = np.nan
-        result[-2] = 1 - seen / group.days
-        result[-1] = 1 - seen / group.dates if group.dates else np.nan
-        return result
+        if not number.all():
+            numbers = [np.where(number > 0, row, np.float32(np.nan)) for row in numbers]
+        counts = np.arange(len(self.calendar.numbers) + 1)
+        without = [1 - counts / days if days else np.full(len(counts), np.nan) for days in (group.days, group.dates)]
+        return [seen, number, *numbers, *(shares.astype(np.float32).take(seen) for shares in without)]
 
-    def _gaps_of(self, clear: Bool, group: Group) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
-        """Return the gaps that end at each date, 0 where none does; the days that rows end on; and sums of gaps."""
-        pixels = clear.shape[1]
-        total = np.zeros(pixels, dtype=np.int64)
+    def _gaps_of(self, masks: U8, group: Group) -> tuple[NDArray[Any], NDArray[np.intp], NDArray[np.float64]]:
+        """Return the gaps that end at each date, 0 where none does; the days that rows end on; and sums of gaps.
+
+        Gaps are bytes if all of them fit, which only shows while they are counted.
+        """
+        for dtype in (np.uint8, np.uint16, np.uint32):
+            try:
+                return self._gaps_as(np.dtype(dtype), masks, group)
+            except _OverflowError:
+                continue
+        raise AssertionError("a period has fewer than 2**32 days")
+
+    def _gaps_as(
+        self, dtype: np.dtype[Any], masks: U8, group: Group
+    ) -> tuple[NDArray[Any], NDArray[np.intp], NDArray[np.float64]]:
+        pixels = masks.shape[1]
+        include = self.options.boundaries == "include"
+        total = np.zeros(pixels)  # whole numbers, which floats hold exactly
+        gaps = self._room("gaps", self.rows, pixels, dtype)
         ends: list[int] = []
         done = 0
         for part in group.parts:
             numbers = self.calendar.numbers[part.start : part.stop]
-            rows = len(numbers) + 1 if self.options.boundaries == "include" else len(numbers) - 1
+            rows = len(numbers) + 1 if include else len(numbers) - 1
             if rows < 1:
                 continue
-            out = self._gaps[done : done + rows, :pixels]
-            total += self._gaps_of_part(clear[part.start : part.stop], numbers, part, out)
+            total += self._walk(masks[part.start : part.stop], numbers, part, gaps[done : done + rows])
             ends += numbers[len(numbers) - min(rows, len(numbers)) :].tolist()
-            ends += [part.last] * (rows > len(numbers))
+            ends += [part.last] * include
             done += rows
-        return self._gaps[:done, :pixels], np.array(ends, dtype=np.int64), total
+        return gaps[:done], np.array(ends, dtype=np.intp), total
 
-    def _gaps_of_part(
-        self, clear: Bool, numbers: NDArray[np.int64], part: Part, out: NDArray[Any]
-    ) -> NDArray[np.int64]:
-        """Write the gaps of one stretch, and return their sums."""
-        latest = self._latest[: len(numbers), : clear.shape[1]]
-        # The day where clear, and 0 where not; then the latest clear day so far.
-        np.multiply(clear.view(np.uint8), (numbers + 1).astype(self.dtype)[:, None], out=latest, dtype=self.dtype)
+    def _walk(self, masks: U8, numbers: NDArray[np.int64], part: Part, out: NDArray[Any]) -> NDArray[Any]:
+        """Write the gaps of one stretch, and return their sums.
+
+        Date by date goes the number of days since the last clear one, which is the gap where it is clear again.
+        """
         include = self.options.boundaries == "include"
-        first: Any = self.dtype.type(part.first + 1)
-        if not include:
-            one = self.dtype.type(1)
-            first = np.subtract(latest, one, out=self._spare[: len(numbers), : clear.shape[1]]).min(axis=0) + one
-        for before, now in pairwise(latest):
-            np.maximum(now, before, out=now)
-        # Nothing comes before the first, so that no gap ends there.
-        np.maximum(latest, first, out=latest)
-        if not include:
-            np.subtract(latest[1:], latest[:-1], out=out)
-            return np.asarray(latest[-1].astype(np.int64) - first)
-        if len(numbers):
-            np.subtract(latest[0], first, out=out[0])
-            np.subtract(latest[1:], latest[:-1], out=out[1:-1])
-            np.subtract(self.dtype.type(part.last + 1), latest[-1], out=out[-1])
+        pixels, dtype = masks.shape[1], out.dtype
+        if include:
+            first = np.full(pixels, part.first, dtype=np.int64)
+            days = np.diff(numbers, prepend=part.first).tolist()
+            since = np.zeros(pixels, dtype=dtype)
         else:
-            out[-1] = part.last - part.first
-        return np.full(clear.shape[1], part.last - part.first, dtype=np.int64)
+            # A pixel that is never clear is at 0 on the last date, and has no gap.
+            row = first_row(masks, self._room("flags", len(masks), pixels, np.bool_).view(np.uint8))
+            first = np.append(numbers, numbers[-1])[row]
+            # Counting starts so far below 0, round the corner, that no gap ends on the first clear date.
+            since = (numbers[0] - first).astype(dtype)
+            masks, days = masks[1:], np.diff(numbers).tolist()
+        most, top, day = int(np.iinfo(dtype).max), 0, part.first if include else int(numbers[0])
+        for mask, step, gaps in zip(masks, days, out, strict=False):
+            top += step  # no count that has started is larger
+            if top > most:
+                top = int(since.max(where=first <= day, initial=0)) + step
+                if top > most:
+                    raise _OverflowError
+            day += step
+            since += dtype.type(step)
+            np.bitwise_and(since, _widened(mask, dtype), out=gaps)
+            since -= gaps
+        if include:
+            rest = part.last - day
+            if int(since.max(initial=0)) + rest > most:
+                raise _OverflowError
+            np.add(since, dtype.type(rest), out=out[-1])
+            return np.full(pixels, part.last - part.first, dtype=np.int64)
+        return np.asarray(numbers[-1] - since - first)
 
-    def _spare_like(self, gaps: NDArray[Any]) -> NDArray[Any]:
-        """Return spare memory of the shape and type of some gaps."""
-        return self._spare[: len(gaps)].view(gaps.dtype)[:, : gaps.shape[1]]
-
-    def _squares(self, gaps: NDArray[Any], top: int, span: int) -> NDArray[np.int64]:
+    def _squares(self, gaps: NDArray[Any], longest: NDArray[Any], total: NDArray[np.float64]) -> NDArray[Any]:
         """Return sums of squares, in the narrowest type that holds them."""
-        # All gaps together are no longer than the period.
-        kind = next(kind for kind in (np.uint16, np.uint32, np.uint64) if top * span <= np.iinfo(kind).max)
-        if np.dtype(kind) == self.dtype:
-            squared = np.multiply(gaps, gaps, out=self._spare[: len(gaps), : gaps.shape[1]], dtype=kind)
-        else:
-            squared = np.multiply(gaps, gaps, dtype=kind)
-        return np.asarray(np.add.reduce(squared, axis=0, dtype=kind), dtype=np.int64)
-
-    def _row_of_first(self, gaps: NDArray[Any], longest: NDArray[Any]) -> NDArray[np.int64]:
-        """Return the first row in which each pixel's longest gap is."""
-        rows, pixels = gaps.shape
-        flags = np.equal(gaps, longest, out=self._flags[:rows, :pixels]).view(np.uint8)
-        if rows < 2**8:
-            falling = np.arange(rows, 0, -1, dtype=np.uint8)[:, None]
-            return np.asarray(rows - np.multiply(flags, falling, out=flags).max(axis=0).astype(np.int64))
-        return np.asarray(flags.argmax(axis=0))
-
-    def _percentiles(
-        self,
-        gaps: NDArray[Any],
-        number: NDArray[np.int64],
-        total: NDArray[np.int64],
-        longest: NDArray[Any],
-        percentiles: Sequence[float],
-    ) -> list[NDArray[np.float64]]:
-        """Return percentiles of the gaps, linear between the nearest two; anything where there is no gap."""
-        rows, pixels = gaps.shape
-        flags, spare, one = self._flags[:rows, :pixels], self._spare_like(gaps), gaps.dtype.type(1)
-        levels: dict[float, NDArray[np.float64]] = {}
-        low = np.zeros(pixels, dtype=gaps.dtype)
-        for percentile in sorted(set(percentiles)):
-            rank = np.maximum(number - 1, 0) * (percentile / 100)
-            below = np.floor(rank).astype(np.int64)
-            needed = (rows - number) + below + 1  # rows without a gap are 0, and come first
-            # Of gaps that add up to so much, this many can't be longer than that.
-            high = np.minimum(longest, total // np.maximum(number - below, 1)).astype(gaps.dtype)
-            low = np.minimum(low, high)
-            while (low < high).any():
-                middle = low + ((high - low) >> one)
-                enough = _count(np.less_equal(gaps, middle, out=flags)) >= needed
-                high, low = np.where(enough, middle, high), np.where(enough, low, middle + one)
-            level, share = low.astype(np.float64), rank - below
-            if (share > 0).any():
-                alone = _count(np.less_equal(gaps, low, out=flags)) == needed
-                # What is no longer wraps round to more than all that is.
-                further = np.subtract(gaps, low + one, out=spare).min(axis=0).astype(np.float64) + 1
-                level += np.where(alone & (share > 0), share * further, 0)
-            levels[percentile] = level
-        return [levels[percentile] for percentile in percentiles]
+        top = int((longest * total).max(initial=0))
+        kind = next(kind for kind in (np.uint16, np.uint32, np.uint64) if top <= np.iinfo(kind).max)
+        squared = np.multiply(gaps, gaps, out=self._room("spare", len(gaps), gaps.shape[1], kind), dtype=kind)
+        return np.asarray(np.add.reduce(squared, axis=0, dtype=kind))
 
 
-def _count(flags: Bool) -> NDArray[np.int64]:
-    """Return how many are True in each column; bytes are added as bytes, which is many times as fast."""
-    ones = flags.view(np.uint8)
-    total = np.zeros(flags.shape[1], dtype=np.int64)
-    for start in range(0, len(ones), 255):
-        total += np.add.reduce(ones[start : start + 255], axis=0, dtype=np.uint8)
-    return total
+def _widened(mask: U8, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return a wider mask: all bits set, or none."""
+    if dtype.itemsize == 1:
+        return mask
+    return mask.view(np.int8).astype(f"i{dtype.itemsize}").view(dtype)
 
 
 def parse_percentiles(option: str, text: str | None) -> tuple[float, ...]:
