@@ -8,19 +8,29 @@ from typing import Any
 import click
 
 from stpipe.cli.options import fill_options, run_options
+from stpipe.errors import OutputError
+
+REFUSED = "refused"
+"""State of a run that can't begin in its folder."""
 
 
 @click.command(name="plan")
 @run_options
 @click.option("--no-scan", is_flag=True, help="Don't read the cube to count the blocks with gaps.")
 def command(as_json: bool, no_scan: bool, **typed: Any) -> None:
-    """Show what fill-scene would do."""
+    """Show what fill-scene would do.
+
+    That includes a refusal because of what the output folder holds, which is said behind the folder.
+    """
     from stpipe.cli.scene_plan import begin, describe_plan, prepare
 
     prepared = prepare(fill_options(**typed))
-    state = begin(prepared)
     plan = describe_plan(prepared)
-    plan["state"] = state.value
+    try:
+        plan["state"] = begin(prepared).value
+    except OutputError as error:
+        plan["state"], plan["refusal"] = REFUSED, str(error)
+        click.echo(f"stpipe: note: fill-scene would refuse: {error}", err=True)
     if not no_scan:
         plan["blocks_with_gaps"], plan["gap_share"], said = scan(prepared)
         for line in said:

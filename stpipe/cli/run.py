@@ -48,7 +48,7 @@ def command(
 
     A stage that is done is not done again, until its options or its inputs change.
     """
-    from stpipe.cli.pipeline.commands import plan_stages
+    from stpipe.cli.pipeline.commands import check_inputs, plan_stages
     from stpipe.cli.pipeline.files import find_pipeline, read_pipeline
     from stpipe.cli.pipeline.records import Records
 
@@ -65,6 +65,7 @@ def command(
     folder = Path(f"{said.name}.run") if output is None else output
     _check_folder(folder)
     stages = plan_stages(said, folder)
+    check_inputs(stages)
     records = Records.of(folder)
     if dry_run:
         _show_commands(stages, records, as_json=as_json)

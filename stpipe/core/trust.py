@@ -303,7 +303,7 @@ def remarks(trust: Trust, counts: NDArray[np.int64]) -> tuple[str, ...]:
     """
     lines = []
     for rule, (matched, known) in zip(trust.rules, counts.tolist(), strict=True):
-        text = rule.text + " (fill)" * rule.missing
+        text, taken = rule.text + " (fill)" * rule.missing, ""
         if not known:
             lines.append(f"{text}: {rule.variable} is nodata everywhere, so that nothing is trusted")
         elif not matched and not rule.missing:
@@ -313,7 +313,7 @@ def remarks(trust: Trust, counts: NDArray[np.int64]) -> tuple[str, ...]:
             effect = "it drops nothing" if rule.keep else "nothing is trusted"
             taken = f"; a layer of --qa {rule.lookalike} looks like this" if rule.lookalike else ""
             lines.append(f"{text} matches all of {known} samples, so that {effect}{taken}")
-        if not rule.missing and (owners := _owners(rule, [rule.variable])):
+        if not rule.missing and not taken and (owners := _owners(rule, [rule.variable])):
             lines.append(f"{text}: {rule.variable} is what the layer of --qa {' or '.join(owners)} is called")
     return tuple(lines)
 

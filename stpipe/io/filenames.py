@@ -11,6 +11,8 @@ from pathlib import Path
 
 from stpipe.errors import CubeError, OptionError
 
+_SHOWN = 3
+
 YEAR_WITHOUT = 2000
 """Year of dates whose template has none; a leap year, so that 29 February is a date."""
 
@@ -86,13 +88,14 @@ def read_names(paths: Sequence[Path], pattern: str | None = None) -> list[NamedF
     if pattern is None:
         return _by_looking(paths)
     expression, date_format = compile_pattern(pattern)
+    found = [(path, _match(expression, path)) for path in paths]
+    odd = [path for path, match in found if match is None]
+    if odd:
+        some = f"the name of {odd[0]} does" if len(odd) == 1 else f"{len(odd)} of {len(paths)} names do"
+        raise CubeError(f"{some} not fit --pattern {pattern}{_such_as(odd)}; choose files with a glob or change it")
     named = []
-    for path in paths:
-        match = _match(expression, path)
-        if match is None:
-            raise CubeError(
-                f"the name of {path} does not fit --pattern {pattern}; choose files with a glob or change it"
-            )
+    for path, match in found:
+        assert match is not None  # the odd ones were refused
         groups = match.groupdict()
         time = _parse(groups["date"], date_format, path)
         scene = match[0]
@@ -101,6 +104,11 @@ def read_names(paths: Sequence[Path], pattern: str | None = None) -> list[NamedF
             scene = scene[:start] + scene[stop:]
         named.append(NamedFile(path=path, time=time, variable=_clean(groups.get("variable") or "data"), scene=scene))
     return named
+
+
+def _such_as(odd: Sequence[Path]) -> str:
+    """Return up to three of several files, for a message."""
+    return "" if len(odd) == 1 else f", such as {', '.join(path.name for path in odd[:_SHOWN])}"
 
 
 def has_year(pattern: str | None) -> bool:
@@ -222,12 +230,15 @@ def _date_of(groups: Mapping[str, str | None]) -> datetime | None:
 def _by_looking(paths: Sequence[Path]) -> list[NamedFile]:
     times: list[datetime] = []
     rests: list[list[str]] = []
-    for path in paths:
-        dates = list(_dates_in(path.stem)) or list(_dates_in(path.parent.name))
-        if not dates:
-            raise CubeError(
-                f"no date in the name of {path}; say where it is: --pattern '{{date:%Y%m%d}}_{{variable}}{path.suffix}'"
-            )
+    found = [list(_dates_in(path.stem)) or list(_dates_in(path.parent.name)) for path in paths]
+    odd = [path for path, dates in zip(paths, found, strict=True) if not dates]
+    if odd:
+        where = odd[0] if len(odd) == 1 else f"{len(odd)} of {len(paths)} files"
+        raise CubeError(
+            f"no date in the name of {where}{_such_as(odd)}; say where it is: --pattern "
+            f"'{{date:%Y%m%d}}_{{variable}}{odd[0].suffix}', or leave out with a glob what is no frame"
+        )
+    for path, dates in zip(paths, found, strict=True):
         times.append(dates[0][1])
         rest = path.stem
         for (start, stop), _ in reversed(list(_dates_in(path.stem))):

@@ -69,10 +69,12 @@ def worth_filling(cube: Cube) -> tuple[tuple[str, ...], tuple[str, ...]]:
     names = tuple(name for name in names if name not in codes)
     notes = []
     if codes:
-        notes.append(f"left out {', '.join(codes)}: codes can't be filled; name one with --var to fill it all the same")
+        notes.append(f"left out {', '.join(codes)}: codes are no measurements; name one with --var to take it as one")
     filled = [name for name in names if name + SOURCE_SUFFIX in infos and holds_sources(infos[name + SOURCE_SUFFIX])]
     if filled:
         notes.append(f"{', '.join(filled)} was filled before: what was filled then counts as observed now")
     if not names:
-        raise CubeError(f"{cube.path} holds nothing but codes ({', '.join(codes)}); name one with --var to fill it")
+        raise CubeError(
+            f"{cube.path} holds nothing but codes ({', '.join(codes)}); name one with --var to take it all the same"
+        )
     return names, tuple(notes)

@@ -207,12 +207,32 @@ def read_area(path: Path, crs_wkt: str | None, transform: Affine6 | None, cube: 
         piece = max(east - west, north - south, 1e-9) / 64
         dense = [[_with_steps(ring, piece).tolist() for ring in polygon] for polygon in rings]
         area = {"type": "MultiPolygon", "coordinates": dense}
-        moved = transform_geom(CRS.from_user_input(source), CRS.from_wkt(crs_wkt), area)
+        with quiet_gdal():
+            moved = transform_geom(CRS.from_user_input(source), CRS.from_wkt(crs_wkt), area)
     except CubeError:
         raise
     except Exception as error:
         raise CubeError(f"--aoi: {path} can't be brought into the CRS of the cube: {one_line(error)}") from error
     return json.dumps(moved, sort_keys=True)
+
+
+def quiet_gdal() -> Any:
+    """Return a context in which GDAL and PROJ raise what is wrong and print nothing."""
+    from rasterio import Env
+
+    return Env()
+
+
+def is_geographic(crs_wkt: str) -> bool:
+    """Whether a CRS is in degrees.
+
+    >>> is_geographic('GEOGCS["WGS 84",DATUM["WGS_1984",SPHEROID["WGS 84",6378137,298.257223563]],'
+    ...               'PRIMEM["Greenwich",0],UNIT["degree",0.0174532925199433]]')
+    True
+    """
+    from rasterio.crs import CRS
+
+    return bool(CRS.from_wkt(crs_wkt).is_geographic)
 
 
 def _check_degrees(source: str, bounds: tuple[float, float, float, float], path: Path) -> None:

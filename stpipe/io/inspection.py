@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from stpipe.core.ports import VariableInfo
@@ -24,7 +26,7 @@ from stpipe.io.fillable import CODES
 from stpipe.io.frames import holds_sources
 from stpipe.io.rasters import crs_name
 from stpipe.io.reader import StoredReader
-from stpipe.io.stored import is_remote
+from stpipe.io.stored import is_remote, open_raw
 from stpipe.io.times import disorder, label
 
 TILE_BYTES = 16 * 2**20
@@ -37,6 +39,7 @@ _HUGE_CHUNK = 256 * 2**20
 _SMALL_CHUNK = 64 * 2**10
 _MANY_CHUNKS = 20_000
 _LONG_STEP = 6  # times the median step
+_PLACES = re.compile(r"(?i)mask|domain|land|water|sea|lake|valid")
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""
@@ -268,6 +271,7 @@ def _hints(cube: Cube, report: dict[str, Any], gaps: dict[str, GapCount]) -> Ite
     if dates["median_step_days"] and dates["longest_step_days"] > _LONG_STEP * dates["median_step_days"]:
         yield f"{dates['longest_step_days']:g} days without a frame after {dates['longest_step_after']}"
     yield from _chunk_hints(cube)
+    yield from _domain_hints(cube)
     told = dict(_codes(cube))
     yield from told.values()
     for info in cube.variables:
@@ -277,9 +281,31 @@ def _hints(cube: Cube, report: dict[str, Any], gaps: dict[str, GapCount]) -> Ite
         first = next(iter(gaps.values()), None)  # they are the same for every variable
         if first is not None and first.rule_counts is not None:
             yield from remarks(cube.trust, first.rule_counts)
-    for name, counted in gaps.items():
-        if len(counted.empty_frames) == len(cube.times):
-            yield f"{name}: no valid sample at all; is nodata right?"
+    bare = [name for name, counted in gaps.items() if len(counted.empty_frames) == len(cube.times)]
+    if bare:
+        rules = "" if cube.trust is None else ", and do the rules fit"
+        yield f"{_some(bare)}: no valid sample at all; is nodata right{rules}?"
+
+
+def _domain_hints(cube: Cube) -> Iterator[str]:
+    """Yield a line on static variables that may say where values can exist, if none was named."""
+    if cube.domain is not None:
+        return
+    with open_raw(cube.path, cube.kind) as raw:
+        names = [str(name) for name, variable in raw.variables.items() if _says_where(str(name), variable, cube)]
+    if names:
+        yield (
+            f"{_some(names)}: no dates; what is non-zero where values can exist, and zero elsewhere, is a domain: with "
+            f"--domain {names[0]} gaps are counted and filled inside it alone"
+        )
+
+
+def _says_where(name: str, variable: xr.Variable, cube: Cube) -> bool:
+    """Whether a variable could be a domain: flags or counts over (y, x), or one with a name that says so."""
+    lengths = {dim: variable.sizes[dim] for dim in variable.dims if variable.sizes[dim] != 1}
+    if lengths != dict(zip(cube.dims[1:], cube.full_extent[1:], strict=True)):
+        return False
+    return variable.dtype.kind in "iub" or (variable.dtype.kind == "f" and _PLACES.search(name) is not None)
 
 
 def product_hints(cube: Cube) -> Iterator[str]:
@@ -305,12 +331,23 @@ def _codes(cube: Cube) -> Iterator[tuple[str, str]]:
             for key, product in PRODUCTS.items()
             if plain_name(name) in {plain_name(known) for known in product.variables}
         ]
-        if options:
+        if options and (heeded := _heeded(name, options, cube)):
+            yield name, f"{name} was heeded when the cube was made: {heeded}"
+        elif options:
             titles = [PRODUCTS[option.split()[1].split("=")[0]].title for option in options]
             fitting = " or ".join(f"{option} ({title})" for option, title in zip(options, titles, strict=True))
             yield name, f"{name} tells which samples to trust: {fitting}"
         elif name.lower() in CODES or {"flag_values", "flag_masks"} & set(info.attrs):
             yield name, f"{name} holds codes: say which samples to trust with --keep {name}:... or --drop {name}:..."
+
+
+def _heeded(name: str, options: Sequence[str], cube: Cube) -> str | None:
+    """Return the rules on a layer by which `ingest` dropped samples of all other variables, if it did."""
+    others = [info for info in cube.variables if info.name.lower() not in CODES and info.name != name]
+    rules = {str(info.attrs.get("quality_rules", "")) for info in others}
+    about = [*(option.split("=")[0] for option in options), f"--keep {name}", f"--drop {name}"]
+    said = rules.pop() if len(rules) == 1 else ""
+    return said if any(rule in said for rule in about) else None
 
 
 def _bad_chunks(cube: Cube) -> dict[str, list[str]]:

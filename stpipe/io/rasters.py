@@ -12,7 +12,7 @@ from typing import Any
 
 from stpipe.errors import CubeError, MissingFileError
 from stpipe.io.georeference import Affine6
-from stpipe.io.stored import one_line
+from stpipe.io.stored import beside, one_line
 
 SUFFIXES = (".tif", ".tiff", ".jp2", ".img", ".vrt")
 """What is taken from a folder; a file that is named may be anything that GDAL opens."""
@@ -105,8 +105,9 @@ def find_files(sources: Sequence[str]) -> list[Path]:
         for folder in (path for path in places if path.is_dir()):
             files += [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
         if not files:
-            what = f"folder {source} holds no raster ({', '.join(SUFFIXES)})" if places else f"no file matches {source}"
-            raise MissingFileError(what)
+            if places:
+                raise MissingFileError(f"folder {source} holds no raster ({', '.join(SUFFIXES)})")
+            raise MissingFileError(f"no file matches {source}{beside(place)}")
         found.update(path.absolute() for path in files)
     if not found:
         raise MissingFileError("no file is named; give folders, globs or files")

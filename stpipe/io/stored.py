@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from math import isfinite, isnan
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,8 @@ Kind = Literal["zarr", "netcdf"]
 
 CONTIGUOUS_CHUNKS: Triple = (32, 256, 256)
 """Windows to read a variable by that is stored in one piece."""
+
+_SHOWN = 4
 
 _NETCDF_MAGIC = (b"\x89HDF", b"CDF\x01", b"CDF\x02", b"CDF\x05")
 _TIFF_MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
@@ -79,9 +82,7 @@ def kind_of(path: str) -> Kind:
         return "netcdf" if path.endswith((".nc", ".nc4", ".h5")) else "zarr"
     place = Path(path)
     if not place.exists():
-        near = sorted(p.name for p in place.parent.glob("*.zarr"))[:4] if place.parent.is_dir() else []
-        beside = f"; beside it: {', '.join(near)}" if near else ""
-        raise MissingFileError(f"there is no file or folder {path}{beside}")
+        raise MissingFileError(f"there is no file or folder {path}{beside(place)}")
     if place.is_dir():
         if (place / ".zarray").exists():
             raise CubeError(f"{path} is a single Zarr array; name the Zarr group that holds it and its coordinates")
@@ -99,6 +100,23 @@ def kind_of(path: str) -> Kind:
     if magic in _TIFF_MAGIC:
         raise CubeError(f"{path} is a GeoTIFF, not a cube; make a cube of the series with: stpipe ingest")
     raise CubeError(f"{path} is neither a Zarr group nor a NetCDF file (its first bytes are {magic!r})")
+
+
+def beside(place: Path) -> str:
+    """Return the tail of a message about a path that leads nowhere: what there is of similar names, or else cubes."""
+    missing = place
+    while not missing.parent.exists() and missing != missing.parent:
+        missing = missing.parent
+    folder = missing.parent
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if any(letter in missing.name for letter in "*?["):
+        near = [name for name in names if not name.startswith(".")][:_SHOWN]
+    else:
+        near = get_close_matches(missing.name, names, n=_SHOWN)
+        near = near or [name for name in names if name.startswith(missing.stem)][:_SHOWN]
+        near = near or [name for name in names if name.endswith(".zarr")][:_SHOWN]
+    where = "beside it" if missing == place else f"there is no {missing}; beside that"
+    return f"; {where}: {', '.join(near)}" if near else ""
 
 
 def open_raw(path: str, kind: Kind, *, lazy_chunks: bool = False) -> xr.Dataset:

@@ -244,6 +244,22 @@ def test_an_output_folder_that_holds_something_else_is_left_alone(cube: Path, tm
     assert "is a file" in said(capsys)
 
 
+def test_a_plan_says_that_the_folder_would_be_refused(cube: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("years of work")
+    words = ["plan", str(cube), "-o", str(out), *SMALL, "--no-scan"]
+    assert run([*words, "--json"]) == 0
+    printed, note = capsys.readouterr()
+    plan = json.loads(printed)
+    assert plan["state"] == "refused"
+    assert plan["refusal"] in note
+    assert note.startswith("stpipe: note: fill-scene would refuse: the output folder")
+    assert run(words) == 0
+    assert f"{out} (refused)" in capsys.readouterr().out
+    assert snapshot(out) == {"thesis.tex": b"years of work"}
+
+
 def test_another_run_is_replaced_only_when_asked(cube: Path, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "out"
     assert run(["fill-scene", str(cube), "-o", str(out), *SMALL]) == 0

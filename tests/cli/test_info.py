@@ -295,3 +295,36 @@ def test_no_model_is_one_line(
     said = capsys.readouterr().err
     assert expected in said
     assert said.count("\n") == 1
+
+
+def test_static_variables_may_be_domains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dims = ("time", "y", "x")
+    dataset = xr.Dataset(
+        {
+            "sst": (dims, np.ones((2, 6, 8), np.float32)),
+            "sea": (dims[1:], np.ones((6, 8), np.int8)),
+            "land_share": (dims[1:], np.ones((6, 8), np.float32)),
+            "height": (dims[1:], np.ones((6, 8), np.float32)),
+            "rows": ("y", np.arange(6)),
+        },
+        {"time": np.array(["2024-01-01", "2024-01-09"], "M8[ns]"), "y": np.arange(6.0), "x": np.arange(8.0)},
+    )
+    dataset.to_zarr(tmp_path / "c.zarr", consolidated=False)
+    (hint,) = (line for line in report_of(capsys, str(tmp_path / "c.zarr"))["hints"] if "--domain" in line)
+    assert hint.startswith("sea, land_share: no dates; what is non-zero where values can exist")
+    hints = report_of(capsys, str(tmp_path / "c.zarr"), "--domain", "sea")["hints"]
+    assert not any("--domain" in line for line in hints)
+
+
+def test_rules_that_ingest_heeded_are_not_asked_for_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dims = ("time", "y", "x")
+    values, codes = np.ones((2, 6, 8), np.float32), np.full((2, 6, 8), 4, np.uint8)
+    dataset = xr.Dataset(
+        {"red": (dims, values, {"quality_rules": "--qa s2-scl"}), "SCL": (dims, codes), "nir": (dims, values)},
+        {"time": np.array(["2024-01-01", "2024-01-09"], "M8[ns]"), "y": np.arange(6.0), "x": np.arange(8.0)},
+    )
+    dataset.to_zarr(tmp_path / "some.zarr", consolidated=False)
+    assert any("SCL tells which samples" in hint for hint in report_of(capsys, str(tmp_path / "some.zarr"))["hints"])
+    dataset.drop_vars("nir").to_zarr(tmp_path / "all.zarr", consolidated=False)
+    (hint,) = (hint for hint in report_of(capsys, str(tmp_path / "all.zarr"))["hints"] if "SCL" in hint)
+    assert hint == "SCL was heeded when the cube was made: --qa s2-scl"

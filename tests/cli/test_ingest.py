@@ -81,12 +81,26 @@ def test_the_summary_is_three_lines_and_progress_is_quiet(tmp_path: Path, capsys
         (["--empty-periods"], "--empty-periods needs periods"),
         (["--bbox", "1,2,3"], "--bbox needs four numbers W,S,E,N"),
         (["--bbox", "0,0,1,1"], "--bbox 0,0,1,1 does not touch the files"),
+        (["--bbox", "15.1,45,15,45.2"], "W and E are exchanged, did you mean 15,45,15.1,45.2?"),
+        (["--bbox", "15.1,45.2,15,45"], "W and E and S and N are exchanged, did you mean 15,45,15.1,45.2?"),
+        (["--bbox", "45,14.9,45.2,15.1"], "it would as 14.9,45,15.1,45.2: W and E are longitudes"),
+        (
+            ["--bbox", "500000,4999900,500100,5000000"],
+            "say in which CRS it is with --bbox-crs: that of the files is EPSG:",
+        ),
+        (
+            ["--bbox", "14.9,45,15.1,45.2", "--bbox-crs", "EPSG:32633"],
+            "it would if it was in degrees and not in EPSG:32633: leave --bbox-crs out",
+        ),
         (["--crs", "EPSG:nine"], "--crs needs a CRS such as EPSG:32633"),
+        (["--crs", "EPSG:999999"], "--crs needs a CRS such as EPSG:32633, got 'EPSG:999999'"),
         (["--time", "2021/2020"], "--time needs START before END"),
         (["--nodata", "1", "--nodata", "2"], "--nodata is given twice"),
         (["--nodata", "nir=2"], "--nodata: there is no variable 'nir'"),
         (["--var", "nir"], "--var: there is no variable 'nir'; there are red"),
-        (["--pattern", "{date:%Y%m%d}_{variable}_x.tif"], "20200101_red.tif does not fit --pattern"),
+        (["--var", "redd"], "--var: there is no variable 'redd'; did you mean 'red'? there are red"),
+        (["--var", "RED"], "did you mean 'red'?"),
+        (["--pattern", "{date:%Y%m%d}_{variable}_x.tif"], "3 of 3 names do not fit --pattern"),
     ],
 )
 def test_bad_options_are_refused_and_nothing_is_made(
@@ -99,6 +113,49 @@ def test_bad_options_are_refused_and_nothing_is_made(
     assert error.startswith("stpipe: error: ")
     assert error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_no_library_speaks_beside_the_message(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """PROJ writes to the process's own stderr."""
+    series(tmp_path / "in")
+    words = ["ingest", str(tmp_path / "in"), "-o", str(tmp_path / "c.zarr"), "--crs", "EPSG:999999"]
+    assert run(words) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("stpipe: error: --crs needs a CRS")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("inn", "no file matches inn; beside it: in"),
+        ("inn/*.tif", "no file matches inn/*.tif; there is no inn; beside that: in"),
+        ("in/*.jp2", "no file matches in/*.jp2; beside it: 20200101_red.tif, 20200102_red.tif, 20200103_red.tif"),
+        ("in/20200101_ret.tif", "beside it: 20200101_red.tif, 202001"),
+        ("c.nc", "there is no file or folder"),
+    ],
+)
+def test_a_missing_source_is_guessed_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, source: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    series(tmp_path / "in")
+    assert run(["ingest", source, "-o", "c.zarr"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_odd_files_of_a_folder_are_named_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    series(tmp_path / "in")
+    words = ["ingest", str(tmp_path / "in"), "-o", str(tmp_path / "c.zarr")]
+    for name in ("dem.tif", "slope.tif", "aspect.tif", "water.tif"):
+        (tmp_path / "in" / name).write_bytes(b"")
+    assert run(words) == 2
+    error = capsys.readouterr().err
+    assert "no date in the name of 4 of 7 files, such as aspect.tif, dem.tif, slope.tif; say where it is" in error
+    assert "or leave out with a glob" in error
+    assert run([*words, "--pattern", "{date:%Y%m%d}_{variable}.tif"]) == 2
+    error = capsys.readouterr().err
+    assert "4 of 7 names do not fit --pattern" in error
+    assert ", such as aspect.tif, dem.tif, slope.tif; choose files" in error
 
 
 def test_names_without_dates_and_several_resolutions_are_refused(

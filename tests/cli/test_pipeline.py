@@ -221,6 +221,8 @@ def test_command_lines_are_what_one_would_type(place: Path, capsys: pytest.Captu
         "--set",
         "ingest.same-day=",
     ]
+    for name in ("a b", "c"):
+        (place / name).mkdir()
     assert said(capsys, "p.yaml", "--dry-run", "-o", "out", *words).splitlines() == [
         "# ingest: to do",
         "stpipe ingest 'a b' c -o out/cube.zarr",
@@ -232,6 +234,26 @@ def test_command_lines_are_what_one_would_type(place: Path, capsys: pytest.Captu
     rows = json.loads(said(capsys, "p.yaml", "--dry-run", "--json"))
     assert [row["stage"] for row in rows] == list(STAGES)
     assert rows[1]["command"] == shlex.split("stpipe gaps p.run/cube.zarr -o p.run/gaps --by month")
+    assert {path.name for path in place.iterdir()} == {"IN", "a b", "c", "p.yaml"}
+
+
+@pytest.mark.parametrize("dry", [True, False], ids=["dry run", "run"])
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("ingest.src=INN", "--set ingest.src=INN: ingest: there is no file or folder INN; beside it: IN"),
+        ("ingest.src=IN/*.jp2", "there is no file or folder IN/*.jp2; beside it: a.tif"),
+        ("fill.guide=radar.zarr", "fill: --guide: there is no file or folder radar.zarr"),
+        ("gaps.aoi=IN/field.geojson", "gaps: --aoi: there is no file or folder IN/field.geojson"),
+    ],
+)
+def test_what_is_not_there_is_said_before_the_first_stage(
+    place: Path, capsys: pytest.CaptureFixture[str], word: str, message: str, dry: bool
+) -> None:
+    more = ["--set", "fill.method=guided"] if "guide" in word else []
+    error = said(capsys, "p.yaml", "--set", word, *more, *["--dry-run"] * dry, code=2)
+    assert message in error
+    assert error.count("\n") == 1
     assert {path.name for path in place.iterdir()} == {"IN", "p.yaml"}
 
 

@@ -487,3 +487,50 @@ def test_a_comparison_meets_its_number_however_the_factor_is_written(factor: flo
 def test_a_number_beyond_all_is_refused() -> None:
     with pytest.raises(OptionError, match="compares with no finite number"):
         parse_rule("q>=1e999", keep=True)
+
+
+@pytest.mark.parametrize(
+    ("typed", "there", "message"),
+    [
+        (
+            "landsat-c2",
+            "pixel_qa",
+            r"no variable 'QA_PIXEL' \(nor .* but pixel_qa, which goes with --qa landsat-c1; take",
+        ),
+        (
+            "landsat-c1",
+            "QA_PIXEL",
+            "no variable 'pixel_qa' .* but QA_PIXEL, which goes with --qa landsat-c2; take that",
+        ),
+        ("landsat-c1", "qa-pixel", "but qa-pixel, which goes with --qa landsat-c2"),
+        ("landsat-c2", "BQA", "but BQA, which goes with --qa landsat-c1-bqa"),
+        ("s5p", "SCL", "but SCL, which goes with --qa s2-scl"),
+    ],
+)
+def test_the_rule_of_another_product_is_advised(typed: str, there: str, message: str) -> None:
+    trust = parse_trust([typed])
+    assert trust is not None
+    with pytest.raises(OptionError, match=message):
+        trust.resolved(["B04", there])
+
+
+def test_layers_taken_for_those_of_another_product_are_said() -> None:
+    """By their values, where those of Collection 1 are unclear everywhere to the rules of Collection 2; or by name."""
+    clear, cloudy = [322, 324, 328, 336, 352], [21824, 22280]
+    for typed, name, codes, said in (
+        ("landsat-c2=quality", "quality", clear, "nothing is trusted; a layer of --qa landsat-c1 looks like this"),
+        ("landsat-c1=QA_PIXEL", "QA_PIXEL", cloudy, "QA_PIXEL is what the layer of --qa landsat-c2 is called"),
+        ("landsat-c1", "pixel_qa", clear, None),
+        ("landsat-c2", "QA-PIXEL", cloudy, None),
+    ):
+        trust = parse_trust([typed])
+        assert trust is not None
+        trust = trust.resolved([name])
+        samples = {name: np.array(codes, dtype=np.uint16).reshape(1, 1, -1)}
+        counts = judge(trust, samples, {name: VariableInfo(name=name, dtype="uint16", chunks=(1, 1, 1))})[1]
+        lines = remarks(trust, counts)
+        if said is None:
+            assert not any("of --qa landsat" in line for line in lines)
+        else:
+            (line,) = lines
+            assert said in line

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import click
 
 from stpipe.cli.pipeline.files import Pipeline, Setting
 from stpipe.cli.pipeline.keys import VERB_OF, checked, command_of, keys_of
-from stpipe.errors import OptionError, StpipeError
+from stpipe.errors import MissingFileError, OptionError, StpipeError
 
 OUTPUTS = {"ingest": "cube.zarr", "gaps": "gaps", "fill": "filled", "mosaic": "geotiff"}
 """Where each stage writes, in the folder of the run."""
@@ -25,6 +26,9 @@ IDLE = frozenset({"workers", "scheduler", "memory-limit", "keep-work"})
 
 FILES = frozenset({"src", "cube", "align", "model", "guide"})
 """Keys that may name files and folders to read, besides those that click knows to be paths."""
+
+SOURCES = frozenset({"src", "cube", "guide", "aoi"})
+"""Those of them that are nothing but places of what is there before."""
 
 _OPTION = re.compile(r"--([a-z][a-z-]*)")
 
@@ -121,6 +125,28 @@ def plan_stages(pipeline: Pipeline, folder: Path) -> tuple[Stage, ...]:
         # Gap statistics change nothing: what comes after them reads what they have read.
         made = source if name == "gaps" else (str(output),)
     return tuple(stages)
+
+
+def check_inputs(stages: Sequence[Stage]) -> None:
+    """Refuse a run whose inputs are not there, save those that a stage before makes.
+
+    Raises
+    ------
+    MissingFileError
+        If a path leads nowhere, or a pattern matches nothing.
+    """
+    from stpipe.io.stored import beside, is_remote
+
+    made = {str(stage.output) for stage in stages}
+    for stage in stages:
+        places = {value: s for s in stage.settings if s.key in SOURCES for value in s.values}
+        for source in (*stage.source, *places):
+            path = Path(source).expanduser()
+            if source in made or is_remote(source) or path.exists() or glob.glob(str(path), recursive=True):  # noqa: PTH207
+                continue
+            what = "" if source in stage.source else f"--{places[source].key}: "
+            error = MissingFileError(f"{what}there is no file or folder {source}{beside(path)}")
+            raise MissingFileError(stage.located(error))
 
 
 def _check_together(stage: Stage) -> None:

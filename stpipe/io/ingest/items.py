@@ -19,7 +19,7 @@ from stpipe.errors import CubeError, OptionError, ReadError
 from stpipe.io.georeference import read_area
 from stpipe.io.ingest.files import file_identity
 from stpipe.io.ingest.layers import Layer, Want
-from stpipe.io.ingest.target import Target, crs_wkt_of_text, moved_box
+from stpipe.io.ingest.target import Target, check_degrees, crs_wkt_of_text, moved_box
 from stpipe.io.rasters import Grid, open_raster
 from stpipe.io.stored import is_remote, one_line
 
@@ -191,7 +191,9 @@ def _search_box(target: Target) -> list[float] | None:
     """Return the box to search, in degrees."""
     degrees = crs_wkt_of_text("EPSG:4326", "--bbox-crs")
     if target.bbox is not None:
-        return list(moved_box(target.bbox, crs_wkt_of_text(target.bbox_crs, "--bbox-crs"), degrees, "--bbox"))
+        source = crs_wkt_of_text(target.bbox_crs, "--bbox-crs")
+        check_degrees(target, source, "an EPSG code such as that of a UTM zone")
+        return list(moved_box(target.bbox, source, degrees, "--bbox"))
     if target.aoi is None:
         return None
     area = json.loads(read_area(target.aoi, degrees, (1.0, 0.0, 0.0, 0.0, -1.0, 0.0), "the catalogue"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from difflib import get_close_matches
 
 from stpipe.core.compositing import Composite, Period
 from stpipe.core.ports import JSON, VariableInfo
@@ -174,7 +175,9 @@ def _written(
     known = (*names, *(index.name for index in indices))
     for name in options.variables:
         if name not in known:
-            raise OptionError(f"--var: there is no variable {name!r}; there are {', '.join(known)}")
+            near = get_close_matches(name, known, n=1) or [each for each in known if each.lower() == name.lower()]
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise OptionError(f"--var: there is no variable {name!r}; {hint}there are {', '.join(known)}")
     if options.variables:
         return tuple(sorted(set(options.variables)))
     return tuple(sorted(name for name in known if not options.drop_bands or name in quality or name not in names))

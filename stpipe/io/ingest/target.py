@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stpipe.errors import CubeError, OptionError
-from stpipe.io.georeference import read_area
+from stpipe.io.georeference import is_geographic, quiet_gdal, read_area
 from stpipe.io.ingest.layers import Layer
-from stpipe.io.rasters import Grid, grid_of, same_crs
+from stpipe.io.rasters import Grid, crs_name, grid_of, same_crs
 
 Box = tuple[float, float, float, float]
 """West, south, east, north."""
@@ -54,7 +54,9 @@ class Target:
         if self.bbox is not None:
             west, south, east, north = self.bbox
             if not (all(map(math.isfinite, self.bbox)) and west < east and south < north):
-                raise OptionError(f"--bbox needs W,S,E,N with W < E and S < N, got {_numbers(self.bbox)}")
+                raise OptionError(
+                    f"--bbox needs W,S,E,N with W < E and S < N, got {_numbers(self.bbox)}{_exchanged(self.bbox)}"
+                )
 
     @property
     def warps(self) -> bool:
@@ -136,7 +138,66 @@ def _wanted_box(target: Target, grid: Grid, path: str) -> Box:
     assert target.bbox is not None  # the caller has seen to it
     if grid.crs_wkt is None:
         raise CubeError(f"--bbox needs files with a CRS, and {path} has none")
-    return moved_box(target.bbox, crs_wkt_of_text(target.bbox_crs, "--bbox-crs"), grid.crs_wkt, "--bbox")
+    source = crs_wkt_of_text(target.bbox_crs, "--bbox-crs")
+    check_degrees(target, source, f"that of the files is {crs_name(grid.crs_wkt)}")
+    return moved_box(target.bbox, source, grid.crs_wkt, "--bbox")
+
+
+def check_degrees(target: Target, bbox_wkt: str, hint: str) -> None:
+    """Refuse a box that can't be in the degrees that its CRS has.
+
+    Parameters
+    ----------
+    target : Target
+        With a box.
+    bbox_wkt : str
+        The box's CRS.
+    hint : str
+        What is known of other CRS.
+    """
+    if target.bbox is not None and is_geographic(bbox_wkt) and not _could_be_degrees(target.bbox):
+        raise OptionError(
+            f"--bbox {_numbers(target.bbox)} is not in degrees, as {target.bbox_crs} is; say in which CRS it is with "
+            f"--bbox-crs: {hint}"
+        )
+
+
+def _could_be_degrees(box: Box) -> bool:
+    west, south, east, north = box
+    return -360 <= west <= east <= 360 and -90 <= south <= north <= 90
+
+
+def _exchanged(box: Box) -> str:
+    """Return the tail of a message about a box whose sides are the wrong way round."""
+    west, south, east, north = box
+    if not all(map(math.isfinite, box)) or west == east or south == north:
+        return ""
+    wrong = " and ".join(["W and E"] * (west > east) + ["S and N"] * (south > north))
+    right = (min(west, east), min(south, north), max(west, east), max(south, north))
+    return f"; {wrong} are exchanged, did you mean {_numbers(right)}?"
+
+
+def _misread(target: Target, grid: Grid) -> str:
+    """Return the tail of a message about a box that touches nothing: how it would, if it was meant otherwise."""
+    if target.bbox is None or grid.crs_wkt is None or not _could_be_degrees(target.bbox):
+        return ""
+    west, south, east, north = target.bbox
+    if not is_geographic(crs_wkt_of_text(target.bbox_crs, "--bbox-crs")):
+        if _touches(target.bbox, grid):
+            return f"; it would if it was in degrees and not in {target.bbox_crs}: leave --bbox-crs out"
+    elif _touches((south, west, north, east), grid):
+        return f"; it would as {_numbers((south, west, north, east))}: W and E are longitudes, S and N latitudes"
+    return ""
+
+
+def _touches(degrees: Box, grid: Grid) -> bool:
+    """Whether a box in degrees touches a grid."""
+    try:
+        west, south, east, north = moved_box(degrees, crs_wkt_of_text("EPSG:4326", ""), str(grid.crs_wkt), "")
+    except OptionError:
+        return False
+    left, bottom, right, top = grid.bounds
+    return west < right and left < east and south < top and bottom < north
 
 
 def _cut(grid: Grid, box: Box, target: Target) -> Grid:
@@ -153,7 +214,7 @@ def _cut(grid: Grid, box: Box, target: Target) -> Grid:
         raise CubeError(
             f"{what} does not touch the files: in their CRS it reaches from ({west:g}, {south:g}) to "
             f"({east:g}, {north:g}), and they from ({grid.bounds[0]:g}, {grid.bounds[1]:g}) to "
-            f"({grid.bounds[2]:g}, {grid.bounds[3]:g})"
+            f"({grid.bounds[2]:g}, {grid.bounds[3]:g}){_misread(target, grid)}"
         )
     moved = (a, b, c + a * left, d, e, f + e * top)
     return Grid(crs_wkt=grid.crs_wkt, transform=moved, shape=(bottom - top, right - left))
@@ -257,7 +318,8 @@ def crs_wkt_of_text(text: str, option: str) -> str:
     from rasterio.errors import CRSError
 
     try:
-        return str(CRS.from_user_input(text).to_wkt())
+        with quiet_gdal():
+            return str(CRS.from_user_input(text).to_wkt())
     except (CRSError, ValueError, TypeError):
         raise OptionError(f"{option} needs a CRS such as EPSG:32633, got {text!r}") from None
 
@@ -270,7 +332,8 @@ def moved_box(box: Box, source: str, wkt: str, option: str) -> Box:
     from rasterio.warp import transform_bounds
 
     try:
-        moved = transform_bounds(CRS.from_wkt(source), CRS.from_wkt(wkt), *box, densify_pts=21)
+        with quiet_gdal():
+            moved = transform_bounds(CRS.from_wkt(source), CRS.from_wkt(wkt), *box, densify_pts=21)
     except Exception:  # noqa: BLE001 - whatever PROJ says
         moved = (math.inf,) * 4
     if not all(map(math.isfinite, moved)):
@@ -280,4 +343,4 @@ def moved_box(box: Box, source: str, wkt: str, option: str) -> Box:
 
 
 def _numbers(box: Box | None) -> str:
-    return ",".join(f"{number:g}" for number in box or ())
+    return ",".join(f"{number:.12g}" for number in box or ())

@@ -162,7 +162,10 @@ def _plan_variable(
     if why is not None:
         fill = _product_fill(name, dtype)
         if fill is None:
-            raise CubeError(f"{why}, and its type {dtype} has no nodata to say so; give one with --nodata {name}=VALUE")
+            raise CubeError(
+                f"{why}, and its type {dtype} has no nodata to say so; give one with --nodata VALUE, or --nodata "
+                f"{name}=VALUE for it alone"
+            )
         nodata = fill
     for layer in layers:
         if layer.nodata is not None or nodata is None or _holds(np.dtype(layer.dtype), nodata):
