@@ -87,34 +87,49 @@ def start_worker(_: Any) -> None:
 
 
 def clear_samples(
-    reader: CubeReader, info: VariableInfo, window: Window, valid_range: tuple[float, float] | None
+    reader: CubeReader,
+    info: VariableInfo,
+    window: Window,
+    valid_range: tuple[float, float] | None,
+    out: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64] | None]:
-    """Return (t, y, x) True where a window holds observations to trust, and how often each rule on trust matched."""
+    """Return (t, y, x) True where a window holds observations to trust, and how often each rule on trust matched.
+
+    Given `out`, that is where it is written.
+    """
+    clear = np.empty(window.shape, dtype=bool) if out is None else out
     if valid_range is not None:
         samples = read_samples(reader, info, window, valid_range)
-        return np.stack([samples.frame(t)[1] for t in range(window.shape[0])]), samples.rule_counts
+        np.stack([samples.frame(t)[1] for t in range(window.shape[0])], out=clear)
+        return clear, samples.rule_counts
     judged = reader.read_judged(window)
-    stored = reader.read(info.name, window)
-    clear = observed(stored, info)
+    observed(reader.read(info.name, window), info, clear)
     domain = reader.read_domain(window)
     if domain is not None:
         clear &= domain
     if judged is None:
         return clear, None
-    return clear & judged[0], judged[1]
+    clear &= judged[0]
+    return clear, judged[1]
 
 
-def observed(stored: NDArray[Any], info: VariableInfo) -> NDArray[np.bool_]:
-    """Return True where a stored sample is an observation.
+def observed(stored: NDArray[Any], info: VariableInfo, out: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+    """Return True where a stored sample is an observation, in `out` if that is given.
 
     >>> observed(np.array([3, -1], dtype="int16"), VariableInfo(name="v", dtype="int16", chunks=(1, 1, 1), nodata=-1))
     array([ True, False])
     """
+    clear = np.empty(stored.shape, dtype=bool) if out is None else out
     if stored.dtype.kind == "f":
-        return np.asarray(np.isfinite(stored) & ~is_nodata(stored, info))
-    if info.nodata is None:
-        return np.ones(stored.shape, dtype=bool)
-    return np.asarray(stored != info.nodata)
+        np.isfinite(stored, out=clear)
+        clear &= ~is_nodata(stored, info)
+    elif info.nodata is None:
+        clear[...] = True
+    else:
+        # Compared with a float, integers are turned into floats first, which takes longer than all else here.
+        whole = stored.dtype.itemsize <= 4 and float(info.nodata).is_integer()
+        np.not_equal(stored, int(info.nodata) if whole else info.nodata, out=clear)
+    return clear
 
 
 def gather_task(context: GapContext, number: int) -> str:
@@ -203,8 +218,8 @@ def _read(context: GapContext, window: Window) -> tuple[NDArray[np.bool_], NDArr
     clear = np.empty(window.shape, dtype=bool)
     total: NDArray[np.int64] | None = None
     for piece in plan.reads(window):
-        part, matched = clear_samples(context.reader, context.info, piece, context.valid_range)
-        clear[piece.within(window).slices] = part
+        part = clear[piece.within(window).slices]
+        _, matched = clear_samples(context.reader, context.info, piece, context.valid_range, part)
         if matched is not None:
             total = matched if total is None else total + matched
     return clear, total
@@ -222,11 +237,13 @@ def _clear_by_date(clear: NDArray[np.bool_], calendar: GapCalendar) -> list[int]
 
 def _numbers(band: F32) -> dict[str, float | int | None]:
     """Return how many pixels have a number, and the least, the mean and the largest."""
-    finite = band[~np.isnan(band)]
-    if not finite.size:
+    total = float(band.sum(dtype=np.float64))
+    if np.isnan(total):
+        band = band[~np.isnan(band)]
+        total = float(band.sum(dtype=np.float64))
+    if not band.size:
         return {"pixels": 0, "min": None, "max": None, "sum": 0.0}
-    total = float(finite.sum(dtype=np.float64))
-    return {"pixels": int(finite.size), "min": float(finite.min()), "max": float(finite.max()), "sum": total}
+    return {"pixels": int(band.size), "min": float(band.min()), "max": float(band.max()), "sum": total}
 
 
 def _write_part(path: Path, bands: F32, tile: int, levels: int) -> list[list[list[int]]]:
