@@ -145,8 +145,8 @@ def check_inputs(stages: Sequence[Stage]) -> None:
             if source in made or is_remote(source) or path.exists() or glob.glob(str(path), recursive=True):  # noqa: PTH207
                 continue
             what = "" if source in stage.source else f"--{places[source].key}: "
-            error = MissingFileError(f"{what}there is no file or folder {source}{beside(path)}")
-            raise MissingFileError(stage.located(error))
+            where = places[source].place if source in places else stage.place
+            raise MissingFileError(f"{where}: {stage.name}: {what}there is no file or folder {source}{beside(path)}")
 
 
 def _check_together(stage: Stage) -> None:
