@@ -143,6 +143,8 @@ def draw_gaps(
     due = round(goal * (1 - supply.frames_share - supply.runs_share))
     done = int(hidden.sum())
     _hide_parts(hidden, valid, supply, rng, frames=~kept, goal=max(goal, done + due), most=max(1, most))
+    if not hidden.any():  # shapes can miss what little there is
+        hidden.flat[rng.choice(np.flatnonzero(valid))] = True
     return hidden
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -28,6 +28,7 @@ def cloudy(seed: int, shape: tuple[int, int, int], share: float, *, empty: tuple
     share=st.sampled_from([0.0, 0.1, 0.6, 0.95]),
     emptied=st.integers(0, 6),
 )
+@example(seed=4, shape=(4, 4, 1), share=0.6, emptied=3)
 def test_a_draw_hides_some_of_what_is_valid_and_leaves_most(
     seed: int, shape: tuple[int, int, int], share: float, emptied: int
 ) -> None:
