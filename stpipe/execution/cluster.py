@@ -84,12 +84,32 @@ def _dotted(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", value
 
 
+KEPT_BYTES = 2**28
+"""What glibc's allocator keeps of the memory that a worker gives back, if it is told to keep any."""
+
+
+def _keeping() -> dict[str, Any]:
+    """Return settings for workers that keep the memory they give back; what the user's environment says goes before."""
+    names = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
+    return {f"distributed.nanny.pre-spawn-environ.{name}": KEPT_BYTES for name in names}
+
+
 @contextmanager
 def connect(
-    *, scheduler: str | None, workers: int, memory_limit: int, dashboard: str = "127.0.0.1:0"
+    *,
+    scheduler: str | None,
+    workers: int,
+    memory_limit: int,
+    dashboard: str = "127.0.0.1:0",
+    keep_memory: bool = False,
 ) -> Iterator[Client]:
-    """Give a client of the scheduler at an address, or of a new LocalCluster that ends with the block."""
-    with dask.config.set(local_settings()):
+    """Give a client of the scheduler at an address, or of a new LocalCluster that ends with the block.
+
+    With `keep_memory`, workers of a LocalCluster keep what they give back for the next array instead of handing it to
+    the system, which would have to clear every page anew: right for tasks that ask for the same arrays over and over.
+    """
+    settings = local_settings() | (_keeping() if keep_memory else {})
+    with dask.config.set(settings):
         if scheduler is not None:
             try:
                 client = Client(scheduler, timeout="20s", set_as_default=False)

@@ -22,8 +22,8 @@ from stpipe.errors import PlanError
 from stpipe.io.bit_store import BitStore
 from stpipe.io.frames import RasterGrid
 
-PROCESS_BYTES = 260 * MIB
-"""Memory of a worker that has loaded all it needs and done nothing yet."""
+PROCESS_BYTES = 300 * MIB
+"""Memory of a worker that has loaded all it needs; measured on the smallest cubes."""
 
 FOOTPRINT_BYTES = 256 * MIB
 """What the samples and statistics of a footprint may take; larger ones save nothing worth it."""

@@ -282,7 +282,12 @@ def _runner(prepared: PreparedGaps) -> Iterator[Run]:
     if request.scheduler is None and samples < HERE_SAMPLES:
         yield _run_here
         return
-    with connect(scheduler=request.scheduler, workers=prepared.workers, memory_limit=prepared.memory_limit) as client:
+    with connect(
+        scheduler=request.scheduler,
+        workers=prepared.workers,
+        memory_limit=prepared.memory_limit,
+        keep_memory=True,
+    ) as client:
         if request.scheduler is not None:
             check_cluster(client, needed)
 
