@@ -38,8 +38,8 @@ SEASONS = ("DJF", "MAM", "JJA", "SON")
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 """Names of the months in bands."""
 
-BLOCK_SAMPLES = 2**19
-"""Samples that are worked on at a time: all planes of a block stay in the processor's cache."""
+BLOCK_SAMPLES = 2**21
+"""Samples that are worked on at a time: planes of a block stay in the processor's cache, and calls are few."""
 
 _DAY = np.timedelta64(1, "D")
 
