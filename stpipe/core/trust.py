@@ -389,13 +389,13 @@ def _find(rule: Rule, names: Sequence[str], place: str) -> str:
     tried = f" (nor {', '.join(rule.also)})" if rule.also else ""
     lacks = f"{rule.text}: {place} has no variable {rule.variable!r}{tried} over (time, y, x)"
     there = [name for name in names if _owners(rule, [name])]
-    if there:
+    near = get_close_matches(rule.variable, names, n=1)
+    if there and set(near) <= set(there):
         owners = " or ".join(_owners(rule, there))
         raise OptionError(
             f"{lacks}, but {', '.join(there)}, which goes with --qa {owners}; take that, or name the layer, as in --qa "
             "NAME=VAR"
         )
-    near = get_close_matches(rule.variable, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     named = "" if not rule.also else "; name it, as in --qa NAME=VAR"
     raise OptionError(f"{lacks}; {hint}it has {', '.join(names) or 'none'}{named}")

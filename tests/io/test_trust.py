@@ -161,7 +161,7 @@ def test_a_cube_of_nothing_else_can_be_opened_but_not_filled(tmp_path: Path) -> 
     ("rules", "message"),
     [
         ({"qa": "s2-scl=SLC"}, "has no variable 'SLC' over .time, y, x.; did you mean 'SCL'"),
-        ({"qa": "landsat-c2"}, "no variable 'QA_PIXEL' .*; name it, as in --qa NAME=VAR"),
+        ({"qa": "landsat-c2"}, "no variable 'QA_PIXEL' .*, or name the layer, as in --qa NAME=VAR"),
         ({"drop": "coarse:3"}, r"--drop coarse:3: 'coarse' of .* is on another grid \(time 6 x y20 10 x x20 12\) than"),
         ({"drop": "land:0"}, r"'land' of .* is over y \(20\), x \(24\).*one over \(y, x\) goes with --domain"),
         ({"drop": "SCL:bits=8"}, "bit 8 lies beyond SCL"),
