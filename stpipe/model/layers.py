@@ -157,7 +157,15 @@ class PartialConv3D(keras.layers.Layer):  # type: ignore[misc]
         around = [((k - 1) // 2, stop) for k, stop in zip(self.kernel_size, after, strict=True)]
         if any(map(any, around)):
             values = ops.pad(values, [(0, 0), *around, (0, 0)])
-        return ops.conv(values, kernel, strides=self.strides, padding="valid")
+        # TensorFlow 2.21 reads beyond such an axis where one sample alone comes out of it; there a step means nothing.
+        axes = list(zip(values.shape[1:4], self.kernel_size, self.strides, strict=True))
+        alone = [n is not None and s > 1 and n < k + s for n, k, s in axes]
+        strides = tuple(1 if one else s for one, s in zip(alone, self.strides, strict=True))
+        if any(alone):
+            values = values[
+                (slice(None), *(slice(k if one else None) for one, (_, k, _) in zip(alone, axes, strict=True)))
+            ]
+        return ops.conv(values, kernel, strides=strides, padding="valid")
 
     def _activated(self, response: Tensor) -> Tensor:
         if self.activation is None:

@@ -90,6 +90,24 @@ def test_equals_the_slow_convolution(case: dict[str, Any]) -> None:
     assert shapes == ((1, *got.shape), (1, *got_valid.shape))
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_step_that_leaves_one_column_reads_no_other(size: int, legacy: bool) -> None:
+    rng = np.random.default_rng(size)
+    width = 3 if legacy and size == 2 else 2  # the most that one column comes out of: padding differs
+    features = rng.standard_normal((3, 5, width, 1)).astype(np.float32)
+    mask = (rng.random(features.shape) < 0.3).astype(np.float32)
+    layer = make_layer(
+        {"filters": 1, "kernel_size": (1, 1, size), "strides": (1, 1, 2), "groups": (1,), "legacy": legacy, "rng": rng}
+    )
+    got, got_valid = run(layer, features, mask)
+    kernel, bias = (np.asarray(w) for w in layer.get_weights())
+    expected, valid = slow_partial_conv(features, mask, kernel, bias, (1, 1, 2), legacy=legacy)
+    assert got.shape[2] == 1
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(got_valid, valid)
+
+
 @settings(max_examples=15)
 @given(cases())
 def test_groups_give_what_a_mask_for_each_channel_gives(case: dict[str, Any]) -> None:
