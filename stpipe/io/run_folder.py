@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -25,6 +24,7 @@ from stpipe.core.ports import JSON
 from stpipe.core.sizes import gib
 from stpipe.errors import OptionError, OutputError, PlanError
 from stpipe.execution.records import write_whole
+from stpipe.io.locks import held
 
 PRODUCTS = ("filled.zarr", "geotiff", "quicklook.png", "run.json")
 """Names that a run may leave in its folder."""
@@ -153,14 +153,7 @@ class RunFolder:
         """Keep a second driver out; the lock goes with the process, however it ends."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.work.mkdir(exist_ok=True)
-        place = self.work / "lock"
-        with place.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OutputError(f"another process is filling into {self.path}; wait for it or end it") from error
-            if not place.exists() or place.stat().st_ino != os.fstat(file.fileno()).st_ino:
-                raise OutputError(f"another process has just finished {self.path}; run the same command again")
+        with held(self.work / "lock", work=f"filling into {self.path}"):
             yield
 
     def publish(self, name: str) -> None:

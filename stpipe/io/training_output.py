@@ -10,7 +10,6 @@ All but the work folder appear when they are complete, the weights last.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from stpipe.core.plan import canonical
 from stpipe.core.ports import JSON
 from stpipe.errors import OptionError, OutputError
 from stpipe.execution.records import write_whole
+from stpipe.io.locks import held
 from stpipe.io.run_folder import check_writable
 
 WORK = ("settings.json", "checkpoint.npz", ".checkpoint.npz.draft.npz", "records.json", "lock")
@@ -140,11 +140,7 @@ class TrainingOutput:
         What fails before there is a checkpoint leaves nothing behind.
         """
         self.work.mkdir(parents=True, exist_ok=True)
-        with (self.work / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OutputError(f"another process is training {self.model}; wait for it or end it") from error
+        with held(self.work / "lock", work=f"training {self.model}"):
             try:
                 yield
             except BaseException:

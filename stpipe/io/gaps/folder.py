@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from stpipe.core.ports import JSON
 from stpipe.core.sizes import gib
 from stpipe.errors import OutputError, PlanError
 from stpipe.execution.records import write_whole
+from stpipe.io.locks import held
 from stpipe.io.run_folder import check_writable
 
 REPORT = "gaps.json"
@@ -92,11 +92,7 @@ class GapsFolder:
         """Keep a second process out."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.work.mkdir(exist_ok=True)
-        with (self.work / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OutputError(f"another process is writing into {self.path}; wait for it or end it") from error
+        with held(self.work / "lock", work=f"writing into {self.path}"):
             yield
 
     def begin(self, products: Sequence[str]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from stpipe.errors import OutputError, RunError
+from stpipe.errors import RunError
+from stpipe.io.locks import held
 from stpipe.io.stored import one_line
 
 LOCK = "lock"
@@ -36,27 +35,10 @@ def locked(folder: Path, output: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(exist_ok=True)
-        file = (folder / LOCK).open("w")
-    except FileNotFoundError as error:
-        raise _just_ended(output) from error
     except OSError as error:
         raise RunError(f"{output} can't be written: {one_line(error)}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(f"another process is writing {output}; wait for it or end it") from error
-        try:
-            same = (folder / LOCK).stat().st_ino == os.fstat(file.fileno()).st_ino
-        except OSError:
-            same = False
-        if not same:  # it was removed by the process that had it
-            raise _just_ended(output)
+    with held(folder / LOCK, work=f"writing {output}"):
         yield
-
-
-def _just_ended(output: Path) -> OutputError:
-    return OutputError(f"another process that wrote {output} has just ended; run the same command again")
 
 
 def clear(folder: Path) -> None:

@@ -1,0 +1,61 @@
+"""Files that keep a second process out of a folder while the first one is at work in it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stpipe.errors import OutputError, RunError
+from stpipe.io.stored import one_line
+
+
+@contextmanager
+def held(place: Path, *, work: str) -> Iterator[None]:
+    """Hold the lock of a file, which is made; it goes with the process, however it ends.
+
+    Parameters
+    ----------
+    place : Path
+        The file, in a folder that exists.
+    work : str
+        What its holder does, such as "writing c.zarr", for messages.
+
+    Raises
+    ------
+    OutputError
+        If another process holds it, or has removed it on ending while this one asked for it.
+    RunError
+        If the file can't be written.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder, held(Path(folder, "lock"), work="writing c.zarr"):
+    ...     with held(Path(folder, "lock"), work="writing c.zarr"):
+    ...         pass
+    Traceback (most recent call last):
+    ...
+    stpipe.errors.OutputError: another process is writing c.zarr; wait for it or end it
+    """
+    just_ended = f"another process that was {work} has just ended; run the same command again"
+    try:
+        file = place.open("w")
+    except FileNotFoundError as error:  # whoever held it took its folder away
+        raise OutputError(just_ended) from error
+    except OSError as error:
+        raise RunError(f"{place} can't be written: {one_line(error)}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(f"another process is {work}; wait for it or end it") from error
+        try:
+            same = place.stat().st_ino == os.fstat(file.fileno()).st_ino
+        except OSError:
+            same = False
+        if not same:  # whoever held it took it away: the next one has a lock of its own
+            raise OutputError(just_ended)
+        yield
