@@ -14,7 +14,7 @@ from rio_cogeo.cogeo import cog_validate
 from stpipe.errors import RunError
 from stpipe.io import tiff_parts
 from stpipe.io.frames import RasterGrid
-from stpipe.io.tiff_parts import Band, TiledRaster, assemble, encode
+from stpipe.io.tiff_parts import Band, Stretch, TiledRaster, assemble, encode
 
 BANDS = (Band(name="clear_count", units="1"), Band(name="gap_mean", units="day"), Band(name="ünits"))
 
@@ -31,18 +31,24 @@ def raster_of(shape: tuple[int, int], *, placed: bool = True) -> TiledRaster:
     return TiledRaster(grid=grid, bands=BANDS, tile=64, tags=(("stpipe_gaps", "ndvi"),))
 
 
-def write(raster: TiledRaster, values: NDArray[np.float32], path: Path) -> None:
-    tiles: dict[tuple[int, ...], list[bytes]] = {}
-    for level in range(raster.levels):
-        columns = raster.counts(level)[1]
-        encoded = encode(values[:, :: 2**level, :: 2**level], raster.tile)
-        tiles |= {(level, *divmod(i, columns)): pieces for i, pieces in enumerate(encoded)}
-    assemble(
-        raster,
-        path,
-        lambda *place: [len(piece) for piece in tiles[place]],
-        lambda level, row, column, band: tiles[level, row, column][band],
-    )
+def write(raster: TiledRaster, values: NDArray[np.float32], path: Path, *, lose: int = 0, forget: bool = False) -> None:
+    """Write a file from parts of one row of tiles, the lowest row first."""
+
+    def stretches(level: int) -> list[Stretch]:
+        found = []
+        rows, columns = raster.counts(level)
+        shown = values[:, :: 2**level, :: 2**level]
+        for row in reversed(range(rows)):
+            encoded = encode(shown[:, row * raster.tile : (row + 1) * raster.tile], raster.tile)
+            file = path.with_name(f"{level}-{row}.part")
+            content = b"other" + b"".join(piece for pieces in encoded for piece in pieces)
+            file.write_bytes(content[: len(content) - lose])
+            sizes = [[len(piece) for piece in pieces] for pieces in encoded]
+            places = [(row, column) for column in range(columns)]
+            found.append(Stretch(file=file, start=len(b"other"), sizes=sizes, places=places))
+        return found[forget:]
+
+    assemble(raster, path, stretches)
 
 
 @pytest.mark.parametrize("big", [False, True], ids=["classic", "BigTIFF"])
@@ -94,15 +100,22 @@ def test_without_a_crs_it_says_nothing_of_its_place(tmp_path: Path) -> None:
         assert (dataset.read() == 1).all()
 
 
-def test_a_disk_that_loses_bytes_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    true = tiff_parts._crc_of
-
-    def after_damage(path: Path) -> int:
-        content = bytearray(path.read_bytes())
-        content[-5] ^= 1
-        path.write_bytes(content)
-        return true(path)
-
-    monkeypatch.setattr(tiff_parts, "_crc_of", after_damage)
+def test_what_is_missing_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raster, values = raster_of((70, 20)), np.ones((3, 70, 20), dtype=np.float32)
+    with pytest.raises(RunError, match=r"part is shorter than its record says; run the same command again"):
+        write(raster, values, tmp_path / "out.tif", lose=1)
+    with pytest.raises(RunError, match=r"tiles of .*out\.tif were never written; run the same command again"):
+        write(raster, values, tmp_path / "out.tif", forget=True)
+    monkeypatch.setattr(tiff_parts, "_copy", lambda *_: None)
     with pytest.raises(RunError, match="does not hold what was written; is the disk full"):
-        write(raster_of((70, 20)), np.ones((3, 70, 20), dtype=np.float32), tmp_path / "out.tif")
+        write(raster, values, tmp_path / "out.tif")
+
+
+def test_a_damaged_tile_does_not_pass_for_a_whole_one(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(3, 64, 64)).astype(np.float32)
+    write(raster_of((64, 64)), values, tmp_path / "out.tif")
+    content = bytearray((tmp_path / "out.tif").read_bytes())
+    content[-1000] ^= 1
+    (tmp_path / "out.tif").write_bytes(content)
+    with rasterio.open(tmp_path / "out.tif") as dataset, pytest.raises(rasterio.errors.RasterioIOError):
+        dataset.read()

@@ -86,6 +86,12 @@ class GapPlan:
         top, left = row * self.side, column * self.side
         return (top, min(top + self.side, self.grid.height)), (left, min(left + self.side, self.grid.width))
 
+    def tiles(self, number: int, level: int) -> list[tuple[int, int]]:
+        """Return the row and column of each tile of a level that a footprint holds, x fastest."""
+        step = self.tile << level
+        rows, columns = (range(first // step, ceil(stop / step)) for first, stop in self.footprint(number))
+        return [(row, column) for row in rows for column in columns]
+
     def window(self, number: int) -> Window:
         """Return where a footprint lies in the cube."""
         return _window(self.grid, self.frames, *self.footprint(number))
@@ -93,10 +99,8 @@ class GapPlan:
     def reads(self, window: Window) -> list[Window]:
         """Cut a window of the cube where stored chunks end, into pieces to read at once."""
         axes = zip(window.start, window.stop, self.steps, self.offset, strict=True)
-        cuts = [_cuts(start, stop, step, offset) for start, stop, step, offset in axes]
-        # A footprint is no wider than is worth reading in one go.
-        cuts[2] = [(window.start[2], window.stop[2])]
-        return [Window((t0, y0, x0), (t1, y1, x1)) for t0, t1 in cuts[0] for y0, y1 in cuts[1] for x0, x1 in cuts[2]]
+        t, y, x = (_cuts(start, stop, step, offset) for start, stop, step, offset in axes)
+        return [Window((t0, y0, x0), (t1, y1, x1)) for t0, t1 in t for y0, y1 in y for x0, x1 in x]
 
     def gather_cuts(self) -> tuple[list[Cut], list[Cut], list[Cut]]:
         """Return where the pieces lie that are read into bits, along each axis."""
@@ -225,12 +229,12 @@ def _steps(extent: Triple, chunks: Triple, item: int, side: int, *, gather: bool
     """
     t, y, x = chunks
     # Steps in multiples of 8, however long, so that no two processes share a byte.
-    x = lcm(x, 8) if gather else min(side, extent[2])
+    x = lcm(x, 8) if gather else x
+    height, width = extent[1:] if gather else (side, side)
     room = max(1, READ_BYTES // (prod(_within((t, y, x), extent)) * item))
-    if gather:
-        wider = max(1, min(room, ceil(extent[2] / x)))
-        x, room = x * wider, room // wider
-    taller = max(1, min(room, ceil((extent[1] if gather else side) / y)))
+    wider = max(1, min(room, ceil(width / x)))
+    x, room = x * wider, room // wider
+    taller = max(1, min(room, ceil(height / y)))
     y, room = y * taller, room // taller
     return t * max(1, min(room, ceil(extent[0] / t))), y, x
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import ceil, prod
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from stpipe.io.gaps.tasks import (
     overview_tiles,
     start_worker,
 )
-from stpipe.io.tiff_parts import Band, TiledRaster, assemble
+from stpipe.io.tiff_parts import Band, Stretch, TiledRaster, assemble, sync
 
 HERE_SAMPLES = 2**26
 """A cube with fewer samples is done before a cluster of this machine has started."""
@@ -334,10 +335,12 @@ def _carry_out(prepared: PreparedGaps, run: Run, draw: Draw, progress: Progress 
         numbers = range(prod(plan.counts))
         records = (_record(context, "footprints", number) for number in numbers)
         variables[info.name] = summarise(records, tif, calendar, request.options)
-        draw(work / f"{stem}_gaps.png", {"variable": info.name, **_settings(prepared), **variables[info.name]}, tif)
         if info is cube.variables[0]:  # what rules match is the same for every variable
             notes += _remarks(context, cube.trust)
-        shutil.rmtree(context.folder)
+        with ThreadPoolExecutor(1) as aside:  # the disk takes as long as the drawing
+            settled = aside.submit(_settle, tif, Path(context.folder))
+            draw(work / f"{stem}_gaps.png", {"variable": info.name, **_settings(prepared), **variables[info.name]}, tif)
+            settled.result()
         seconds["write"] += time.perf_counter() - begun
     return {
         "cube": cube.path,
@@ -348,6 +351,12 @@ def _carry_out(prepared: PreparedGaps, run: Run, draw: Draw, progress: Progress 
         "projected_peak_bytes": max(plan.peak_bytes for plan in prepared.plans),
         "notes": notes,
     }
+
+
+def _settle(tif: Path, parts: Path) -> None:
+    """See a variable's file onto the disk, then remove what it was made of."""
+    sync(tif)
+    shutil.rmtree(parts)
 
 
 def _settings(prepared: PreparedGaps) -> dict[str, JSON]:
@@ -450,51 +459,29 @@ def _remarks(context: GapContext, trust: Trust | None) -> tuple[str, ...]:
     return remarks(trust, np.sum([row for row in rows if row is not None], axis=0, dtype=np.int64))
 
 
-class _Parts:
-    """Finds the encoded tiles of a variable in the files of the tasks."""
-
-    def __init__(self, context: GapContext) -> None:
-        self.context = context
-        self.number_of = {place: number for number, place in enumerate(overview_tiles(context))}
-        self._known: dict[tuple[str, int], tuple[list[list[list[int]]], list[int]]] = {}
-
-    def _place(self, level: int, row: int, column: int) -> tuple[str, int, int, int]:
-        """Return the stage, task, level of its record and tile of it that hold a tile."""
-        plan, raster = self.context.plan, self.context.raster
-        if level > plan.depth:
-            return "overviews", self.number_of[level, row, column], 0, 0
-        shift = plan.depth - level
-        number = (row >> shift) * plan.counts[1] + (column >> shift)
-        first, stop = plan.footprint(number)[1]
-        columns = ceil(ceil((stop - first) / 2**level) / raster.tile)
-        inside = row - (row >> shift << shift), column - (column >> shift << shift)
-        return "footprints", number, level, inside[0] * columns + inside[1]
-
-    def _sizes(self, stage: str, number: int) -> tuple[list[list[list[int]]], list[int]]:
-        """Return the bytes of a task's tiles, and where each level starts in its file."""
-        key = (stage, number)
-        if key not in self._known:
-            sizes = _record(self.context, stage, number)["sizes"]
-            totals = [sum(map(sum, level)) for level in sizes]
-            self._known[key] = sizes, [sum(totals[:i]) for i in range(len(totals))]
-        return self._known[key]
-
-    def sizes(self, level: int, row: int, column: int) -> Sequence[int]:
-        """Return the bytes of a tile's bands."""
-        stage, number, at, tile = self._place(level, row, column)
-        return self._sizes(stage, number)[0][at][tile]
-
-    def read(self, level: int, row: int, column: int, band: int) -> bytes:
-        """Return an encoded tile."""
-        stage, number, at, tile = self._place(level, row, column)
-        sizes, starts = self._sizes(stage, number)
-        before = starts[at] + sum(map(sum, sizes[at][:tile])) + sum(sizes[at][tile][:band])
-        with self.context.part(stage, number).open("rb") as file:
-            file.seek(before)
-            return file.read(sizes[at][tile][band])
-
-
 def _assemble(context: GapContext, path: Path) -> None:
     """Put the tiles of all tasks into one file."""
-    parts = _Parts(context)
-    assemble(context.raster, path, parts.sizes, parts.read)
+    plan, raster = context.plan, context.raster
+    sizes = {
+        stage: [_record(context, stage, number)["sizes"] for number in range(count)]
+        for stage, count in (("footprints", prod(plan.counts)), ("overviews", len(overview_tiles(context))))
+    }
+
+    def stretches(level: int) -> list[Stretch]:
+        if level > plan.depth:
+            places = enumerate(overview_tiles(context))
+            wanted = [("overviews", number, 0, [(row, column)]) for number, (of, row, column) in places if of == level]
+        else:
+            numbers = range(prod(plan.counts))
+            wanted = [("footprints", number, level, plan.tiles(number, level)) for number in numbers]
+        return [
+            Stretch(
+                file=context.part(stage, number),
+                start=sum(sum(map(sum, of)) for of in sizes[stage][number][:at]),
+                sizes=sizes[stage][number][at],
+                places=places,
+            )
+            for stage, number, at, places in wanted
+        ]
+
+    assemble(raster, path, stretches)

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 
 from stpipe.core.gap_statistics import GapCalendar, GapOptions, gap_statistics
 from stpipe.core.ports import CubeReader, VariableInfo
 from stpipe.core.samples import is_nodata
-from stpipe.core.sizes import MIB
 from stpipe.core.windows import Window
 from stpipe.execution.context import read_samples
 from stpipe.execution.records import RecordBook
@@ -23,9 +21,6 @@ from stpipe.io.scratch import forget_stores, open_array, use_one_thread
 from stpipe.io.tiff_parts import TiledRaster, encode
 
 F32 = NDArray[np.float32]
-
-CACHE_BYTES = 32 * MIB
-"""GDAL's block cache while tiles are encoded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,10 +242,10 @@ def _numbers(band: F32) -> dict[str, float | int | None]:
 
 
 def _write_part(path: Path, bands: F32, tile: int, levels: int) -> list[list[list[int]]]:
-    """Write the encoded tiles of a few levels, and return the bytes of each by level, tile and band."""
+    """Write the encoded tiles of a few levels, and return the bytes of each by level, band and tile."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sizes = []
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_NUM_THREADS="1"), path.open("wb") as file:
+    with path.open("wb") as file:
         for level in range(levels):
             tiles = encode(bands[:, :: 2**level, :: 2**level], tile)
             sizes.append([[len(piece) for piece in pieces] for pieces in tiles])
