@@ -74,7 +74,12 @@ def first_row(flags: Bool | U8, spare: U8) -> NDArray[np.int64]:
 
 
 def percentile(
-    numbers: NDArray[Any], counted: NDArray[Any], percent: float, flags: Bool, spare: NDArray[Any]
+    numbers: NDArray[Any],
+    counted: NDArray[Any],
+    total: NDArray[np.float64],
+    percent: float,
+    flags: Bool,
+    spare: NDArray[Any],
 ) -> NDArray[np.float64]:
     """Return a percentile of what is not 0 in each column, linear between the nearest two; anything where all is 0.
 
@@ -84,6 +89,8 @@ def percentile(
         Whole numbers; 0 is none.
     counted : (pixel,) ndarray of integers
         How many of each column are not 0.
+    total : (pixel,) ndarray of float64
+        Sum of each column.
     percent : float
         From 0 to 100.
     flags : (row, pixel) ndarray of bool
@@ -95,7 +102,8 @@ def percentile(
     --------
     >>> numbers = np.array([[3], [0], [9], [4]], dtype=np.uint8)
     >>> flags, spare = np.empty((4, 1), dtype=bool), np.empty_like(numbers)
-    >>> [percentile(numbers, np.array([3]), percent, flags, spare).item() for percent in (0, 50, 75, 100)]
+    >>> three, sixteen = np.array([3]), np.array([16.0])
+    >>> [percentile(numbers, three, sixteen, percent, flags, spare).item() for percent in (0, 50, 75, 100)]
     [3.0, 4.0, 6.5, 9.0]
     """
     rows, pixels = numbers.shape
@@ -106,9 +114,12 @@ def percentile(
     # Zeros come first; of a column of nothing else any answer will do.
     before = np.clip(rows - np.arange(rows + 1) + below, 0, max(0, rows - 1)).astype(kind).take(counted)
     share = (ranks - below).take(counted)
+    # What is looked for, and all that is no smaller, sum up to no more than the total.
+    above = np.maximum(np.arange(rows + 1) - below, 1).take(counted)
+    most = int((total / above).max(initial=0))
     one = numbers.dtype.type(1)
     level = np.zeros(pixels, dtype=numbers.dtype)
-    for bit in reversed(range(int(numbers.max(initial=0)).bit_length())):
+    for bit in reversed(range(most.bit_length())):
         guess = level + (one << bit)
         few = count(np.less(numbers, guess, out=flags)) <= before
         level += np.multiply(few, one << bit, dtype=level.dtype)

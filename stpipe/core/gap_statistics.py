@@ -368,16 +368,20 @@ class _Work:
         gaps, ends, total = self._gaps_of(masks, group)
         rows, pixels = gaps.shape
         longest = gaps.max(axis=0, initial=0)
-        seen = np.sum([count(masks[part.start : part.stop]) for part in group.parts], axis=0, dtype=np.intp)
+        by_part = [count(masks[part.start : part.stop]).astype(np.intp) for part in group.parts]
+        seen = np.sum(by_part, axis=0)
         flags = self._room("flags", rows, pixels, np.bool_)
         spare = self._room("spare", rows, pixels, gaps.dtype)
-        number = count(np.not_equal(gaps, 0, out=flags)).astype(np.intp)
+        if self.options.boundaries == "include":  # on the first and the last day ends a gap of no days
+            number = count(np.not_equal(gaps, 0, out=flags)).astype(np.intp)
+        else:
+            number = np.sum([np.maximum(clear - 1, 0) for clear in by_part], axis=0)
         one = gaps.dtype.type(1)
         # Where there is no gap, 0 - 1 is the largest number there is.
         shortest = np.subtract(gaps, one, out=spare).min(axis=0, initial=np.iinfo(gaps.dtype).max) + one
         end = np.append(ends, 0).take(first_row(np.equal(gaps, longest, out=flags), flags.view(np.uint8)))
         start = np.maximum(end - longest, 0)
-        median, *levels = (percentile(gaps, number, p, flags, spare) for p in (50.0, *self.options.percentiles))
+        median, *levels = (percentile(gaps, number, total, p, flags, spare) for p in (50.0, *self.options.percentiles))
         squares = self._squares(gaps, longest, total)
         divisor = np.maximum(np.arange(rows + 1), 1.0).take(number)
         variance = (divisor * squares - total * total) / (divisor * divisor)
