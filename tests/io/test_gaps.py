@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from rio_cogeo.cogeo import cog_validate
 
 import stpipe
-from stpipe.cli.main import run as stpipe_cli
 from stpipe.core.gap_statistics import GapOptions, gap_calendar
 from stpipe.core.ports import VariableInfo
 from stpipe.errors import CubeError, OptionError, OutputError, PlanError, RunError
@@ -242,7 +241,7 @@ def test_a_cut_of_whole_planes_that_are_always_clear_is_clear_everywhere(tmp_pat
 # --- real data ----------------------------------------------------------------
 
 
-def test_ndvi_under_cloud_to_the_day(data_folder: Path, tmp_path: Path) -> None:
+def test_ndvi_under_cloud_in_memory(data_folder: Path) -> None:
     """Values are there under cloud too: only the cloud layer says what is clear."""
     folder = data_folder / "eolearn_testeopatch_s2"
     ndvi, clouds = (np.load(folder / f"{name}.npy").squeeze() for name in ("NDVI", "CLM"))
@@ -251,53 +250,13 @@ def test_ndvi_under_cloud_to_the_day(data_folder: Path, tmp_path: Path) -> None:
     dataset = xr.Dataset(
         {"ndvi": (dims, ndvi.astype(np.float32)), "clm": (dims, clouds.astype(np.uint8))}, {"time": times}
     )
-    dataset.to_zarr(tmp_path / "patch.zarr", consolidated=False)
     clear = np.isfinite(ndvi) & (clouds == 0)
-    assert clear.mean() < np.isfinite(ndvi).mean() - 0.1
-    for by in ("none", "year"):
-        words = ["gaps", str(tmp_path / "patch.zarr"), "--drop", "clm:1", "--percentiles", "5,95", "--by", by]
-        assert stpipe_cli([*words, "-o", str(tmp_path / by)]) == 0
-        found = bands_of(tmp_path / by / "ndvi_gaps.tif")
-        hold_to_the_loop(found, clear, times, GapOptions(percentiles=(5, 95), by=by))
     lazy = stpipe.gap_statistics(dataset.chunk(time=1), drop="clm:1", boundaries="include").compute()
     names = [statistic.name for statistic in GapOptions().statistics if not statistic.name.startswith("longest")]
     expected = slow_statistics(clear[:, 50, 50], times, "include", "none", ())["all"]
     assert {name: lazy[f"ndvi_{name}"].values[50, 50] for name in names} == pytest.approx(
         {name: expected[name] for name in names}, rel=2e-6
     )
-
-
-def test_pairs_of_a_day_are_composited(data_folder: Path, tmp_path: Path) -> None:
-    """Landsat and Sentinel-2 passed on the same day three times; each day counts once."""
-    files = sorted((data_folder / "hls_T15SWD_2023").glob("*.tif"))
-    frames: dict[np.datetime64, list[NDArray[np.bool_]]] = {}
-    values, times = [], []
-    for number, path in enumerate(files):
-        text = next(part for part in path.name.replace("_", ".").split(".") if part.startswith("2023"))
-        day = (
-            np.datetime64("2023-01-01") + (int(text[4:7]) - 1)
-            if len(text.split("T")[0]) == 7
-            else np.datetime64(f"{text[:4]}-{text[4:6]}-{text[6:8]}")
-        )
-        with rasterio.open(path) as raster:
-            band = raster.read(1)
-        values.append(band)
-        times.append(day.astype("M8[ns]") + np.timedelta64(36_000 + number, "s"))
-        frames.setdefault(day, []).append(np.isfinite(band))
-    order = np.argsort(times, kind="stable")
-    dims = ("time", "y", "x")
-    when = np.array(times)[order]
-    dataset = xr.Dataset({"red": (dims, np.stack(values)[order])}, {"time": when})
-    dataset.to_zarr(tmp_path / "hls.zarr", consolidated=False)
-    report = gaps_of(tmp_path / "hls.zarr", tmp_path / "out")
-    assert (report["frames"], report["dates"]) == (len(files), len(frames))
-    assert len(frames) < len(files)
-    found = bands_of(tmp_path / "out" / "red_gaps.tif")
-    hold_to_the_loop(found, np.isfinite(dataset.red.values), when, GapOptions())
-    composite = np.stack([np.any(frames[day], axis=0) for day in sorted(frames)])
-    assert np.array_equal(found["clear_count"], composite.sum(axis=0))
-    shares = [row["clear_share"] for row in report["variables"]["red"]["by_date"]]
-    assert shares == pytest.approx(composite.mean(axis=(1, 2)).tolist())
 
 
 # --- what is left behind ----------------------------------------------------------------
@@ -431,6 +390,26 @@ def test_gathered_pieces_share_no_byte_and_cut_no_chunk(
 def test_what_no_worker_can_hold_is_refused() -> None:
     with pytest.raises(PlanError, match=r"take 8\.7 GiB at least.* a worker may take 0\.5 GiB"):
         plan_of((1, 30_000, 30_000), 10, 30_000, memory=2**29)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16"])
+def test_columns_read_one_by_one_are_read_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    """Chunks of three columns that footprints cut into one and two."""
+    dataset = made_up()
+    packed: dict[str, Any] = {"dtype": dtype, "_FillValue": -9999, "chunks": (SHAPE[0], 90, 3)}
+    packed |= {"scale_factor": 1e-4} if dtype == "int16" else {}
+    path = tmp_path / "cube.zarr"
+    dataset.to_zarr(path, encoding={"ndvi": packed}, zarr_format=3, consolidated=False)
+    monkeypatch.setattr(planning, "SHAPES", ((16, 0),))
+    monkeypatch.setattr(planning, "AGAIN", 100)  # straight from the cube in any case
+    monkeypatch.setattr(planning, "READ_BYTES", 1)
+    gaps_of(path, tmp_path / "out", variables=("ndvi",))
+    clear = np.isfinite(dataset.ndvi.values)
+    days = dataset.time.values.astype("M8[D]")
+    by_day = np.stack([clear[days == day].any(axis=0) for day in np.unique(days)])
+    found = bands_of(tmp_path / "out" / "ndvi_gaps.tif")
+    assert np.array_equal(found["clear_count"], by_day.sum(axis=0))
+    hold_to_the_loop(found, clear, dataset.time.values, GapOptions())
 
 
 # --- xarray objects ----------------------------------------------------------------

@@ -119,6 +119,63 @@ def test_sentinel_2_and_its_classes(data_folder: Path, tmp_path: Path, capsys: p
     hold_gaps_to(tmp_path / "seasons", "ndvi", both, options, pixels=4)
 
 
+# --- the NDVI patch, with values under cloud, and HLS, with pairs of a day ----------------------------------------
+
+
+def test_ndvi_with_values_under_cloud(data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only the cloud layer says what is clear; it is heeded on ingest, and then on reading."""
+    folder = data_folder / "eolearn_testeopatch_s2"
+    ndvi, clouds = (np.load(folder / f"{name}.npy").squeeze() for name in ("NDVI", "CLM"))
+    times = np.array([text.rstrip("Z") for text in json.loads((folder / "timestamps.json").read_text())], "M8[ns]")
+    dims = ("time", "y", "x")
+    variables = {"ndvi": (dims, ndvi.astype(np.float32)), "clm": (dims, clouds.astype(np.uint8))}
+    place = {"y": 5e6 - 10.0 * np.arange(ndvi.shape[1]), "x": 5e5 + 10.0 * np.arange(ndvi.shape[2])}
+    dataset = xr.Dataset(variables, {"time": times, **place})
+    for name in ("y", "x"):
+        dataset[name].attrs = {"standard_name": f"projection_{name}_coordinate", "units": "m"}
+    dataset.to_netcdf(tmp_path / "patch.nc")
+    truth = Truth(np.isfinite(ndvi) & (clouds == 0), times)
+    assert truth.clear.mean() < np.isfinite(ndvi).mean() - 0.1
+    masked, plain = tmp_path / "masked.zarr", tmp_path / "plain.zarr"
+    told(capsys, "ingest", tmp_path / "patch.nc", "-o", masked, "--drop", "clm:1")
+    hold_info_to(told(capsys, "info", masked), "ndvi", truth)
+    told(capsys, "gaps", masked, "--var", "ndvi")
+    hold_gaps_to(tmp_path / "masked.gaps", "ndvi", truth)
+    told(capsys, "ingest", tmp_path / "patch.nc", "-o", plain)
+    hold_info_to(told(capsys, "info", plain, "--drop", "clm:1"), "ndvi", truth)
+    words = ["--drop", "clm:1", "--percentiles", "5,95", "--by", "year"]
+    told(capsys, "gaps", plain, "--var", "ndvi", *words)
+    hold_gaps_to(tmp_path / "plain.gaps", "ndvi", truth, GapOptions(percentiles=(5, 95), by="year"), pixels=4)
+
+
+def harmonised(folder: Path, band: str) -> Truth:
+    """Return where the scenes of Landsat and Sentinel-2 hold a number, by what their names say of the day."""
+    clear, days = [], []
+    for path in sorted(folder.glob(f"*{band}*.tif")):
+        days.append(np.datetime64(pd.Timestamp(path.name[:8]), "ns"))
+        with rasterio.open(path) as raster:
+            clear.append(np.isfinite(raster.read(1)))
+    order = np.argsort(days, kind="stable")
+    return Truth(np.stack(clear)[order], np.array(days)[order])
+
+
+def test_pairs_of_a_day_are_composited(data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Landsat and Sentinel-2 passed on the same day three times; each day counts once."""
+    folder, cube = data_folder / "hls_T15SWD_2023", tmp_path / "hls.zarr"
+    truth = harmonised(folder, "B04")
+    assert len(truth.times) == 33
+    days = np.unique(truth.times)
+    composite = np.stack([truth.clear[truth.times == day].any(axis=0) for day in days])
+    made = told(capsys, "ingest", folder, "-o", cube, "--same-day", "mean")
+    assert made["shape"][0] == len(days) == 30
+    report = told(capsys, "info", cube)
+    hold_info_to(report, "B04", Truth(composite, days))
+    told(capsys, "gaps", cube, "--var", "B04")
+    hold_gaps_to(tmp_path / "hls.gaps", "B04", truth)
+    shares = json.loads((tmp_path / "hls.gaps" / "gaps.json").read_text())["variables"]["B04"]["by_date"]
+    assert [row["clear_share"] for row in shares] == pytest.approx(composite.mean(axis=(1, 2)).tolist())
+
+
 # --- WorldCereal: Landsat -----------------------------------------------------------------------------------------
 
 

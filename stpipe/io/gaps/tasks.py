@@ -116,7 +116,8 @@ def observed(stored: NDArray[Any], info: VariableInfo, out: NDArray[np.bool_] | 
     """
     clear = np.empty(stored.shape, dtype=bool) if out is None else out
     if stored.dtype.kind == "f":
-        np.isfinite(stored, out=clear)
+        # Not by `out`: NumPy 2.4 writes elsewhere if neighbours in it lie apart, as in a column of a wider window.
+        clear[...] = np.isfinite(stored)
         clear &= ~is_nodata(stored, info)
     elif info.nodata is None:
         clear[...] = True
