@@ -116,7 +116,7 @@ def percentile(
     share = (ranks - below).take(counted)
     # What is looked for, and all that is no smaller, sum up to no more than the total.
     above = np.maximum(np.arange(rows + 1) - below, 1).take(counted)
-    most = int((total / above).max(initial=0))
+    most = min(int(numbers.max(initial=0)), int((total / above).max(initial=0)))
     one = numbers.dtype.type(1)
     level = np.zeros(pixels, dtype=numbers.dtype)
     for bit in reversed(range(most.bit_length())):

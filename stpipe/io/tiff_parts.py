@@ -141,7 +141,8 @@ def encode(values: F32, tile: int) -> list[list[bytes]]:
 def assemble(raster: TiledRaster, path: Path, stretches: Callable[[int], Sequence[Stretch]]) -> None:
     """Write a file of tiles that are encoded already.
 
-    Damage to a tile does not go unnoticed later either: each carries the checksum of its codec, which readers check.
+    Its size is checked, and what GDAL reads of its header. The tiles are not read back: each carries the checksum of
+    its codec, which every reader checks.
 
     Parameters
     ----------
@@ -241,11 +242,6 @@ class _Directory:
     """What a TIFF says of one image."""
 
     entries: tuple[_Entry, ...]
-
-    def numbers(self, tag: int) -> tuple[int, ...]:
-        """Return the whole numbers of a field."""
-        (entry,) = (entry for entry in self.entries if entry.tag == tag)
-        return struct.unpack(f"<{entry.count}{ {3: 'H', 4: 'I', 16: 'Q'}[entry.kind] }", entry.data)
 
 
 @dataclass(frozen=True, slots=True)
