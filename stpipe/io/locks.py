@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stpipe.errors import OutputError, RunError
-from stpipe.io.stored import one_line
+from stpipe.errors import OutputError
 
 
 @contextmanager
@@ -26,9 +25,7 @@ def held(place: Path, *, work: str) -> Iterator[None]:
     Raises
     ------
     OutputError
-        If another process holds it, or has removed it on ending while this one asked for it.
-    RunError
-        If the file can't be written.
+        If another process holds it, or has removed it on ending while this one asked for it; or if it can't be written.
 
     Examples
     --------
@@ -46,7 +43,7 @@ def held(place: Path, *, work: str) -> Iterator[None]:
     except FileNotFoundError as error:  # whoever held it took its folder away
         raise OutputError(just_ended) from error
     except OSError as error:
-        raise RunError(f"{place} can't be written: {one_line(error)}") from error
+        raise OutputError(f"{place} can't be written: {error.strerror}; choose another folder") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

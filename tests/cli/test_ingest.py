@@ -17,6 +17,7 @@ import xarray as xr
 from rasterio.transform import from_origin
 
 from stpipe.cli.main import run
+from stpipe.io.run_folder import tree_digest
 
 
 def series(folder: Path, days: int = 3, size: int = 16) -> None:
@@ -206,6 +207,19 @@ def test_an_existing_output_is_refused_at_once(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "c.zarr").mkdir()
     assert run(["ingest", str(tmp_path / "no such folder"), "-o", str(tmp_path / "c.zarr")]) == 2
     assert "c.zarr exists" in capsys.readouterr().err
+
+
+def test_what_is_read_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    series(tmp_path / "in")
+    output = tmp_path / "c.zarr"
+    assert run(["ingest", str(tmp_path / "in"), "-o", str(output)]) == 0
+    before = tree_digest(output)
+    capsys.readouterr()
+    for place in (output, output / "inside.zarr", tmp_path / "in" / ".." / "c.zarr"):
+        assert run(["ingest", str(output), "-o", str(place), "--overwrite"]) == 2
+        assert "is read from, so it can't be written; choose another name" in capsys.readouterr().err
+    assert tree_digest(output) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.zarr", "in"]
 
 
 @pytest.mark.integration

@@ -433,7 +433,8 @@ def test_what_came_to_be_in_the_meantime_stays(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     folder = tmp_path / ".c.zarr.partial"
     folder.touch()
-    with pytest.raises(RunError, match="can't be written: FileExistsError"), partial.locked(folder, folder):
+    said = r"\.partial can't be made: File exists; choose another name"
+    with pytest.raises(OutputError, match=said), partial.locked(folder, folder):
         pytest.fail("there is no folder to work in")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stpipe.errors import OutputError, RunError
+from stpipe.errors import OutputError
 from stpipe.io import locks
 
 HOLDER = """
@@ -67,7 +67,7 @@ def test_a_folder_that_was_taken_away_has_no_lock(tmp_path: Path) -> None:
 
 def test_a_lock_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     with (
-        pytest.raises(RunError, match="lock can't be written: IsADirectoryError"),
+        pytest.raises(OutputError, match="lock can't be written: Is a directory; choose another folder"),
         locks.held(_made(tmp_path / "lock"), work="writing c.zarr"),
     ):
         pytest.fail("it is a folder")

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from stpipe.errors import RunError
+from stpipe.errors import OutputError
 from stpipe.io.locks import held
-from stpipe.io.stored import one_line
 
 LOCK = "lock"
 """Name of the file in the folder that the process at work has locked."""
@@ -29,14 +28,12 @@ def locked(folder: Path, output: Path) -> Iterator[None]:
     Raises
     ------
     OutputError
-        If another process is writing there, or has just ended.
-    RunError
-        If the folder can't be written.
+        If another process is writing there, or has just ended; or if the folder can't be made.
     """
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise RunError(f"{output} can't be written: {one_line(error)}") from error
+        raise OutputError(f"{output} can't be made: {error.strerror}; choose another name") from error
     with held(folder / LOCK, work=f"writing {output}"):
         yield
 

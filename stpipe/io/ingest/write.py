@@ -61,6 +61,14 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         )
 
 
+def check_apart(plan: IngestPlan, output: Path) -> None:
+    """Refuse to replace what is read."""
+    place = output.resolve()
+    for source in (Path(name).resolve() for name in {layer.origin or layer.path for layer in plan.layers}):
+        if source.is_relative_to(place) or place.is_relative_to(source):
+            raise OutputError(f"{output} is read from, so it can't be written; choose another name")
+
+
 def write_cube(plan: IngestPlan, output: Path, *, overwrite: bool = False, progress: Progress | None = None) -> Tally:
     """Write the cube of a plan, or go on with it, and return what its rules did.
 
@@ -82,6 +90,7 @@ def write_cube(plan: IngestPlan, output: Path, *, overwrite: bool = False, progr
         If the output may not be replaced, also if it came to be in the meantime; or if another process is writing it.
     """
     check_output(output, overwrite=overwrite)
+    check_apart(plan, output)
     partial = output.with_name(f".{output.name}.partial")
     with locked(partial, output):
         return _write(plan, partial, output, overwrite=overwrite, progress=progress)
