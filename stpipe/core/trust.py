@@ -303,7 +303,8 @@ def remarks(trust: Trust, counts: NDArray[np.int64]) -> tuple[str, ...]:
     """
     lines = []
     for rule, (matched, known) in zip(trust.rules, counts.tolist(), strict=True):
-        text, taken = rule.text + " (fill)" * rule.missing, ""
+        text = rule.text + " (fill)" * rule.missing
+        owners = [] if rule.missing else _owners(rule, [rule.variable])
         if not known:
             lines.append(f"{text}: {rule.variable} is nodata everywhere, so that nothing is trusted")
         elif not matched and not rule.missing:
@@ -311,9 +312,9 @@ def remarks(trust: Trust, counts: NDArray[np.int64]) -> tuple[str, ...]:
             lines.append(f"{text} matches none of {known} samples, so that {effect}")
         elif matched == known:
             effect = "it drops nothing" if rule.keep else "nothing is trusted"
-            taken = f"; a layer of --qa {rule.lookalike} looks like this" if rule.lookalike else ""
-            lines.append(f"{text} matches all of {known} samples, so that {effect}{taken}")
-        if not rule.missing and not taken and (owners := _owners(rule, [rule.variable])):
+            guess = f"; a layer of --qa {rule.lookalike} looks like this" if rule.lookalike and not owners else ""
+            lines.append(f"{text} matches all of {known} samples, so that {effect}{guess}")
+        if owners:
             lines.append(f"{text}: {rule.variable} is what the layer of --qa {' or '.join(owners)} is called")
     return tuple(lines)
 

@@ -405,8 +405,8 @@ def _cut_to_area(area: str, transform: Affine6 | None, full: Triple, aoi: Path, 
             return box
     a, _, left, _, e, top = transform
     raise CubeError(
-        f"--aoi: the polygons of {aoi} do not touch {path}, which reaches from x {left:g} to {left + a * full[2]:g} "
-        f"and y {top:g} to {top + e * full[1]:g} in its own CRS"
+        f"--aoi: the polygons of {aoi} do not touch {path}, which reaches from x {left:.12g} to "
+        f"{left + a * full[2]:.12g} and y {top:.12g} to {top + e * full[1]:.12g} in its own CRS"
     )
 
 

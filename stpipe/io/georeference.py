@@ -239,8 +239,8 @@ def _check_degrees(source: str, bounds: tuple[float, float, float, float], path:
     west, south, east, north = bounds
     if source == "EPSG:4326" and not (-360 <= west <= east <= 360 and -90 <= south <= north <= 90):
         raise CubeError(
-            f"GeoJSON is in degrees of WGS 84, but {path} reaches from ({west:g}, {south:g}) to ({east:g}, {north:g}); "
-            f"reproject it: ogr2ogr -t_srs EPSG:4326 out.geojson {Path(path).name}"
+            f"GeoJSON is in degrees of WGS 84, but {path} reaches from ({west:.12g}, {south:.12g}) to "
+            f"({east:.12g}, {north:.12g}); reproject it: ogr2ogr -t_srs EPSG:4326 out.geojson {Path(path).name}"
         )
 
 

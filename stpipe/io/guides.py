@@ -458,7 +458,7 @@ def _reach(place: Place) -> str:
         return f"{place.extent[2]} x {place.extent[1]} pixels"
     a, _, left, _, e, top = place.transform
     _, height, width = place.extent
-    return f"x {left:g} to {left + a * width:g} and y {top:g} to {top + e * height:g}"
+    return f"x {left:.12g} to {left + a * width:.12g} and y {top:.12g} to {top + e * height:.12g}"
 
 
 def _period(place: Place) -> str:

@@ -145,7 +145,7 @@ def _histogram(axes: Axes, images: Sequence[F32], labels: Sequence[str], colours
             share = np.histogram(np.clip(image, edges[0], edges[-1]), edges)[0] / image.size
             axes.stairs(100 * share, edges, color=colour, label=str(label), linewidth=1.4, fill=False)
     axes.set_ylim(bottom=0)
-    axes.set(xlabel="days (longer ones in the last bar)", ylabel="% of the pixels")
+    axes.set(xlabel="days (longer ones in the last bar)", ylabel="% of the pixels with gaps")
     if any(image.size for image in kept):
         axes.legend(frameon=False, fontsize=8, ncols=1 + (len(kept) > 4))
     _plain(axes)

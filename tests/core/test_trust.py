@@ -519,6 +519,7 @@ def test_layers_taken_for_those_of_another_product_are_said() -> None:
     clear, cloudy = [322, 324, 328, 336, 352], [21824, 22280]
     for typed, name, codes, said in (
         ("landsat-c2=quality", "quality", clear, "nothing is trusted; a layer of --qa landsat-c1 looks like this"),
+        ("landsat-c2=SCL", "SCL", clear, "SCL is what the layer of --qa s2-scl is called"),
         ("landsat-c1=QA_PIXEL", "QA_PIXEL", cloudy, "QA_PIXEL is what the layer of --qa landsat-c2 is called"),
         ("landsat-c1", "pixel_qa", clear, None),
         ("landsat-c2", "QA-PIXEL", cloudy, None),
@@ -532,5 +533,5 @@ def test_layers_taken_for_those_of_another_product_are_said() -> None:
         if said is None:
             assert not any("of --qa landsat" in line for line in lines)
         else:
-            (line,) = lines
-            assert said in line
+            assert said in lines[-1]
+            assert sum("of --qa" in line for line in lines) == 1

@@ -184,7 +184,10 @@ def _searched(address: str, target: Target, query: StacQuery) -> list[Any]:
         client = Client.open(address)
         return list(client.search(collections=list(query.collections), bbox=box, datetime=period).items())
     except Exception as error:
-        raise CubeError(f"{address} can't be searched: {one_line(error)}") from error
+        raise CubeError(
+            f"{address} can't be searched: {one_line(error)}; see that it is the address of a STAC API and can be "
+            "reached, or give its items as a file"
+        ) from error
 
 
 def _search_box(target: Target) -> list[float] | None:

@@ -212,9 +212,9 @@ def _cut(grid: Grid, box: Box, target: Target) -> Grid:
     if top >= bottom or left >= right:
         what = f"--bbox {_numbers(target.bbox)}" if target.bbox is not None else f"--aoi {target.aoi}"
         raise CubeError(
-            f"{what} does not touch the files: in their CRS it reaches from ({west:g}, {south:g}) to "
-            f"({east:g}, {north:g}), and they from ({grid.bounds[0]:g}, {grid.bounds[1]:g}) to "
-            f"({grid.bounds[2]:g}, {grid.bounds[3]:g}){_misread(target, grid)}"
+            f"{what} does not touch the files: in their CRS it reaches from ({_numbers(box[:2])}) to "
+            f"({_numbers(box[2:])}), and they from ({_numbers(grid.bounds[:2])}) to "
+            f"({_numbers(grid.bounds[2:])}){_misread(target, grid)}"
         )
     moved = (a, b, c + a * left, d, e, f + e * top)
     return Grid(crs_wkt=grid.crs_wkt, transform=moved, shape=(bottom - top, right - left))
@@ -342,5 +342,5 @@ def moved_box(box: Box, source: str, wkt: str, option: str) -> Box:
     return west, south, east, north
 
 
-def _numbers(box: Box | None) -> str:
+def _numbers(box: Sequence[float] | None) -> str:
     return ",".join(f"{number:.12g}" for number in box or ())
