@@ -108,7 +108,7 @@ def command(sources: tuple[str, ...], output: Path, overwrite: bool, as_json: bo
     names = ", ".join(f"{name} ({variable['dtype']})" for name, variable in result["variables"].items())
     period = f"{t} frames from {_day(result['first'])} to {_day(result['last'])}"
     composited = len(result["composited"])
-    click.echo(f"{output}: {names}")
+    click.echo(f"{output}: {names}{'; without dates: ' * bool(result['static'])}{', '.join(result['static'])}")
     click.echo(f"{period}, {y} x {x} pixels, {result['crs'] or 'no CRS'}")
     click.echo(f"from {result['files']} files; {plan.warped} layers warped, {composited} frames composited")
     if result["rules"]:

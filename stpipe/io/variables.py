@@ -158,14 +158,24 @@ def stored_quality(
     return tuple(found[name] for name in trust.variables)
 
 
+def statics_over(raw: xr.Dataset, dims: tuple[str, str, str]) -> list[str]:
+    """Return the names of numbers and flags over y and x, but not time.
+
+    >>> statics_over(xr.Dataset({"land": (("y", "x"), [[1]]), "v": (("t", "y", "x"), [[[1]]])}), ("t", "y", "x"))
+    ['land']
+    """
+    time, y, x = dims
+    return [
+        str(name)
+        for name, variable in raw.variables.items()
+        if {y, x} <= set(variable.dims) and time not in variable.dims and variable.dtype.kind in "iufb"
+    ]
+
+
 def stored_domain(raw: xr.Dataset, name: str, dims: tuple[str, str, str], path: str) -> StoredVariable:
     """Return where the domain variable lies; refuse one that is not static, or on another grid."""
     _, y, x = dims
-    statics = [
-        str(key)
-        for key, value in raw.variables.items()
-        if {y, x} <= set(value.dims) and dims[0] not in value.dims and value.dtype.kind in "iufb"
-    ]
+    statics = statics_over(raw, dims)
     if name not in raw.variables:
         known = f"; static variables: {_listed(statics)}" if statics else f"; it has no static variable over ({y}, {x})"
         raise CubeError(f"--domain: {path} has no variable {name!r}{known}")

@@ -196,7 +196,11 @@ def test_what_is_wrong_is_said_in_a_line_with_its_place(
         pytest.param(["p.yaml", "-o", "p.yaml"], "the output p.yaml is a file", id="output-is-a-file"),
         pytest.param([], "run needs the NAME of a pipeline", id="nothing"),
         pytest.param(["s2-ndvi"], "s2-ndvi.yaml, line 13: ingest has nothing to read", id="shipped-without-input"),
-        pytest.param(["sst"], "gaps has nothing to read; name it with --set gaps.cube=CUBE", id="shipped-without-cube"),
+        pytest.param(
+            ["sst", "--set", "ingest=off"],
+            "gaps has nothing to read; name it with --set gaps.cube=CUBE",
+            id="shipped-without-cube",
+        ),
     ],
 )
 def test_wrong_words_are_refused(
@@ -271,7 +275,7 @@ def test_the_shipped_ones_are_listed_and_shown(capsys: pytest.CaptureFixture[str
     assert [line.split()[0] for line in lines] == ["hls-ndvi", "landsat-reflectance", "s2-ndvi", "s5p-co", "sst"]
     rows = json.loads(said(capsys, "--list", "--json"))
     about = "Sea surface temperature, land left alone"
-    assert rows[4] == {"name": "sst", "about": about, "stages": ["gaps", "fill", "mosaic"]}
+    assert rows[4] == {"name": "sst", "about": about, "stages": ["ingest", "gaps", "fill", "mosaic"]}
     assert said(capsys, "sst", "--show") == shipped_pipelines()["sst"].read_text()
 
 

@@ -181,9 +181,12 @@ def test_carbon_monoxide(data_folder: Path, tmp_path: Path, capsys: pytest.Captu
 
 def test_sea_surface_temperature(data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = data_folder / "dineof_alboran_sst" / "alboranSST_small.nc"
-    do("sst", tmp_path / "out", capsys, f"gaps.cube={path}")
+    do("sst", tmp_path / "out", capsys, f"ingest.src={path}")
     raw = xr.open_dataset(path)
     land = raw["mask"].values == 0
+    cube = opened(tmp_path / "out" / "cube.zarr")
+    np.testing.assert_array_equal(cube["SST"].values, raw["SST"].values)
+    np.testing.assert_array_equal(cube["mask"].values, raw["mask"].values)
     check_products(tmp_path / "out", raw["SST"], domain=~land)
     filled = opened(tmp_path / "out" / "filled" / "filled.zarr")
     np.testing.assert_array_equal(filled["SST"].values[:, land], raw["SST"].values[:, land])

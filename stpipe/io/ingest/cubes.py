@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ class CubeFrame:
         offset = want.offset_in(self.layer_grid)
         if offset is not None:
             return shifted_read(self._part, offset, want, self.layer_grid.shape)
-        return self._warped(want)
+        return warped(self._part, self.layer_grid, np.dtype(self.stored.info.dtype), want)
 
     def _part(self, rows: slice, columns: slice) -> NDArray[Any]:
         """Read a window of this frame, together with the frames that share its chunks."""
@@ -93,35 +94,6 @@ class CubeFrame:
                 _batches[place] = (key, batch)
         return np.array(batch[self.frame - first])
 
-    def _warped(self, want: Want) -> NDArray[Any]:
-        from affine import Affine
-        from rasterio.crs import CRS
-        from rasterio.enums import Resampling
-        from rasterio.warp import reproject
-
-        window = want.window
-        nodata = want.fill if want.source_nodata is None else want.source_nodata
-        dtype = np.dtype(self.stored.info.dtype)
-        result = np.full(window.shape, fill_value(dtype, nodata), dtype=dtype)
-        box = source_box(window, self.layer_grid)
-        if box is None:
-            return result
-        rows, columns = box
-        a, b, c, d, e, f = self.layer_grid.transform
-        corner = (a, b, c + a * columns.start + b * rows.start, d, e, f + d * columns.start + e * rows.start)
-        reproject(
-            self._part(rows, columns),
-            result,
-            src_crs=CRS.from_wkt(self.layer_grid.crs_wkt),
-            dst_crs=CRS.from_wkt(window.crs_wkt),
-            src_transform=Affine(*corner),
-            dst_transform=Affine(*window.transform),
-            src_nodata=nodata,
-            dst_nodata=nodata,
-            resampling=Resampling[want.resampling],
-        )
-        return result
-
     def identity(self) -> JSON:
         """Return the variable and the frame, and the state of the files they are in."""
         path = self.reader.path
@@ -136,6 +108,48 @@ class CubeFrame:
                 about = f"{file_state(Path(place[0]), [place[1]])} {self.layer_grid!r}"
                 _states[place] = hashlib.sha256(about.encode()).hexdigest()
             return _states[place]
+
+
+def warped(part: Callable[[slice, slice], NDArray[Any]], grid: Grid, dtype: np.dtype[Any], want: Want) -> NDArray[Any]:
+    """Return a window of the target grid of what lies on another one.
+
+    Parameters
+    ----------
+    part : callable
+        Takes rows and columns and returns their samples.
+    grid : Grid
+        Where these lie.
+    dtype : dtype
+        Their type.
+    want : Want
+        The window.
+    """
+    from affine import Affine
+    from rasterio.crs import CRS
+    from rasterio.enums import Resampling
+    from rasterio.warp import reproject
+
+    window = want.window
+    nodata = want.fill if want.source_nodata is None else want.source_nodata
+    result = np.full(window.shape, fill_value(dtype, nodata), dtype=dtype)
+    box = source_box(window, grid)
+    if box is None:
+        return result
+    rows, columns = box
+    a, b, c, d, e, f = grid.transform
+    corner = (a, b, c + a * columns.start + b * rows.start, d, e, f + d * columns.start + e * rows.start)
+    reproject(
+        part(rows, columns),
+        result,
+        src_crs=CRS.from_wkt(grid.crs_wkt),
+        dst_crs=CRS.from_wkt(window.crs_wkt),
+        src_transform=Affine(*corner),
+        dst_transform=Affine(*window.transform),
+        src_nodata=nodata,
+        dst_nodata=nodata,
+        resampling=Resampling[want.resampling],
+    )
+    return result
 
 
 def source_box(window: Grid, source: Grid) -> tuple[slice, slice] | None:

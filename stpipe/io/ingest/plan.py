@@ -20,6 +20,7 @@ from stpipe.io.ingest.layers import Layer
 from stpipe.io.ingest.options import IngestOptions
 from stpipe.io.ingest.scenes import Frame, in_period, make_frames, told_apart
 from stpipe.io.ingest.sources import find_layers
+from stpipe.io.ingest.statics import StaticPlan, find_statics
 from stpipe.io.ingest.target import choose_grid
 from stpipe.io.ingest.variables import VariablePlan, is_quality, plan_variables
 from stpipe.io.rasters import Grid
@@ -46,6 +47,9 @@ class IngestPlan:
 
     indices: tuple[IndexPlan, ...]
     """What is computed."""
+
+    statics: tuple[StaticPlan, ...]
+    """What is written that has no dates."""
 
     written: tuple[str, ...]
     """Names of those that are written, sorted."""
@@ -101,6 +105,7 @@ class IngestPlan:
             "variables": [repr(replace(v, attrs=dict(sorted(v.attrs.items())))) for v in self.variables],
             "indices": [repr(index) for index in self.indices],
             "written": list(self.written),
+            "statics": [[static.name, *(field.identity() for field in static.fields)] for static in self.statics],
             "chunks": list(self.chunks),
             "composite": [self.resampling, self.how, str(self.every)],
             "trust": None if self.trust is None else self.trust.identity(),
@@ -137,12 +142,14 @@ def plan_ingest(
     names = tuple(sorted({layer.variable for layer in layers}))
     trust = None if options.trust is None else options.trust.resolved(names, "the series")
     indices = tuple(plan_index(request, names, scaled=options.scaled_indices) for request in options.indices)
-    clash = next((index.name for index in indices if index.name in names), None)
+    statics = find_statics(layers)
+    clash = next((index.name for index in indices if index.name in {*names, *(s.name for s in statics)}), None)
     if clash is not None:
         raise OptionError(f"--index {clash}: there is a variable of this name already; leave out the index")
     quality = {name for name in names if is_quality(name, [x for x in layers if x.variable == name])}
     quality |= set(() if trust is None else trust.variables)
-    written = _written(options, names, quality, indices)
+    written = _written(options, names, quality, indices, [static.name for static in statics])
+    statics = tuple(static for static in statics if not options.variables or static.name in options.variables)
     indices = tuple(index for index in indices if index.name in written)
     needed = {*written, *(() if trust is None else trust.variables), *(b for i in indices for _, b in i.bands)}
     layers = [layer for layer in layers if layer.variable in needed]
@@ -159,6 +166,7 @@ def plan_ingest(
         frames=frames,
         variables=variables,
         indices=indices,
+        statics=statics,
         written=written,
         chunks=triple(min(pair) for pair in zip(wanted, extent, strict=True)),
         resampling=options.resampling,
@@ -170,17 +178,27 @@ def plan_ingest(
 
 
 def _written(
-    options: IngestOptions, names: Sequence[str], quality: set[str], indices: Sequence[IndexPlan]
+    options: IngestOptions,
+    names: Sequence[str],
+    quality: set[str],
+    indices: Sequence[IndexPlan],
+    statics: Sequence[str],
 ) -> tuple[str, ...]:
-    known = (*names, *(index.name for index in indices))
+    """Return the names of what is written and has dates."""
+    dated = (*names, *(index.name for index in indices))
+    known = (*dated, *statics)
     for name in options.variables:
         if name not in known:
             near = get_close_matches(name, known, n=1) or [each for each in known if each.lower() == name.lower()]
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise OptionError(f"--var: there is no variable {name!r}; {hint}there are {', '.join(known)}")
     if options.variables:
-        return tuple(sorted(set(options.variables)))
-    return tuple(sorted(name for name in known if not options.drop_bands or name in quality or name not in names))
+        chosen = tuple(sorted(set(options.variables).difference(statics)))
+        if not chosen:
+            alone = ", ".join(options.variables)
+            raise OptionError(f"--var {alone} has no dates; name a variable that has some as well: {', '.join(dated)}")
+        return chosen
+    return tuple(sorted(name for name in dated if not options.drop_bands or name in quality or name not in names))
 
 
 def _warnings(

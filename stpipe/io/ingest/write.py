@@ -160,6 +160,7 @@ def summary(plan: IngestPlan, output: Path, tally: Tally | None = None) -> dict[
         "composited": [frame.time.isoformat() for frame in plan.frames if _most_scenes(frame) > 1],
         "rules": None if plan.trust is None else rules_text(plan.trust),
         "variables": {name: variables[name] for name in sorted(variables)},
+        "static": [static.name for static in plan.statics],
         "warnings": [*plan.warnings, *said],
     }
 
@@ -211,29 +212,37 @@ def _put_in_place(partial: Path, output: Path) -> None:
 
 def _create(plan: IngestPlan, path: Path) -> None:
     import dask.array as da
-    from zarr.codecs import ZstdCodec
 
     coords = coordinates(plan.times, plan.grid)
     arrays: dict[str, xr.Variable] = {}
     for name, dtype, nodata, attrs in _described(plan):
         # One Dask chunk of any size: it tells shape and type, and is never computed.
         empty = da.zeros(plan.extent, dtype=dtype, chunks=plan.extent)
-        encoding: dict[str, Any] = {
-            "chunks": plan.chunks,
-            "_FillValue": None if nodata is None else np.dtype(dtype).type(nodata),
-            # With a checksum, a damaged chunk is an error and not a wrong number.
-            "compressors": (ZstdCodec(level=3, checksum=True),),
-        }
-        if nodata is not None:
-            encoding["fill_value"] = nodata
-        if "spatial_ref" in coords:
-            encoding["grid_mapping"] = "spatial_ref"
+        encoding = _encoding(dtype, nodata, plan.chunks, placed="spatial_ref" in coords)
         arrays[name] = xr.Variable(("time", "y", "x"), empty, attrs, encoding)
+    for static in plan.statics:
+        encoding = _encoding(static.dtype, static.nodata, plan.chunks[1:], placed="spatial_ref" in coords)
+        empty = da.zeros(plan.grid.shape, dtype=static.dtype, chunks=plan.grid.shape)
+        arrays[static.name] = xr.Variable(("y", "x"), empty, static.fields[0].attrs, encoding)
     attributes = {"Conventions": "CF-1.11", "source": SOURCE}
     if plan.every is not None:
         attributes["comment"] = f"each frame is the {plan.how} of {plan.every} from its date on"
     dataset = xr.Dataset(arrays, coords=coords, attrs=attributes)
     dataset.to_zarr(path, mode="w", compute=False, consolidated=False, zarr_format=3)
+
+
+def _encoding(dtype: str, nodata: float | None, chunks: tuple[int, ...], *, placed: bool) -> dict[str, Any]:
+    from zarr.codecs import ZstdCodec
+
+    encoding: dict[str, Any] = {
+        "chunks": chunks,
+        "_FillValue": None if nodata is None else np.dtype(dtype).type(nodata),
+        # With a checksum, a damaged chunk is an error and not a wrong number.
+        "compressors": (ZstdCodec(level=3, checksum=True),),
+    }
+    if nodata is not None:
+        encoding["fill_value"] = nodata
+    return encoding | ({"grid_mapping": "spatial_ref"} if placed else {})
 
 
 def _described(plan: IngestPlan) -> Iterator[tuple[str, str, float | None, dict[str, Any]]]:
@@ -312,6 +321,10 @@ def _fill(plan: IngestPlan, path: Path, records: Records, progress: Progress | N
 def _copy(plan: IngestPlan, path: Path, records: Records, progress: Progress | None) -> Tally:
     import zarr
 
+    for static in plan.statics:
+        array = zarr.open_array(path / static.name, mode="r+")
+        for rows, columns in _boxes(plan):
+            array[rows, columns] = static.read(plan.grid, rows, columns)
     arrays = {name: zarr.open_array(path / name, mode="r+") for name in plan.written}
     tally = Tally.of(plan)
     total, done = prod(plan.extent) * len(plan.written), 0
