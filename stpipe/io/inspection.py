@@ -271,7 +271,7 @@ def _hints(cube: Cube, report: dict[str, Any], gaps: dict[str, GapCount]) -> Ite
     if dates["median_step_days"] and dates["longest_step_days"] > _LONG_STEP * dates["median_step_days"]:
         yield f"{dates['longest_step_days']:g} days without a frame after {dates['longest_step_after']}"
     yield from _chunk_hints(cube)
-    yield from _domain_hints(cube)
+    yield from domain_hints(cube)
     told = dict(_codes(cube))
     yield from told.values()
     for info in cube.variables:
@@ -287,7 +287,7 @@ def _hints(cube: Cube, report: dict[str, Any], gaps: dict[str, GapCount]) -> Ite
         yield f"{_some(bare)}: no valid sample at all; is nodata right{rules}?"
 
 
-def _domain_hints(cube: Cube) -> Iterator[str]:
+def domain_hints(cube: Cube) -> Iterator[str]:
     """Yield a line on static variables that may say where values can exist, if none was named."""
     if cube.domain is not None:
         return

@@ -39,6 +39,7 @@ from stpipe.io.gaps.tasks import (
     overview_tiles,
     start_worker,
 )
+from stpipe.io.inspection import domain_hints
 from stpipe.io.tiff_parts import Band, Stretch, TiledRaster, assemble, sync
 
 HERE_SAMPLES = 2**26
@@ -165,7 +166,7 @@ def prepare(request: GapsRequest) -> PreparedGaps:
     calendar = cube_calendar(cube, request.options, request.time)
     check_dates(calendar, request.options, cube.path)
     grid = RasterGrid.of(cube)
-    said = list(notes)
+    said = [*notes, *domain_hints(cube)]
     said += [] if grid.note is None else [grid.note]
     for info in cube.variables:
         check_fillable(info)
