@@ -163,12 +163,28 @@ def _cells(name: str, variable: dict[str, Any]) -> dict[str, str]:
     return cells
 
 
+def _span(*days: float) -> str:
+    """Return lengths of time, each in the largest unit that it fills.
+
+    >>> _span(16.0), _span(1.0, 16.0), _span(24 / 86400, 1.0)
+    ('16 days', '1 to 16 days', '24 seconds to 1 day')
+    """
+    units = (("days", 1.0), ("hours", 24.0), ("minutes", 1440.0))
+    told = []
+    for length in days:
+        name, number = next(((name, number) for name, number in units if length * number >= 1), ("seconds", 86400.0))
+        told.append((f"{length * number:.4g}", name))
+    if len({name for _, name in told}) == 1:
+        told = [(number, "") for number, _ in told[:-1]] + told[-1:]
+    return " to ".join(f"{number} {name.removesuffix('s') if number == '1' else name}".strip() for number, name in told)
+
+
 def _facts(report: dict[str, Any]) -> list[tuple[str, str]]:
     dates = report["dates"]
     steps = ""
     if dates["median_step_days"] is not None:
-        steps = f"; {dates['median_step_days']:.4g} days apart (median), "
-        steps += f"{dates['shortest_step_days']:.4g} to {dates['longest_step_days']:.4g}"
+        median, shortest, longest = (dates[f"{which}_step_days"] for which in ("median", "shortest", "longest"))
+        steps = f"; {_span(median)} apart (median), {_span(shortest, longest)}"
     size = "" if report["size_bytes"] is None else f", {readable(report['size_bytes'])} on disk"
     resolution = "uneven, or not known"
     if report["resolution"] is not None:

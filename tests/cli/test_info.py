@@ -84,7 +84,7 @@ def test_text_shows_the_table_and_no_scan_leaves_gaps_out(tmp_path: Path, capsys
     scene().to_netcdf(tmp_path / "c.nc")
     assert run(["info", str(tmp_path / "c.nc")]) == 0
     text = capsys.readouterr().out
-    assert "6 from 2020-01-01 to 2020-03-09; 2 days apart (median), 2 to 60" in text
+    assert "6 from 2020-01-01 to 2020-03-09; 2 days apart (median), 2 to 60 days" in text
     assert "%" in text  # the share of gaps
     assert "float64" in text
     assert "v: nothing on 1 date: 2020-01-05; longest without: 60 days from 2020-01-09" in text
