@@ -22,10 +22,10 @@ from stpipe.errors import PlanError
 from stpipe.io.bit_store import BitStore
 from stpipe.io.frames import RasterGrid
 
-PROCESS_BYTES = 300 * MIB
+PROCESS_BYTES = 150 * MIB
 """Memory of a worker that has loaded all it needs; measured on the smallest cubes."""
 
-FOOTPRINT_BYTES = 256 * MIB
+FOOTPRINT_BYTES = 160 * MIB
 """What the samples and statistics of a footprint may take; larger ones save nothing worth it."""
 
 READ_BYTES = 16 * MIB
@@ -174,8 +174,8 @@ def plan_gaps(
         if tile > 128 and longest <= tile:
             continue
         side = tile << depth
-        # Samples, statistics, and twice as much again while they are encoded.
-        samples = min(side, grid.height) * min(side, grid.width) * (frames + 3 * 4 * bands)
+        # What is clear, statistics, and half as much again for encoded ones.
+        samples = min(side, grid.height) * min(side, grid.width) * (frames + 6 * bands)
         gather = _decoded_share(grid, frames, side, info, offset) > AGAIN
         steps = _steps(extent, info.chunks, item, side, gather=gather)
         read = max(prod(_within(steps, extent)), prod(chunks)) * (item + 2) + _CHUNK_COPIES * prod(chunks) * item
