@@ -77,6 +77,7 @@ def test_gdal_reads_back_what_went_in(
         with rasterio.open(path, overview_level=number) as dataset:
             assert np.array_equal(dataset.read(), values[:, ::factor, ::factor], equal_nan=True)
     assert cog_validate(str(path), quiet=True) == (True, [], [])
+    assert list(tmp_path.iterdir()) == [path], "what it was made of is gone"
 
 
 def test_the_header_counts_for_what_a_classic_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -229,7 +229,9 @@ def _disk_bytes(plan: GapPlan, calendar: GapCalendar, request: GapsRequest) -> i
     pixels = plan.grid.height * plan.grid.width
     values = 4 * pixels * len(calendar.groups) * len(request.options.statistics)
     bits = plan.bits("").bytes if plan.gather else 0
-    return bits + 2 * values * 4 // 3 // 2 + (values // 2 if request.zarr else 0)
+    # Tiles, or the file made of them: they go as it grows, once its overviews, a quarter of it, are there.
+    encoded = values * 4 // 3 // 2
+    return bits + encoded + encoded // 4 + (values // 2 if request.zarr else 0)
 
 
 def run_gaps(prepared: PreparedGaps, *, draw: Draw, progress: Progress | None = None) -> dict[str, JSON]:
