@@ -1,0 +1,1 @@
+"""Infilling from radar: covariates, robust regression, smoothing in time, calibration."""
