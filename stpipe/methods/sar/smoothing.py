@@ -302,7 +302,7 @@ def smooth(components: Components, series: F32) -> F32:
     -------
     (time, pixel) ndarray of float32
         NaN where `series` is. A frame that no pixel of `components` had a value in comes back as it is. Worked out in
-        float64, a pixel's numbers are the same whichever pixels are smoothed with it.
+        float64, a pixel's numbers are the same, but for the last bit, whichever pixels are smoothed with it.
 
     Raises
     ------
