@@ -18,7 +18,7 @@ from distributed import Client
 from stpipe import __version__
 from stpipe.cli.scene_plan import Prepared, begin, describe_guides
 from stpipe.core.plan import Plan
-from stpipe.core.ports import JSON
+from stpipe.core.ports import JSON, SceneFiller
 from stpipe.core.sizes import MIB
 from stpipe.core.trust import remarks
 from stpipe.errors import OutputError, RunError
@@ -33,7 +33,7 @@ from stpipe.io.frames import RasterGrid
 from stpipe.io.mosaic import plan_mosaic
 from stpipe.io.mosaic_stage import MosaicContext, mosaic_task, written_files
 from stpipe.io.run_folder import RunFolder, State, tree_digest
-from stpipe.io.scratch import ZarrBlockStore, ZarrOverviewStore, forget_stores
+from stpipe.io.scratch import ZarrBlockStore, ZarrFieldStore, ZarrOverviewStore, forget_stores
 from stpipe.io.workers import start_fill_worker, start_mosaic_worker
 
 
@@ -110,6 +110,8 @@ def _make_stores(prepared: Prepared) -> None:
     names = [info.name for info in plan.variables]
     for store in (overview_store(prepared), block_store(prepared)):
         store.create(names)
+    if kept_fields(prepared):
+        field_store(prepared).create(names, kept_fields(prepared))
     attrs = {"title": "gaps filled by stpipe", "stpipe_method": prepared.filler.name, "stpipe_version": __version__}
     create_filled(folder.work / "filled.zarr", cube, plan.output_chunks, attrs, percent=prepared.percent)
     folder.begin(plan.run_id, plan.identity)
@@ -126,6 +128,17 @@ def block_store(prepared: Prepared) -> ZarrBlockStore:
     return ZarrBlockStore(str(prepared.folder.work.absolute() / "blocks.zarr"), prepared.plan.blocks)
 
 
+def field_store(prepared: Prepared) -> ZarrFieldStore:
+    """Return where what the method keeps of each pixel lies, if it keeps anything."""
+    place = prepared.folder.work.absolute() / "fields.zarr"
+    return ZarrFieldStore(str(place), prepared.plan.extent, prepared.plan.look_tiles.shape)
+
+
+def kept_fields(prepared: Prepared) -> tuple[str, ...]:
+    """Return the names of what the method keeps of each pixel."""
+    return prepared.filler.fields if isinstance(prepared.filler, SceneFiller) else ()
+
+
 def run_context(prepared: Prepared) -> RunContext:
     """Return what the tasks share."""
     work, plan, cube = prepared.folder.work.absolute(), prepared.plan, prepared.cube
@@ -139,6 +152,8 @@ def run_context(prepared: Prepared) -> RunContext:
         product=ZarrFilledStore(str(work / "filled.zarr"), prepared.percent),
         records=str(work / "records"),
         learned_folder=str(work / "learned"),
+        rounds_folder=str(work / "rounds"),
+        fields=field_store(prepared),
         input_state=prepared.input_state,
         max_gap=prepared.options.max_gap,
         guides=prepared.guides,

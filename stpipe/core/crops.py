@@ -14,7 +14,7 @@ from math import isqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from stpipe.core.ports import BlockInput, Filler, Prediction
+from stpipe.core.ports import BlockInput, Filler, Prediction, SceneFiller
 from stpipe.core.survey import BASE_CELL, ArrayOverviews
 from stpipe.core.windows import Triple, Window, round_up, triple
 
@@ -172,11 +172,43 @@ def block_of(crop: Crop, stride: Triple) -> BlockInput:
         all_days=crop.days,
         wanted=Window.of(shape),
         guides={name: np.pad(guide, around, constant_values=np.float32(np.nan)) for name, guide in crop.guides.items()},
+        domain=None if crop.domain is None else np.pad(crop.domain, around[1:]),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayFields:
+    """Fields of a scene that is held in memory, see `stpipe.core.ports.Fields`."""
+
+    values: NDArray[np.float32]
+    """(field, y, x)."""
+
+    def read(self, window: Window) -> NDArray[np.float32]:
+        """Return those of a window; NaN outside of the scene."""
+        made = np.full((len(self.values), *window.shape[1:]), np.nan, dtype=np.float32)
+        inside = window.intersect(Window.of(triple((window.stop[0], *self.values.shape[1:]))))
+        made[:, *inside.within(window).slices[1:]] = self.values[:, *inside.slices[1:]]
+        return made
+
+
+def settled_on(filler: Filler, crop: Crop) -> Filler:
+    """Return a method that has looked at a crop as if it were a whole scene, if it looks at scenes at all."""
+    if not isinstance(filler, SceneFiller):
+        return filler
+    block = block_of(crop, filler.stride)
+    for number in range(len(filler.rounds)):
+        assert isinstance(filler, SceneFiller)
+        look = filler.look(number, block)
+        settled = filler.settled(number, look.sums)
+        if look.fields is not None:
+            assert isinstance(settled, SceneFiller)
+            settled = settled.with_fields(ArrayFields(look.fields))
+        filler = settled
+    return filler
 
 
 def fill_crop(filler: Filler, crop: Crop) -> Prediction:
     """Fill a crop as if it were a whole scene."""
-    result = filler.fill(block_of(crop, filler.stride))
+    result = settled_on(filler, crop).fill(block_of(crop, filler.stride))
     cut = Window.of(triple(crop.valid.shape)).slices
     return Prediction(values=result.values[cut], half_width=result.half_width[cut], fallback=result.fallback[cut])

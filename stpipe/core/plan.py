@@ -34,7 +34,7 @@ from stpipe.core.geometry import (
     output_chunk,
     survey_tile_shape,
 )
-from stpipe.core.ports import JSON, Filler, Learner, VariableInfo
+from stpipe.core.ports import JSON, Filler, Learner, SceneFiller, VariableInfo
 from stpipe.core.sizes import MIB, gib
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import OptionError, PlanError
@@ -89,6 +89,9 @@ class Plan:
 
     output_chunks: tuple[Triple, ...]
     """Chunk shape of each variable's products."""
+
+    look_tiles: TileGrid
+    """Parts of the scene, over all frames, that a method which takes numbers of the whole scene looks at."""
 
     crops: tuple[Window, ...]
     """What the method learns from, in each variable; none if it doesn't learn."""
@@ -230,6 +233,7 @@ def make_plan(
         for info, step in zip(variables, output_chunks, strict=True)
     )
     samples = math.prod(extent)
+    kept = len(filler.fields) if isinstance(filler, SceneFiller) else 0
     memory = Memory(
         survey=fixed + bytes_to_survey(survey_tiles.shape, item, quality),
         learn=fixed + learn_bytes if crops else 0,
@@ -254,6 +258,10 @@ def make_plan(
         "output_chunks": output_chunks,
         "filler": filler.identity(),
     }
+    look_tiles = TileGrid(extent, triple((extent[0], *grid.size[1:])))
+    rounds = filler.rounds if isinstance(filler, SceneFiller) else ()
+    if rounds:  # in which parts sums are added up decides their last digits
+        geometry["parts"] = look_tiles.shape
     if crops:
         geometry["crops"] = [(crop.start, crop.stop) for crop in crops]
     n = len(variables)
@@ -263,9 +271,11 @@ def make_plan(
         survey_tiles=survey_tiles,
         blend_tiles=blend_tiles,
         output_chunks=output_chunks,
+        look_tiles=look_tiles,
         crops=crops,
         memory=memory,
-        scratch_bytes=n * (payload * len(grid) + samples * 36 // 64 + samples * (item + 5)),
+        scratch_bytes=n
+        * (payload * len(grid) + samples * 36 // 64 + samples * (item + 5) + 4 * kept * extent[1] * extent[2]),
         output_bytes=n * samples * 2 * (item + 5),
         seconds=n * len(grid) * math.prod(grid.read_shape) / 1e6 * filler.seconds_per_million,
         learn_seconds=n * learn_seconds,

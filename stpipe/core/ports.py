@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,7 +136,10 @@ class BlockInput:
 
     guides: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     """(t, y, x) of each guide that the user gave, by its name: standardised by its own scene-wide location and spread,
-    NaN where there is none."""
+    NaN where there is none. Radar is in dB."""
+
+    domain: NDArray[np.bool_] | None = None
+    """(y, x), True where values can exist; False outside the cube. None: wherever the cube is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +216,67 @@ class Learner(Protocol):
         """Return the method with what `learn` gave; its `identity` tells it from one that learned other things."""
 
 
+class Sums(Protocol):
+    """What a look at a part of the scene adds to what was seen of other parts."""
+
+    def __add__(self, other: Self) -> Self:
+        """Return the sums over both parts."""
+
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        """Return all of it as arrays, to be kept in a file."""
+
+
+class Fields(Protocol):
+    """Numbers of each pixel that a method has kept, such as coefficients; picklable."""
+
+    def read(self, window: Window) -> NDArray[np.float32]:
+        """Return (field, y, x) of a window's pixels; NaN outside the cube and where nothing was kept.
+
+        Raises `stpipe.errors.ScratchError` if they are not as they were written.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What a look at one part of the scene gave."""
+
+    sums: Sums
+    """What is added up over all parts."""
+
+    fields: NDArray[np.float32] | None = None
+    """(field, y, x) to keep of the pixels that were looked at, if the round keeps any."""
+
+
+@runtime_checkable
+class SceneFiller(Protocol):
+    """A `Filler` that takes numbers of the whole scene: means, a covariance, percentiles.
+
+    It looks at the scene in rounds, between survey and fill, a part at a time; parts have all frames and don't overlap.
+    What it sees of a part comes back as sums, which are added up over all parts; a later round knows what the earlier
+    ones have settled. What a look says of a pixel must not depend on the part that it is in.
+    """
+
+    @property
+    def rounds(self) -> tuple[str, ...]:
+        """Names of the rounds; none: it takes nothing of the scene."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the numbers that it keeps of each pixel; one of its looks gives them."""
+
+    def look(self, number: int, block: BlockInput) -> Look:
+        """Look at what is wanted of a block."""
+
+    def sums(self, number: int, arrays: Mapping[str, NDArray[Any]]) -> Sums:
+        """Return the sums of a round from their arrays."""
+
+    def settled(self, number: int, sums: Sums) -> Filler:
+        """Return the method with what a round over the whole scene gave."""
+
+    def with_fields(self, fields: Fields) -> Filler:
+        """Return the method with the fields that it has kept so far."""
+
+
 class OverviewStore(Protocol):
     """The scene's overviews on disk, in physical units, written tile by tile."""
 
@@ -246,6 +310,16 @@ class BlockStore(Protocol):
 
         Raises `stpipe.errors.ScratchError` if its bytes in the store are not those of the digest.
         """
+
+
+class FieldStore(Protocol):
+    """Numbers of each pixel on disk, that a method keeps between its rounds and the fill."""
+
+    def write(self, variable: str, tile: Window, fields: NDArray[np.float32]) -> None:
+        """Write (field, y, x) of one part of the scene, which is a chunk of its own."""
+
+    def of(self, variable: str) -> Fields:
+        """Return what reads those of a variable."""
 
 
 class FilledStore(Protocol):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from stpipe.core.blend import FALLBACK, HALF_WIDTH, PAYLOAD_PARTS, PREDICTION, Blend
 from stpipe.core.blocks import BlockGrid, BlockSpec
-from stpipe.core.crops import Crop, fill_crop
+from stpipe.core.crops import Crop, fill_crop, settled_on
 from stpipe.core.ports import BlockInput, Filler
 from stpipe.core.survey import ArrayOverviews
 from stpipe.core.windows import Window, round_up, triple
@@ -90,6 +90,7 @@ def fill_in_blocks(filler: Filler, crop: Crop, grid: BlockGrid) -> NDArray[np.fl
     """Fill a crop block by block and blend, as a run does; (time, y, x), standardised, NaN where unfilled."""
     whole = Window.of(grid.extent)
     overviews = ArrayOverviews.of(crop.values.astype(np.float64), crop.valid)
+    filler = settled_on(filler, crop)
     padded = round_up(grid.extent[0], grid.spec.stride[0])
     step = float(crop.days[-1] - crop.days[-2]) if crop.days.size > 1 else 1.0
     days = np.concatenate([crop.days, crop.days[-1] + step * np.arange(1, padded - crop.days.size + 1)])
@@ -110,6 +111,7 @@ def fill_in_blocks(filler: Filler, crop: Crop, grid: BlockGrid) -> NDArray[np.fl
                     name: np.pad(guide[inside.slices], around, constant_values=np.float32(np.nan))
                     for name, guide in crop.guides.items()
                 },
+                domain=None if crop.domain is None else np.pad(crop.domain[inside.slices[1:]], around[1:]),
             )
         )
         payload = np.empty((PAYLOAD_PARTS, *block.write.shape), dtype=np.float32)

@@ -12,7 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpipe.core.plan import Plan
-from stpipe.core.ports import BlockStore, CubeReader, FilledStore, Filler, GuideReader, OverviewStore, VariableInfo
+from stpipe.core.ports import (
+    BlockStore,
+    CubeReader,
+    FieldStore,
+    FilledStore,
+    Filler,
+    GuideReader,
+    OverviewStore,
+    VariableInfo,
+)
 from stpipe.core.samples import credible, physical, valid_samples
 from stpipe.core.survey import FARTHEST
 from stpipe.core.windows import Triple, Window
@@ -89,6 +98,28 @@ class Standardised:
     domain: NDArray[np.bool_] | None
     """(y, x) of the part inside the cube, where values can exist; None: everywhere."""
 
+    def domain_of(self, window: Window) -> NDArray[np.bool_] | None:
+        """Return the domain of the whole window, which may reach past the end of the cube, where nothing can exist."""
+        if self.domain is None:
+            return None
+        whole = np.zeros(window.shape[1:], dtype=bool)
+        whole[: self.domain.shape[0], : self.domain.shape[1]] = self.domain
+        return whole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What a round over the whole scene gave for one variable."""
+
+    file: str
+    """Where its sums are."""
+
+    sha256: str
+    """Of that file."""
+
+    fields: bool
+    """Whether the round kept numbers of each pixel."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext(FillJob):
@@ -109,11 +140,20 @@ class RunContext(FillJob):
     learned_folder: str
     """Folder of what the method learned, a file a variable."""
 
+    rounds_folder: str
+    """Folder of the sums over parts of the scene."""
+
+    fields: FieldStore
+    """Numbers of each pixel that the method keeps, if it keeps any."""
+
     input_state: str = ""
     """Tells whether the input's files are those that were surveyed."""
 
     survey_key: str = ""
     """Digest of the survey's results; empty until it is done."""
+
+    settled: Mapping[str, tuple[Settled, ...]] = field(default_factory=dict)
+    """For each variable what the rounds that are done gave."""
 
     learned: Mapping[str, str] = field(default_factory=dict)
     """sha256 of what the method learned from each variable; empty until it did, or if it learns nothing."""
@@ -122,7 +162,13 @@ class RunContext(FillJob):
     def key(self) -> str:
         """Identifies the run, the survey and, if the method learns, what it learned: all that blocks depend on."""
         lesson = hashlib.sha256(repr(sorted(self.learned.items())).encode()).hexdigest()[:16]
-        return self.plan.run_id + self.survey_key + (f"-{lesson}" if self.learned else "")
+        return self.plan.run_id + self.survey_key + self.rounds_key + (f"-{lesson}" if self.learned else "")
+
+    @property
+    def rounds_key(self) -> str:
+        """Identifies what the rounds have settled so far; empty if there are none."""
+        told = sorted((name, [one.sha256 for one in rounds]) for name, rounds in self.settled.items())
+        return "-" + hashlib.sha256(repr(told).encode()).hexdigest()[:16] if told else ""
 
     def book(self, stage: str) -> RecordBook:
         """Return the records of a stage."""
@@ -133,11 +179,26 @@ class RunContext(FillJob):
             # How tiles are cut depends on the memory, which no run id knows.
             "blend": f"{self.key}-{[tiles.shape for tiles in self.plan.blend_tiles]}",
         }
-        return RecordBook(str(Path(self.records) / stage), keys[stage])
+        key = keys.get(stage, self.run_key)  # of a round
+        return RecordBook(str(Path(self.records) / stage), key)
+
+    @property
+    def run_key(self) -> str:
+        """Identifies all that a round depends on: the survey, and the rounds before it."""
+        return self.plan.run_id + self.survey_key + self.rounds_key
 
     def learned_file(self, index: int) -> Path:
         """Return where what was learned from a variable lies."""
         return Path(self.learned_folder) / f"{index:07d}.bin"
+
+    def look_tile(self, number: int) -> tuple[int, Window]:
+        """Return the variable and the window of a part of the scene, by its number over all variables."""
+        index, part = divmod(number, len(self.plan.look_tiles))
+        return index, self.plan.look_tiles.tile(part)
+
+    def sums_file(self, number: int, level: int, member: int) -> Path:
+        """Return where sums of a round lie: of a part, or of many."""
+        return Path(self.rounds_folder) / f"{number}" / f"{level}-{member:07d}.npz"
 
     def surveyed(self, scales: Mapping[str, Scale], digests: list[str]) -> RunContext:
         """Return this context with the survey's results."""

@@ -23,6 +23,7 @@ from stpipe.core.windows import Window
 from stpipe.errors import ScratchError
 from stpipe.execution.context import FillJob, RunContext, Standardised
 from stpipe.execution.records import write_whole
+from stpipe.execution.rounds import settled_filler
 
 LEARN_SEED = 0
 """Every run learns with this one: what it learns depends on the cube alone."""
@@ -69,7 +70,7 @@ def learn_task(context: RunContext, number: int) -> str:
         return "had"
     started = time.perf_counter()
     content = learn(context, info)
-    taught = taught_by(context.filler, content)
+    taught = taught_by(settled_filler(context, number), content)
     write_whole(path, content)
     book.write(
         name,
@@ -93,8 +94,9 @@ def filler_for(context: RunContext, index: int) -> Filler:
     ScratchError
         If the file is gone or has changed since it was learned.
     """
-    if not isinstance(context.filler, Learner):
-        return context.filler
+    filler = settled_filler(context, index)
+    if not isinstance(filler, Learner):
+        return filler
     path, digest = context.learned_file(index), context.learned[context.variable(index).name]
 
     def load() -> bytes:
@@ -106,7 +108,7 @@ def filler_for(context: RunContext, index: int) -> Filler:
             raise ScratchError(f"what the method learned is not in {path} as it was written")
         return content
 
-    return _taught(context.filler, digest, load)
+    return _taught(filler, digest, load)
 
 
 def taught_by(filler: Filler, learned: bytes) -> Filler:

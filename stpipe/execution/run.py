@@ -6,7 +6,7 @@ The driver decides and counts; workers read, compute and write. Nothing but task
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,8 +22,12 @@ from stpipe.errors import RunError
 from stpipe.execution.context import RunContext, Scale
 from stpipe.execution.learning import learn_task
 from stpipe.execution.records import RecordBook
-from stpipe.execution.stages import ContextPlugin, Failure, Progress, StageResult, run_stage
+from stpipe.execution.rounds import run_rounds
+from stpipe.execution.stages import ContextPlugin, Failure, Progress, StageResult, Task, run_stage
 from stpipe.execution.tasks import blend_task, fill_task, survey_tile
+
+NOUNS = {"survey": "tile", "learn": "variable", "fill": "block"}
+"""What the numbers of a stage's tasks stand for; parts of the scene elsewhere."""
 
 REPAIRS = 3
 """How often bad blocks found while blending are filled again before the run gives up."""
@@ -60,7 +64,7 @@ def run_blocks(
     progress: Progress | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> RunOutcome:
-    """Survey the cube, let the method learn from it if it can, fill its blocks and blend them into the product.
+    """Survey the cube, let the method look at the scene and learn from it if it can, fill blocks, and blend them.
 
     Parameters
     ----------
@@ -81,33 +85,27 @@ def run_blocks(
     outcome = RunOutcome(context)
     tell = on_stage or _ignore
 
-    tell("survey")
-    _share(client, context, start_worker)
-    n_tiles = len(context.plan.survey_tiles) * len(context.plan.variables)
-    surveyed = run_stage(client, context.plan.run_id, "survey", survey_tile, range(n_tiles), progress)
-    outcome.stages["survey"] = surveyed
-    _refuse_failures(surveyed, "survey", "tile", context)
-    context = finish_survey(context)
-    outcome.context = context
+    def stage(at: RunContext, name: str, task: Task, numbers: Sequence[int]) -> None:
+        tell(name)
+        _share(client, at, start_worker)
+        ended = run_stage(client, at.plan.run_id, name, task, numbers, progress)
+        outcome.stages[name] = ended
+        _refuse_failures(ended, name, NOUNS.get(name, "part"), at)
+
+    tiles = range(len(context.plan.survey_tiles) * len(context.plan.variables))
+    stage(context, "survey", survey_tile, tiles)
+    context = outcome.context = finish_survey(context)
     outcome.rule_counts = rule_counts(context)
 
     todo = blocks_with_gaps(context)
     outcome.blocks_with_gaps = len(todo)
+    gappy = sorted({number // len(context.plan.blocks) for number in todo})
+    context = outcome.context = run_rounds(context, gappy, stage)
     if isinstance(context.filler, Learner):
-        tell("learn")
-        _share(client, context, start_worker)
-        gappy = sorted({number // len(context.plan.blocks) for number in todo})
-        learned = run_stage(client, context.plan.run_id, "learn", learn_task, gappy, progress)
-        outcome.stages["learn"] = learned
-        _refuse_failures(learned, "learn", "variable", context)
+        stage(context, "learn", learn_task, gappy)
         context, outcome.learned = finish_learning(context, gappy)
         outcome.context = context
-
-    tell("fill")
-    _share(client, context, start_worker)
-    filled = run_stage(client, context.plan.run_id, "fill", fill_task, todo, progress)
-    outcome.stages["fill"] = filled
-    _refuse_failures(filled, "fill", "block", context)
+    stage(context, "fill", fill_task, todo)
 
     tell("blend")
     _share(client, context, start_worker)

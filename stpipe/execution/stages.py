@@ -174,6 +174,11 @@ def run_stage(
     return result
 
 
+def _name_of(task: Task) -> str:
+    """Return a function's name, also of one that has been given some of its arguments."""
+    return str(getattr(getattr(task, "func", task), "__name__", "task"))
+
+
 def _batches(client: Client, name: str, task: Task, numbers: Sequence[int]) -> Iterator[Iterator[Failure | np.void]]:
     for first in range(0, len(numbers), BATCH):
         yield _batch(client, name, task, numbers[first : first + BATCH])
@@ -183,7 +188,7 @@ def _batch(client: Client, name: str, task: Task, numbers: Sequence[int]) -> Ite
     """Submit a batch as one map_blocks over the numbers and give the rows as they come."""
     array = da.from_array(np.asarray(numbers, dtype=np.int64), chunks=1)
     # A task that is tried again needs a new name, or the scheduler may still know the outcome of the first try.
-    label = f"{task.__name__}-{name[:16]}-{next(_tries)}"
+    label = f"{_name_of(task)}-{name[:16]}-{next(_tries)}"
     rows = array.map_blocks(_row, task=task, context=name, name=label, dtype=ROW, meta=np.empty(0, dtype=ROW))
     parts = rows.to_delayed().ravel()
     futures = client.compute(list(parts), optimize_graph=False, retries=0)

@@ -154,6 +154,7 @@ def fill_block(
             all_days=job.days,
             wanted=block.write,
             guides=guides,
+            domain=read.domain_of(block.read),
         )
     )
     return _payload(prediction, read, block, days, job.max_gap)

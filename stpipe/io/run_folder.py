@@ -2,7 +2,8 @@
 
     cube.filled/
       filled.zarr   geotiff/   quicklook.png   run.json     products, each under its name only when it is complete
-      work/         plan.json, records, overviews.zarr, learned, blocks.zarr, filled.zarr; gone when the run is finished
+      work/         plan.json, records, overviews.zarr, rounds, fields.zarr, learned, blocks.zarr, filled.zarr; gone
+                    when the run is finished
 
 `run.json` is written last: where it is, the run is finished.
 """
@@ -29,7 +30,9 @@ from stpipe.io.locks import held
 PRODUCTS = ("filled.zarr", "geotiff", "quicklook.png", "run.json")
 """Names that a run may leave in its folder."""
 
-WORK = ("plan.json", "records", "overviews.zarr", "learned", "blocks.zarr", "filled.zarr", "lock")
+WORK = (
+    "plan.json", "records", "overviews.zarr", "rounds", "fields.zarr", "learned", "blocks.zarr", "filled.zarr", "lock",
+)  # fmt: skip
 """Names that it may have in its work folder."""
 
 

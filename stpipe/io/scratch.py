@@ -246,6 +246,73 @@ class ZarrBlockStore:
         return read_checked(self._array(variable), self._place(block))
 
 
+@dataclass(frozen=True, slots=True)
+class ZarrFieldStore:
+    """Numbers of each pixel that a method keeps, one chunk for each part of the scene."""
+
+    path: str
+    """The store's folder."""
+
+    extent: Triple
+    """Shape of the cube."""
+
+    part: Triple
+    """Shape of a part of the scene."""
+
+    def create(self, variables: Sequence[str], names: Sequence[str]) -> None:
+        """Create the arrays, empty; done once, by the driver."""
+        group = zarr.open_group(self.path, mode="w", zarr_format=3)
+        for i, _ in enumerate(variables):
+            create_array(
+                group,
+                f"v{i}",
+                shape=(len(names), *self.extent[1:]),
+                chunks=(len(names), *self.part[1:]),
+                dtype="float32",
+            )
+        group.attrs["variables"] = list(variables)
+        group.attrs["fields"] = list(names)
+
+    def write(self, variable: str, tile: Window, fields: NDArray[np.float32]) -> None:
+        """Write (field, y, x) of one part."""
+        self.array(variable)[(slice(None), *tile.slices[1:])] = fields
+
+    def of(self, variable: str) -> StoredFields:
+        """Return what reads those of a variable."""
+        return StoredFields(self, variable)
+
+    def array(self, variable: str) -> zarr.Array[Any]:
+        """Return a variable's array."""
+        return open_array(self.path, f"v{_names(self.path).index(variable)}", "r+")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFields:
+    """Fields that are read window by window; a part that was never written is told from one of zeros."""
+
+    store: ZarrFieldStore
+    """Where they are."""
+
+    variable: str
+    """Of what."""
+
+    def read(self, window: Window) -> NDArray[np.float32]:
+        """Return (field, y, x), NaN outside the cube."""
+        array, (_, height, width) = self.store.array(self.variable), self.store.part
+        inside = window.intersect(Window.of(triple((window.stop[0], *self.store.extent[1:]))))
+        made = np.full((array.shape[0], *window.shape[1:]), np.nan, dtype=np.float32)
+        rows, columns = inside.slices[1:]
+        for y in range(rows.start // height, -(-rows.stop // height)):
+            for x in range(columns.start // width, -(-columns.stop // width)):
+                key = array.metadata.encode_chunk_key((0, y, x))
+                if not (Path(self.store.path) / array.basename / key).is_file():
+                    raise ScratchError(
+                        f"part {(y, x)} of what was kept of {self.variable!r} is gone from {self.store.path}"
+                    )
+        made[:, *inside.within(window).slices[1:]] = read_checked(array, (slice(None), rows, columns))
+        return made
+
+
 def forget_stores() -> None:
     """Drop what this process has cached of stores; needed when a folder is made anew under the same name."""
     open_array.cache_clear()

@@ -25,6 +25,7 @@ from stpipe.core.survey import frame_shares
 from stpipe.core.timeline import median_step
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import ScratchError
+from stpipe.methods.passing import PassesRounds
 
 SHARE = (0.05, 0.15)
 """What each draw hides of the crops, least and most; a learner sees what is outside of all draws."""
@@ -49,7 +50,7 @@ TRUSTED_SAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CalibratedFiller:
+class CalibratedFiller(PassesRounds):
     """A `Filler` and `Learner` around another method, whose predictions it leaves as they are.
 
     Without a calibration, intervals are the inner method's, widened as for a normal distribution where another

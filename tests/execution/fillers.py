@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from stpipe.core.crops import Crop
-from stpipe.core.ports import JSON, BlockInput, Prediction
+from stpipe.core.ports import JSON, BlockInput, Fields, Look, Prediction
 from stpipe.core.windows import Triple
 
 
@@ -95,6 +95,70 @@ class LearningFiller(SumFiller):
         assert self.lesson is not None, "not taught"
         plain = super().fill(block)
         return replace(plain, values=plain.values + np.float32(self.lesson))
+
+
+@dataclass(frozen=True)
+class ArraySums:
+    """Sums that are arrays."""
+
+    held: dict[str, np.ndarray]
+
+    def __add__(self, other: ArraySums) -> ArraySums:
+        return ArraySums({name: own + other.held[name] for name, own in self.held.items()})
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return self.held
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneMeanFiller(SumFiller):
+    """Predicts the scene's mean of the frame and the pixel's mean difference from it: two rounds, one field."""
+
+    means: np.ndarray | None = None
+    pixels: int | None = None
+    offsets: Fields | None = None
+    halo: tuple[int | None, int, int] = (None, 2, 2)
+    name: str = "scene"
+
+    rounds = ("means", "offsets")
+    fields = ("offset",)
+
+    def look(self, number: int, block: BlockInput) -> Look:
+        assert block.wanted is not None
+        assert block.window.shape[0] == block.all_days.size
+        assert block.window.intersect(block.wanted) == block.wanted
+        part = block.wanted.within(block.window).slices
+        values, valid = block.values[part].astype(np.float64), block.valid[part]
+        if self.calls is not None:
+            with (self.calls / "looks").open("a") as file:
+                file.write(f"{number} {block.wanted.start}\n")
+        if number == 0:
+            held = {"sum": np.where(valid, values, 0).sum(axis=(1, 2)), "count": valid.sum(axis=(1, 2))}
+            return Look(sums=ArraySums(held))
+        assert self.means is not None, "the first round is not settled"
+        off = np.where(valid, values - self.means[:, None, None], 0).sum(axis=0)
+        kept = off / np.maximum(valid.sum(axis=0), 1)
+        return Look(sums=ArraySums({"pixels": np.array(kept.size)}), fields=kept[None].astype(np.float32))
+
+    def sums(self, number: int, arrays: Mapping[str, np.ndarray]) -> ArraySums:
+        return ArraySums(dict(arrays))
+
+    def settled(self, number: int, sums: ArraySums) -> SceneMeanFiller:
+        if number == 0:
+            return replace(self, means=sums.held["sum"] / np.maximum(sums.held["count"], 1))
+        return replace(self, pixels=int(sums.held["pixels"]))
+
+    def with_fields(self, fields: Fields) -> SceneMeanFiller:
+        return replace(self, offsets=fields)
+
+    def fill(self, block: BlockInput) -> Prediction:
+        assert self.means is not None
+        assert self.pixels is not None
+        assert self.offsets is not None
+        first, last = block.window.start[0], block.window.stop[0]
+        values = self.means[first:last, None, None] + self.offsets.read(block.window)
+        made = values.astype(np.float32)
+        return Prediction(values=made, half_width=np.ones_like(made), fallback=np.zeros(made.shape, dtype=bool))
 
 
 def around(values: np.ndarray) -> np.ndarray:

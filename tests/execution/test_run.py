@@ -13,14 +13,22 @@ import pytest
 from distributed import Client
 
 from stpipe.core.plan import make_plan
-from stpipe.core.ports import VariableInfo
+from stpipe.core.ports import SceneFiller, VariableInfo
 from stpipe.core.windows import Window
 from stpipe.errors import ReadError, RunError
 from stpipe.execution.cluster import connect
 from stpipe.execution.context import RunContext
 from stpipe.execution.run import RunOutcome, run_blocks
 from stpipe.io.objects import ArrayReader
-from stpipe.io.scratch import ZarrBlockStore, ZarrOverviewStore, create_array, forget_stores, open_array, read_checked
+from stpipe.io.scratch import (
+    ZarrBlockStore,
+    ZarrFieldStore,
+    ZarrOverviewStore,
+    create_array,
+    forget_stores,
+    open_array,
+    read_checked,
+)
 from tests.execution.fillers import SumFiller, around
 
 SHAPE = (5, 50, 70)
@@ -100,10 +108,14 @@ def make_context(
         product=ArrayProduct(str(folder / "product.zarr")),  # type: ignore[arg-type]
         records=str(folder / "records"),
         learned_folder=str(folder / "learned"),
+        rounds_folder=str(folder / "rounds"),
+        fields=ZarrFieldStore(str(folder / "fields.zarr"), SHAPE, plan.look_tiles.shape),
     )
     if not (folder / "product.zarr").exists():
         context.overviews.create(["v"])  # type: ignore[attr-defined]
         context.scratch.create(["v"])  # type: ignore[attr-defined]
+        if isinstance(filler, SceneFiller):
+            context.fields.create(["v"], filler.fields)  # type: ignore[attr-defined]
         context.product.create()  # type: ignore[attr-defined]
     return context
 

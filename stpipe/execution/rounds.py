@@ -1,0 +1,214 @@
+"""Rounds: a method that takes numbers of the whole scene looks at it part by part, and what it saw is added up.
+
+Each part's sums are a file with a record; files are added up in groups, those again, until one is left, always in the
+same order. That one settles the round, and what later rounds and blocks do depends on its digest. Numbers of each pixel
+that a round keeps go to a store, a chunk a part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpipe.core.ports import BlockInput, Filler, SceneFiller, Sums, VariableInfo
+from stpipe.core.windows import Window, triple
+from stpipe.errors import ScratchError
+from stpipe.execution.context import RunContext, Settled
+from stpipe.execution.records import digest, write_whole
+
+FAN = 32
+"""Files that are added up at a time."""
+
+Stage = Callable[[RunContext, str, Callable[[RunContext, int], str], Sequence[int]], None]
+"""Runs a task for each number on the cluster, or raises."""
+
+
+def run_rounds(context: RunContext, indices: Sequence[int], stage: Stage) -> RunContext:
+    """Let the method look at the scene as often as it has rounds; return the context with what that settled.
+
+    Parameters
+    ----------
+    context : RunContext
+        The run, surveyed.
+    indices : sequence of int
+        The variables that have gaps.
+    stage : callable
+        Runs tasks.
+    """
+    filler = context.filler
+    if not isinstance(filler, SceneFiller):
+        return context
+    tiles = context.plan.look_tiles
+    for number, name in enumerate(filler.rounds):
+        parts = [index * len(tiles) + part for index in indices for part in range(len(tiles))]
+        stage(context, name, partial(look_task, number), parts)
+        count = len(tiles)
+        level = 0
+        while count > 1:
+            level += 1
+            count = -(-count // FAN)
+            groups = [index * count + group for index in indices for group in range(count)]
+            stage(context, name, partial(add_task, number, level), groups)
+        context = replace(context, settled=_settled(context, indices, number, level))
+    return context
+
+
+def look_task(number: int, context: RunContext, part: int) -> str:
+    """Look at one part of one variable in one round, unless what was seen before is still what was written."""
+    index, tile = context.look_tile(part)
+    info, book, name = context.variable(index), context.book(f"round{number}"), f"0-{part:07d}"
+    path = context.sums_file(number, 0, part)
+    record = book.read(name)
+    if record is not None and _same(path, record["sha256"]) and _kept(context, info, tile, record["fields"]):
+        return "had"
+    filler = settled_filler(context, index)
+    assert isinstance(filler, SceneFiller)
+    filler.prepare()
+    look = filler.look(number, part_of(context, info, tile, filler))
+    kept = None
+    if look.fields is not None:
+        context.fields.write(info.name, tile, look.fields)
+        kept = digest(look.fields)
+    book.write(name, {"variable": info.name, "sha256": _write(path, look.sums), "fields": kept})
+    return "done"
+
+
+def add_task(number: int, level: int, context: RunContext, group: int) -> str:
+    """Add up a few files of sums, unless that was done before."""
+    below, count = len(context.plan.look_tiles), 1
+    for _ in range(level):
+        count = -(-below // FAN)
+        below, before = count, below
+    index, place = divmod(group, count)
+    members = [index * before + member for member in range(place * FAN, min((place + 1) * FAN, before))]
+    book, path = context.book(f"round{number}"), context.sums_file(number, level, group)
+    parts = [_record(context, number, level - 1, member) for member in members]
+    made_of = hashlib.sha256("".join(parts).encode()).hexdigest()
+    record = book.read(f"{level}-{group:07d}")
+    if record is not None and record["made_of"] == made_of and _same(path, record["sha256"]):
+        return "had"
+    filler = context.filler
+    assert isinstance(filler, SceneFiller)
+    total: Sums | None = None
+    for member, expected in zip(members, parts, strict=True):
+        own = filler.sums(number, _read(context.sums_file(number, level - 1, member), expected))
+        total = own if total is None else total + own
+    assert total is not None
+    book.write(f"{level}-{group:07d}", {"made_of": made_of, "sha256": _write(path, total)})
+    return "done"
+
+
+def part_of(context: RunContext, info: VariableInfo, tile: Window, filler: Filler) -> BlockInput:
+    """Read a part of the scene with what the method needs around it, as far as there is anything."""
+    frames, *lengths = context.plan.extent
+    rows, columns = (
+        (max(0, start - halo), min(length, stop + halo))
+        for start, stop, halo, length in zip(tile.start[1:], tile.stop[1:], filler.halo[1:], lengths, strict=True)
+    )
+    window = Window(triple((0, rows[0], columns[0])), triple((frames, rows[1], columns[1])))
+    guides = context.read_guides(window)  # first: what reading them takes is given back before the samples are there
+    read = context.read_standardised(info, window)
+    scale = context.scales[info.name]
+    return BlockInput(
+        values=read.values,
+        valid=read.valid,
+        days=context.days,
+        window=window,
+        overviews=context.overviews.overviews(info.name, scale.location, scale.spread),
+        all_days=context.days,
+        wanted=tile,
+        guides=guides,
+        domain=read.domain_of(window),
+    )
+
+
+def settled_filler(context: RunContext, index: int) -> Filler:
+    """Return the method that fills a variable, with what the rounds settled so far.
+
+    Raises
+    ------
+    ScratchError
+        If a file is gone or has changed since.
+    """
+    filler = context.filler
+    name = context.variable(index).name
+    for number, settled in enumerate(context.settled.get(name, ())):
+        assert isinstance(filler, SceneFiller)
+        sums = filler.sums(number, _read(Path(settled.file), settled.sha256))
+        filler = filler.settled(number, sums)
+        if settled.fields:
+            assert isinstance(filler, SceneFiller)
+            filler = filler.with_fields(context.fields.of(name))
+    return filler
+
+
+def _settled(context: RunContext, indices: Iterable[int], number: int, level: int) -> Mapping[str, tuple[Settled, ...]]:
+    """Return what all rounds up to this one have settled for each variable."""
+    made = dict(context.settled)
+    book, tiles = context.book(f"round{number}"), len(context.plan.look_tiles)
+    for index in indices:
+        name = context.variable(index).name
+        first = book.read(f"0-{index * tiles:07d}")
+        settled = Settled(
+            file=str(context.sums_file(number, level, index)),
+            sha256=_record(context, number, level, index),
+            fields=first is not None and first["fields"] is not None,
+        )
+        made[name] = (*made.get(name, ()), settled)
+    return made
+
+
+def _record(context: RunContext, number: int, level: int, member: int) -> str:
+    """Return the digest of a file of sums."""
+    record = context.book(f"round{number}").read(f"{level}-{member:07d}")
+    if record is None:
+        raise ScratchError(f"the record of part {member} of round {number} is gone; run the same command again")
+    return str(record["sha256"])
+
+
+def _kept(context: RunContext, info: VariableInfo, tile: Window, expected: str | None) -> bool:
+    """Return whether the fields of a part are still what was written, if there were any."""
+    if expected is None:
+        return True
+    try:
+        return digest(context.fields.of(info.name).read(tile)) == expected
+    except ScratchError:
+        return False
+
+
+def _write(path: Path, sums: Sums) -> str:
+    file = io.BytesIO()
+    np.savez_compressed(file, **sums.arrays())  # type: ignore[arg-type]  # typeshed takes arrays for the flag
+    content = file.getvalue()
+    write_whole(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _same(path: Path, expected: str) -> bool:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() == expected
+    except OSError:
+        return False
+
+
+def _read(path: Path, expected: str) -> dict[str, NDArray[Any]]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ScratchError(f"sums of the scene are gone from {path} ({error})") from error
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise ScratchError(f"sums of the scene are not in {path} as they were written")
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, BadZipFile) as error:
+        raise ScratchError(f"sums of the scene in {path} can't be read: {error}") from error
