@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stpipe.cli.sar_options import parse_sar, sar_options
 from stpipe.cli.trust import parse_trust, trust_options
 from stpipe.core.windows import AXES, Triple, triple
 from stpipe.errors import OptionError
@@ -155,13 +156,14 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.argument("cube", type=click.Path(path_type=Path)),
         click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the products [CUBE.filled]."),
         click.option("--var", "variables", multiple=True, metavar="V", help="Variable to fill [all]; may be repeated."),
-        click.option("--method", default="pconv", show_default=True, help=f"One of {', '.join(METHODS)}; guided."),
+        click.option("--method", default="pconv", show_default=True, help=f"One of {', '.join(METHODS)}; guided, sar."),
         click.option("--model", metavar="NAME|PATH", help="Weights for pconv [the packaged ones]."),
         click.option("--tune/--no-tune", default=None, help="Let pconv learn from gaps of this cube [on]."),
         click.option("--domain", metavar="V", help="Static variable that is non-zero where values can exist."),
         click.option("--valid-range", metavar="LO,HI", help="Physical values outside of it are gaps."),
         trust_options,
         guide_options,
+        sar_options,
         click.option(
             "--max-gap",
             type=float,
@@ -231,6 +233,7 @@ def fill_options(
     no_geotiff: bool,
     layout: str | None,
     keep_work: bool,
+    **sar: Any,
 ) -> FillOptions:
     """Turn what was typed into options, or refuse."""
     from stpipe.cli.scene_plan import FillOptions
@@ -239,6 +242,7 @@ def fill_options(
         raise OptionError(f"--layout {layout} shapes the GeoTIFFs that --no-geotiff leaves out; give one of them")
     if len(set(variables)) < len(variables):
         raise OptionError(f"--var names a variable twice: {', '.join(variables)}")
+    guide_options = parse_guides(guides, guide_variables, guide_resampling, guide_window)
     return FillOptions(
         cube=cube,
         output=output,
@@ -250,7 +254,8 @@ def fill_options(
         valid_range=parse_range("--valid-range", valid_range),
         trust=parse_trust(qa, keep, drop, buffer),
         guides=guides,
-        guide_options=parse_guides(guides, guide_variables, guide_resampling, guide_window),
+        guide_options=guide_options,
+        sar=parse_sar(method, guide_options, **sar),
         max_gap=max_gap,
         interval=interval,
         time=parse_period("--time", period),

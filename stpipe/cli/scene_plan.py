@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from stpipe import __version__
+from stpipe.cli.sar_options import SarChoice
 from stpipe.core.plan import Plan, check_max_gap, make_plan
 from stpipe.core.ports import JSON, Filler
 from stpipe.core.samples import check_fillable
@@ -23,9 +24,10 @@ from stpipe.io.frames import SOURCE_SUFFIX, half_width_name, interval_percent
 from stpipe.io.guide_sources import open_guides, open_led
 from stpipe.io.guides import GuideOptions, Guides
 from stpipe.io.mosaic import Layout
+from stpipe.io.radar import Radar, open_radar
 from stpipe.io.run_folder import PRODUCTS, RunFolder, State, check_disk, check_writable, file_state
 from stpipe.methods import make_filler
-from stpipe.methods.with_guides import check_method, make_guided
+from stpipe.methods.with_guides import check_method, make_guided, make_sar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,9 @@ class FillOptions:
 
     aoi: Path | None = None
     """GeoJSON of the area to fill."""
+
+    sar: SarChoice | None = None
+    """What the user asked for of infilling from radar, where that is the method."""
 
     max_gap: float | None = None
     """Gaps farther than this many days from an observation of their pixel stay unfilled."""
@@ -139,7 +144,7 @@ class Prepared:
     input_state: str
     """Tells whether the input's files are the same as at another time."""
 
-    guides: Guides | None = None
+    guides: Guides | Radar | None = None
     """What the method leans on, if the user gave anything."""
 
     notes: tuple[str, ...] = ()
@@ -189,7 +194,14 @@ def prepare(options: FillOptions) -> Prepared:
     _refuse_twins(cube, percent)
     for info in cube.variables:
         check_fillable(info)
-    guides = open_guides(options.guides, cube, options.guide_options) if options.guides else None
+    guides: Guides | Radar | None = None
+    if options.sar is not None:
+        if options.model is not None:
+            raise OptionError(f"--model goes with --method pconv, not with {options.method}; leave one of them out")
+        guides = open_radar(options.guides, cube, options.sar.radar)
+        notes += guides.notes
+    elif options.guides:
+        guides = open_guides(options.guides, cube, options.guide_options)
     filler = _filler(options, percent / 100, guides)
     plan, workers, limit = _fitting_plan(options, cube, filler, workers)
     output = options.output or default_output(options.cube)
@@ -209,8 +221,16 @@ def prepare(options: FillOptions) -> Prepared:
     )
 
 
-def _filler(options: FillOptions, coverage: float, guides: Guides | None) -> Filler:
+def _filler(options: FillOptions, coverage: float, guides: Guides | Radar | None) -> Filler:
     """Return the method."""
+    if options.sar is not None and isinstance(guides, Radar):
+        return make_sar(
+            guides.groups,
+            steps=options.sar.steps,
+            guides=guides.identity(),
+            cost=guides.cost,
+            coverage=coverage,
+        )
     if guides is None:
         return make_filler(options.method, model=options.model, coverage=coverage, tune=options.tune)
     return make_guided(
@@ -223,7 +243,7 @@ def _filler(options: FillOptions, coverage: float, guides: Guides | None) -> Fil
     )
 
 
-def _input_state(cube: Cube, guides: Guides | None) -> str:
+def _input_state(cube: Cube, guides: Guides | Radar | None) -> str:
     """Return what tells whether the files of the cube and of its guides are the same as at another time."""
     own = file_state(Path(cube.path), cube.sources)
     return own if guides is None else sha256(f"{own} {guides.state()}".encode()).hexdigest()
@@ -311,8 +331,20 @@ def begin(prepared: Prepared) -> State:
     return state
 
 
-def describe_guides(guides: Guides | None) -> list[JSON]:
+def describe_guides(guides: Guides | Radar | None) -> list[JSON]:
     """Return what guides there are, and how they come onto the cube's grid."""
+    if isinstance(guides, Radar):
+        return [
+            {
+                "name": echo.name,
+                "variable": echo.variable.info.name,
+                "resampling": guides.part.resampling,
+                "window_days": guides.part.window_days,
+                "average": guides.average,
+                "stored_in": "dB" if echo.decibels else "linear power",
+            }
+            for echo in guides.echoes
+        ]
     parts = () if guides is None else guides.parts
     return [
         {

@@ -12,8 +12,9 @@ it is read.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ from stpipe.io.times import decode_times
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+
+Decode = Callable[[F64, NDArray[np.bool_]], tuple[F64, NDArray[np.bool_]]]
+"""Makes of physical values, and where they are valid, others."""
 
 Readable = tuple[str, VariableInfo, CubeReader]
 """What a variable is called as a guide, how it is stored, and what reads it."""
@@ -196,7 +200,8 @@ class GridGuide:
             whole = np.full(window.shape, np.nan, dtype=np.float32)
             if inside.size:
                 first, dates = self.dates(self.days[frames])
-                stack = self._dated(one, first, dates.size, rows, columns)
+                scale = partial(_standardised, one.location, one.spread)
+                stack = self.stack(one, first, dates.size, rows, columns, after=scale)
                 whole[inside.within(window).slices] = at_frames(stack, dates, self.days[frames], self.window_days)
             made[one.name] = whole
         return made
@@ -207,8 +212,32 @@ class GridGuide:
         first, stop = np.searchsorted(self.guide_days, (low, high))
         return int(first), self.guide_days[first:stop]
 
-    def _dated(self, one: GuideVariable, first: int, count: int, rows: slice, columns: slice) -> F32:
-        """Return (date, y, x), a variable on the cube's pixels at its own dates."""
+    def stack(
+        self,
+        one: GuideVariable,
+        first: int,
+        count: int,
+        rows: slice,
+        columns: slice,
+        *,
+        before: Decode | None = None,
+        after: Callable[[F64], F64],
+    ) -> F32:
+        """Return (date, y, x), a variable on the cube's pixels at its own dates, NaN where there is none.
+
+        Parameters
+        ----------
+        one : GuideVariable
+            The variable.
+        first, count : int
+            Dates of the guide.
+        rows, columns : slice
+            Pixels of the cube.
+        before : callable, optional
+            Given each date's physical values and where they are valid, returns both as they are to be resampled.
+        after : callable
+            Given resampled values, returns what is to be returned.
+        """
         box_y, down = self.rows.weights(rows.start, rows.stop, self.resampling)
         box_x, across = self.columns.weights(columns.start, columns.stop, self.resampling)
         stack = np.full((count, down.shape[0], across.shape[0]), np.nan, dtype=np.float32)
@@ -221,13 +250,13 @@ class GridGuide:
         for low in range(first // deep * deep, first + count, deep):  # whole chunks along time, each read once
             begin, end = max(low, first), min(low + deep, first + count)
             window = Window((begin, box_y.start, box_x.start), (end, box_y.stop, box_x.stop))
-            for number, (values, known) in enumerate(decoded(one.reader, one.info, window)):
+            for number, decoded_date in enumerate(decoded(one.reader, one.info, window)):
+                values, known = decoded_date if before is None else before(*decoded_date)
                 total = down @ np.where(known, values, 0.0) @ across.T
                 share = down @ known.astype(np.float64) @ across.T
                 there = share > 0
                 mean = np.where(there, total, 0.0) / np.where(there, share, 1.0)
-                standard = ((mean - one.location) / one.spread).clip(-FARTHEST, FARTHEST)
-                stack[begin - first + number] = np.where(there, standard, np.nan)
+                stack[begin - first + number] = np.where(there, after(mean), np.nan)
         return stack
 
     @property
@@ -249,6 +278,10 @@ class GridGuide:
         """Of the largest chunk, and what is held of those that are read, twice while it is put in order."""
         chunks = [prod(one.info.chunks) * np.dtype(one.info.dtype).itemsize for one in self.variables]
         return 2 * READ_BYTES + max(*chunks, self.quality.chunk)
+
+
+def _standardised(location: float, spread: float, values: F64) -> F64:
+    return np.asarray(((values - location) / spread).clip(-FARTHEST, FARTHEST))
 
 
 def decoded(reader: CubeReader, info: VariableInfo, window: Window) -> Iterator[tuple[F64, NDArray[np.bool_]]]:
@@ -333,6 +366,7 @@ def placed(
     options: GuideOptions,
     *,
     source: JSON,
+    widen: str = "--guide-window",
 ) -> GridGuide:
     """Return a guide's variables on the grid of a cube, standardised by a sample of them.
 
@@ -346,6 +380,8 @@ def placed(
         How they are brought there.
     source : JSON
         What tells the guide from another one.
+    widen : str
+        The option that makes its dates count longer.
 
     Raises
     ------
@@ -367,7 +403,7 @@ def placed(
     if near.min() > window + TIME_SLACK:
         raise CubeError(
             f"{_both(guide)} have no time in common within {window:g} days: {_period(guide)}, {_period(cube)}; "
-            "widen --guide-window, or choose another guide"
+            f"widen {widen}, or choose another guide"
         )
     part = GridGuide(
         variables=(),
@@ -382,7 +418,7 @@ def placed(
     )
     scaled = []
     for name, info, reader in variables:
-        location, spread = _scale(part, guide, info, reader)
+        location, spread = location_and_spread(sampled(part, guide, info, reader))
         scaled.append(GuideVariable(name=name, info=info, reader=reader, location=location, spread=spread))
     return replace(part, variables=tuple(scaled))
 
@@ -465,8 +501,8 @@ def _period(place: Place) -> str:
     return f"{str(place.times[0])[:10]} to {str(place.times[-1])[:10]}"
 
 
-def _scale(part: GridGuide, guide: Place, info: VariableInfo, reader: CubeReader) -> tuple[float, float]:
-    """Return location and spread of a sample of a variable, where and when the cube is."""
+def sampled(part: GridGuide, guide: Place, info: VariableInfo, reader: CubeReader) -> F64:
+    """Return some of a variable's valid samples, where and when the cube is; refuse one that has none there."""
     first, dates = part.dates(part.days)
     frames = first + np.unique(np.linspace(0, dates.size - 1, min(SAMPLE_FRAMES, dates.size)).astype(int))
     boxes = []
@@ -489,4 +525,4 @@ def _scale(part: GridGuide, guide: Place, info: VariableInfo, reader: CubeReader
             f"variable {info.name!r} of {guide.label} has no valid sample on {frames.size} dates in {_period(guide)} "
             "where the cube is, so it can't be a guide"
         )
-    return location_and_spread(samples)
+    return samples

@@ -15,16 +15,19 @@ from stpipe.methods.auto import AutoFiller, auto_filler
 from stpipe.methods.calibrated import CalibratedFiller
 from stpipe.methods.guided import NAME, GuidedFiller
 from stpipe.methods.guides import GuideMaker
+from stpipe.methods.passing import PassesRounds
+from stpipe.methods.sar.options import NAME as SAR
+from stpipe.methods.sar.options import SarOptions
 from stpipe.methods.stack import StackFiller
 from stpipe.methods.tuned import tuned_pconv
 from stpipe.model.weights import DEFAULT
 
-TAKE_GUIDES = (NAME, "pconv", "stack", "auto")
+TAKE_GUIDES = (NAME, "pconv", "stack", "auto", SAR)
 """Methods that listen to guides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WithGuides:
+class WithGuides(PassesRounds):
     """A `Filler` and `Learner` around another one, which is given guides: adds what they cost, and tells their gain."""
 
     filler: Filler
@@ -141,10 +144,14 @@ def check_method(method: str, *, guided: bool, tune: bool | None = None, option:
     >>> check_method("pyramid", guided=True)
     Traceback (most recent call last):
         ...
-    stpipe.errors.OptionError: method pyramid takes no --guide; guided, pconv, stack, auto do
+    stpipe.errors.OptionError: method pyramid takes no --guide; guided, pconv, stack, auto, sar do
     """
     if method == NAME and not guided:
         raise OptionError(f"method {NAME} leans on guides alone; give one with {option}, or choose another method")
+    if method == SAR and not guided:
+        raise OptionError(f"method {SAR} leans on radar; name its cube with {option}, or choose another method")
+    if method == SAR and tune:
+        raise OptionError(f"--tune goes with --method pconv, not with {SAR}; leave one of them out")
     if guided and method in METHODS and method not in TAKE_GUIDES:
         raise OptionError(f"method {method} takes no {option}; {', '.join(TAKE_GUIDES)} do")
     if guided and method == "pconv" and tune is False:
@@ -193,3 +200,37 @@ def make_guided(
     elif method == "auto":
         inner = AutoFiller(candidates=(*auto_filler().candidates, own))
     return WithGuides(filler=CalibratedFiller(filler=inner, coverage=coverage), guides=guides, cost=cost)
+
+
+def make_sar(
+    groups: Sequence[Sequence[str]],
+    *,
+    steps: SarOptions,
+    guides: JSON,
+    cost: GuideCost,
+    coverage: float = 0.9,
+) -> WithGuides:
+    """Return infilling from radar, with intervals that are calibrated on the cube that it fills.
+
+    Parameters
+    ----------
+    groups : sequence of sequence of str
+        Names of the radar that goes into one regression.
+    steps : SarOptions
+        What its steps go by.
+    guides : JSON
+        The identity of the radar's reader.
+    cost : GuideCost
+        What reading takes.
+    coverage : float
+        Share of the truth that the intervals are to hold.
+
+    Examples
+    --------
+    >>> make_sar([["VV", "VH"]], steps=SarOptions(), guides=[], cost=GuideCost(names=("VV", "VH"))).rounds
+    ('means', 'regression', 'calibration')
+    """
+    from stpipe.methods.sar.filler import SarFiller
+
+    own = SarFiller(groups=tuple(map(tuple, groups)), options=steps)
+    return WithGuides(filler=CalibratedFiller(filler=own, coverage=coverage), guides=guides, cost=cost)

@@ -56,7 +56,7 @@ def test_auto_has_all_its_candidates_and_the_guided_one() -> None:
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        pytest.param("pyramid", {}, "method pyramid takes no --guide; guided, pconv, stack, auto do", id="pyramid"),
+        pytest.param("pyramid", {}, "method pyramid takes no --guide; guided, pconv, stack, auto, sar do", id="pyramid"),
         pytest.param("pconv", {"tune": False}, "leave --no-tune out", id="untuned"),
         pytest.param("guided", {"model": "x.keras"}, "--model goes with --method pconv, not with guided", id="model"),
         pytest.param("stack", {"tune": True}, "--tune goes with --method pconv, not with stack", id="tune"),
@@ -68,11 +68,13 @@ def test_what_does_not_go_together_is_refused(method: str, options: dict[str, ob
         make_guided(method, guides=[], cost=COST, **options)  # type: ignore[arg-type]
 
 
-def test_without_guides_the_others_go_on_and_guided_does_not() -> None:
-    for method in (*TAKE_GUIDES[1:], "pyramid"):
+def test_without_guides_the_others_go_on_and_those_that_are_nothing_without_do_not() -> None:
+    alone = ("guided", "sar")
+    for method in ({*TAKE_GUIDES} - {*alone}) | {"pyramid"}:
         check_method(method, guided=False)
-    with pytest.raises(OptionError, match="method guided leans on guides alone"):
-        check_method("guided", guided=False)
+    for method in alone:
+        with pytest.raises(OptionError, match=f"method {method} leans on"):
+            check_method(method, guided=False)
 
 
 def scene(seed: int) -> tuple[Crop, np.ndarray]:

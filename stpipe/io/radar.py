@@ -1,0 +1,289 @@
+"""Radar images as covariates of a cube: the mean of the images around each frame, in dB, on the cube's pixels.
+
+Backscatter is stored in dB or in linear power; which of both is told from its range. Samples at or below -40 dB are the
+noise at an image's edge and count as none. In space backscatter is resampled, and in time averaged, in linear power,
+for half of two echoes is half of their power; in dB if the user says so, as the published scripts do. Images of
+ascending and of descending orbits can be kept apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stpipe.core.geometry import GuideCost
+from stpipe.core.ports import JSON
+from stpipe.core.windows import Window
+from stpipe.errors import CubeError, OptionError
+from stpipe.io.cube import Cube, open_source
+from stpipe.io.guides import SECONDS_PER_MILLION, GridGuide, GuideOptions, GuideVariable, Place, placed, sampled
+from stpipe.io.run_folder import file_state
+from stpipe.io.stored import absolute, kind_of, open_raw
+from stpipe.methods.sar.covariates import EDGE_NOISE_DB, composite
+from stpipe.methods.sar.options import Average, RadarOptions
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+POLARISATIONS = ("vv", "vh")
+"""Variables that are taken unless others are named."""
+
+STATED = {"db": True, "decibel": True, "linear": False, "power": False, "linear power": False, "1": False}
+"""Whether units are dB."""
+
+LEAST_PAIRS = 10
+"""Fewer frames with radar are no regression, as published."""
+
+LARGEST_POWER = 100.0
+"""99 of 100 samples in linear power are below this, 20 dB; digital numbers are not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backscatter:
+    """One polarisation of one orbit direction."""
+
+    name: str
+    """What it is called, such as ``VV`` or ``VV ascending``."""
+
+    variable: GuideVariable
+    """How it is stored."""
+
+    decibels: bool
+    """Whether it is stored in dB; in linear power otherwise."""
+
+    images: tuple[bool, ...] | None = None
+    """Which of the guide's dates count; None: all of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Radar:
+    """Radar of one file as it lies on a cube's frames and pixels, a `GuideReader` of dB."""
+
+    part: GridGuide
+    """Where its pixels and dates are."""
+
+    echoes: tuple[Backscatter, ...]
+    """What is read."""
+
+    average: Average = "power"
+    """How images become one."""
+
+    path: str
+    """The file."""
+
+    sources: tuple[str, ...]
+    """The arrays that are read in it."""
+
+    notes: tuple[str, ...] = field(default=())
+    """What the user should know."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of what is read."""
+        return tuple(echo.name for echo in self.echoes)
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Names that go into one regression: those of an orbit direction."""
+        found: dict[tuple[bool, ...] | None, list[str]] = {}
+        for echo in self.echoes:
+            found.setdefault(echo.images, []).append(echo.name)
+        return tuple(map(tuple, found.values()))
+
+    def identity(self) -> JSON:
+        """Return all that decides what is read."""
+        return {
+            "version": 1,
+            "source": self.part.source,
+            "resampling": self.part.resampling,
+            "window_days": self.part.window_days,
+            "average": self.average,
+            "echoes": [[echo.name, echo.variable.info.name, echo.decibels, echo.images] for echo in self.echoes],
+        }
+
+    def read(self, window: Window) -> dict[str, F32]:
+        """Return (t, y, x) of each polarisation in dB, NaN where there is none."""
+        inside = window.intersect(Window.of(self.part.extent))
+        frames, rows, columns = inside.slices
+        made = {}
+        for echo in self.echoes:
+            whole = np.full(window.shape, np.nan, dtype=np.float32)
+            if inside.size:
+                days = self.part.days[frames]
+                first, dates = self.part.dates(days)
+                stack = self.part.stack(
+                    echo.variable,
+                    first,
+                    dates.size,
+                    rows,
+                    columns,
+                    before=partial(_to_average, echo.decibels, self.average),
+                    after=partial(_from_average, self.average),
+                )
+                if echo.images is not None:
+                    chosen = np.array(echo.images[first : first + dates.size], dtype=bool)
+                    stack, dates = stack[chosen], dates[chosen]
+                whole[inside.within(window).slices] = composite(
+                    stack, dates, days, self.part.window_days, power=self.average == "power"
+                )
+            made[echo.name] = whole
+        return made
+
+    def pairs(self) -> int:
+        """Return how many frames have an image within the window."""
+        return int(np.count_nonzero(self.covered()))
+
+    def covered(self) -> NDArray[np.bool_]:
+        """Return (t,) True where a frame has an image within the window."""
+        days, dates, reach = self.part.days, self.part.guide_days, self.part.window_days
+        return np.searchsorted(dates, days - reach) < np.searchsorted(dates, days + reach)
+
+    @property
+    def cost(self) -> GuideCost:
+        """What reading it takes."""
+        return GuideCost(
+            names=self.names,
+            sample_bytes=self.part.sample_bytes + 16.0,
+            chunk_bytes=self.part.chunk_bytes,
+            seconds_per_million=SECONDS_PER_MILLION * len(self.names),
+        )
+
+    def state(self) -> str:
+        """Return a digest that changes when the file does."""
+        return file_state(Path(self.path), self.sources)
+
+
+def _to_average(
+    decibels: bool, average: Average, values: F64, known: NDArray[np.bool_]
+) -> tuple[F64, NDArray[np.bool_]]:
+    """Return samples as they are to be averaged, and which of them are echoes and not edge noise."""
+    if decibels:
+        known = known & (values > EDGE_NOISE_DB)
+        return (10.0 ** (np.where(known, values, 0.0) / 10.0) if average == "power" else values), known
+    known = known & (values > 10.0 ** (EDGE_NOISE_DB / 10.0))
+    return (values if average == "power" else 10.0 * np.log10(np.where(known, values, 1.0))), known
+
+
+def _from_average(average: Average, values: F64) -> F64:
+    """Return dB of what was averaged; anything at all where there was nothing."""
+    if average == "db":
+        return values
+    return np.asarray(10.0 * np.log10(np.where(values > 0, values, 1.0)))
+
+
+def open_radar(paths: Sequence[str | Path], cube: Cube, options: RadarOptions) -> Radar:
+    """Open the radar of one cube, or of the very cube that is to be filled, and place it on a cube.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        One cube.
+    cube : Cube
+        What is to be filled.
+    options : RadarOptions
+        How.
+
+    Raises
+    ------
+    RefusedError
+        If there is no such file or variable, no place, time or CRS in common, too few frames with radar, or the numbers
+        can't be backscatter. One line.
+    """
+    if len(paths) != 1:
+        raise OptionError(f"method sar takes one --guide, the cube with the radar, got {len(paths)}")
+    path = absolute(paths[0])
+    guide = open_source(path, variables=_chosen(path, cube, options.variables))
+    wanted = GuideOptions(resampling=options.resampling, window_days=options.window_days)
+    place = Place.of_cube(guide)
+    readable = [(info.name, info, guide.reader([info.name])) for info in guide.variables]
+    part = placed(place, readable, Place.of_cube(cube), wanted, source=guide.fingerprint, widen="--sar-window")
+    part = replace(part, quality=guide.quality_cost)
+    orbits = None if options.by_orbit is None else _orbits(guide, options.by_orbit)
+    echoes, notes = [], []
+    for one in part.variables:
+        decibels, note = _unit(sampled(part, place, one.info, one.reader), one, guide.path)
+        notes += note
+        if orbits is None:
+            echoes.append(Backscatter(name=one.name, variable=one, decibels=decibels))
+            continue
+        echoes += [
+            Backscatter(name=f"{one.name} {orbit}", variable=one, decibels=decibels, images=images)
+            for orbit, images in orbits.items()
+        ]
+    if orbits is not None:
+        order = {images: number for number, images in enumerate(orbits.values())}
+        echoes.sort(key=lambda echo: order[echo.images or ()])
+    made = Radar(
+        part=part,
+        echoes=tuple(echoes),
+        average=options.average,
+        path=guide.path,
+        sources=guide.sources,
+        notes=tuple(notes),
+    )
+    if made.pairs() < LEAST_PAIRS:
+        raise CubeError(
+            f"{made.pairs()} of {cube.extent[0]} frames have an image of {guide.path} within "
+            f"{options.window_days:g} days, but a regression on radar needs {LEAST_PAIRS}; widen --sar-window, or "
+            "choose a longer period"
+        )
+    return made
+
+
+def _chosen(path: str, cube: Cube, asked: Sequence[str]) -> tuple[str, ...]:
+    """Return the variables to take: those that are named, or VV and VH."""
+    there = open_source(path).names
+    if asked:
+        filled = cube.names if path == cube.path else ()
+        for name in asked:
+            if name not in there or name in filled:
+                near = get_close_matches(name, there, n=1)
+                hint = f"did you mean {near[0]}? " if near else ""
+                what = "is what is to be filled" if name in filled else "is not there"
+                raise CubeError(f"--guide-var {name} {what}; {hint}{path} has {', '.join(there)}")
+        return tuple(asked)
+    found: dict[str, list[str]] = {one: [n for n in there if n.lower() == one] for one in POLARISATIONS}
+    missing = [one.upper() for one, names in found.items() if len(names) != 1]
+    if missing:
+        raise CubeError(
+            f"{path} has no {' and no '.join(missing)}, but {', '.join(there)}; name what is radar with --guide-var"
+        )
+    return tuple(names[0] for names in found.values())
+
+
+def _unit(samples: F64, one: GuideVariable, path: str) -> tuple[bool, list[str]]:
+    """Return whether samples are in dB, from their range, and a note where the file says otherwise; refuse others."""
+    low, middle, high = np.percentile(samples, (1, 50, 99))
+    units = str(one.info.attrs.get("units", "")).strip().lower()
+    if middle < 0:
+        decibels = True
+    elif low >= 0 and high <= LARGEST_POWER:
+        decibels = False
+    else:
+        raise CubeError(
+            f"{one.name} of {path} runs from {low:.4g} to {high:.4g}, which is backscatter neither in dB nor in linear "
+            "power; calibrate it, or name another variable with --guide-var"
+        )
+    stated = STATED.get(units)
+    if stated is None or stated == decibels:
+        return decibels, []
+    kind = "dB" if decibels else "linear power"
+    return decibels, [f"{one.name} says it is in {units!r}, but runs from {low:.4g} to {high:.4g}: taken as {kind}"]
+
+
+def _orbits(guide: Cube, name: str) -> dict[str, tuple[bool, ...]]:
+    """Return which images belong to each orbit direction."""
+    raw = open_raw(guide.path, kind_of(guide.path))
+    if name not in raw.variables or raw[name].shape != (guide.extent[0],):
+        along = [str(n) for n, v in raw.variables.items() if v.shape == (guide.extent[0],)]
+        raise CubeError(
+            f"--by-orbit {name} is no variable along time of {guide.path}; it has {', '.join(along) or 'none'}"
+        )
+    values = [str(value) for value in raw[name].values.tolist()]
+    return {orbit.lower(): tuple(value == orbit for value in values) for orbit in sorted(set(values))}
