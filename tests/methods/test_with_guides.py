@@ -56,7 +56,9 @@ def test_auto_has_all_its_candidates_and_the_guided_one() -> None:
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        pytest.param("pyramid", {}, "method pyramid takes no --guide; guided, pconv, stack, auto, sar do", id="pyramid"),
+        pytest.param(
+            "pyramid", {}, "method pyramid takes no --guide; guided, pconv, stack, auto, sar do", id="pyramid"
+        ),
         pytest.param("pconv", {"tune": False}, "leave --no-tune out", id="untuned"),
         pytest.param("guided", {"model": "x.keras"}, "--model goes with --method pconv, not with guided", id="model"),
         pytest.param("stack", {"tune": True}, "--tune goes with --method pconv, not with stack", id="tune"),
