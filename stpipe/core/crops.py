@@ -199,7 +199,7 @@ def settled_on(filler: Filler, crop: Crop) -> Filler:
     for number in range(len(filler.rounds)):
         assert isinstance(filler, SceneFiller)
         look = filler.look(number, block)
-        settled = filler.settled(number, look.sums)
+        settled = filler.settled(number, filler.settle(number, look.sums))
         if look.fields is not None:
             assert isinstance(settled, SceneFiller)
             settled = settled.with_fields(ArrayFields(look.fields))

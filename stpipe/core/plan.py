@@ -45,6 +45,12 @@ PLAN_VERSION = 1
 USABLE_SHARE = 0.75
 """Share of a worker's limit that a plan may use: its figure holds within 20 %, and at 0.95 Dask ends a worker."""
 
+PART_PIXELS = 2**16
+"""Pixels of a part that a method looks at before it keeps sums, at most, unless one tile has more."""
+
+PARTS = 64
+"""A scene has at least so many parts, if it has as many tiles."""
+
 BLEND_BYTES = 384 * MIB
 """What a blend may always take for its tile: small tiles make it read the same blocks again and again."""
 
@@ -91,7 +97,10 @@ class Plan:
     """Chunk shape of each variable's products."""
 
     look_tiles: TileGrid
-    """Parts of the scene, over all frames, that a method which takes numbers of the whole scene looks at."""
+    """Tiles, over all frames, in which a method that takes numbers of the whole scene looks at it."""
+
+    tiles_a_part: int
+    """How many of them are added up before anything of it is kept."""
 
     crops: tuple[Window, ...]
     """What the method learns from, in each variable; none if it doesn't learn."""
@@ -133,6 +142,16 @@ class Plan:
     def n_blend_tiles(self) -> int:
         """Number of output tiles of all variables."""
         return sum(map(len, self.blend_tiles))
+
+    @property
+    def look_parts(self) -> int:
+        """Number of parts of the scene that a method looks at, one task each."""
+        return -(-len(self.look_tiles) // self.tiles_a_part)
+
+    def look_part(self, number: int) -> list[Window]:
+        """Return the windows of a part."""
+        first = number * self.tiles_a_part
+        return [self.look_tiles.tile(n) for n in range(first, min(first + self.tiles_a_part, len(self.look_tiles)))]
 
     def blend_tile(self, number: int) -> tuple[int, Window]:
         """Return the variable and the window of an output tile, by its number over all variables."""
@@ -261,7 +280,7 @@ def make_plan(
     look_tiles = TileGrid(extent, triple((extent[0], *grid.size[1:])))
     rounds = filler.rounds if isinstance(filler, SceneFiller) else ()
     if rounds:  # in which parts sums are added up decides their last digits
-        geometry["parts"] = look_tiles.shape
+        geometry["parts"] = (*look_tiles.shape, tiles_a_part(look_tiles))
     if crops:
         geometry["crops"] = [(crop.start, crop.stop) for crop in crops]
     n = len(variables)
@@ -272,6 +291,7 @@ def make_plan(
         blend_tiles=blend_tiles,
         output_chunks=output_chunks,
         look_tiles=look_tiles,
+        tiles_a_part=tiles_a_part(look_tiles),
         crops=crops,
         memory=memory,
         scratch_bytes=n
@@ -281,6 +301,20 @@ def make_plan(
         learn_seconds=n * learn_seconds,
         identity={"input": identity, "geometry": geometry},
     )
+
+
+def tiles_a_part(tiles: TileGrid) -> int:
+    """Return how many tiles are added up before their sums are kept: sums may be larger than what a tile has of pixels.
+
+    Examples
+    --------
+    >>> tiles_a_part(TileGrid((380, 2750, 4671), (380, 32, 32)))
+    64
+    >>> tiles_a_part(TileGrid((380, 200, 200), (380, 32, 32)))
+    1
+    """
+    fewest = max(1, len(tiles) // PARTS)  # small scenes keep all workers busy
+    return min(fewest, max(1, PART_PIXELS // math.prod(tiles.shape[1:])))
 
 
 def check_max_gap(days: object, option: str) -> None:

@@ -270,8 +270,11 @@ class SceneFiller(Protocol):
     def sums(self, number: int, arrays: Mapping[str, NDArray[Any]]) -> Sums:
         """Return the sums of a round from their arrays."""
 
-    def settled(self, number: int, sums: Sums) -> Filler:
-        """Return the method with what a round over the whole scene gave."""
+    def settle(self, number: int, sums: Sums) -> Mapping[str, NDArray[Any]]:
+        """Return what a round gives, given the sums over the whole scene: worked out once, and kept in a file."""
+
+    def settled(self, number: int, given: Mapping[str, NDArray[Any]]) -> Filler:
+        """Return the method with what a round gave."""
 
     def with_fields(self, fields: Fields) -> Filler:
         """Return the method with the fields that it has kept so far."""

@@ -98,6 +98,25 @@ class Axis:
         made: sparse.csr_matrix = sparse.csr_matrix((parts[order], (every[order], which[order] - lowest)), shape=shape)
         return slice(lowest, highest), made
 
+    @property
+    def aligned(self) -> bool:
+        """Whether each pixel of the cube, where the guide reaches, is one of the guide's."""
+        return self.step == 1 and round(self.start, PLACE_DIGITS) == round(self.start)
+
+    def copied(self, first: int, stop: int) -> tuple[slice, slice]:
+        """Return which of an aligned guide's pixels lie on some of the cube's, and on which of these.
+
+        Examples
+        --------
+        >>> Axis(start=-2.0, step=1.0, length=9).copied(1, 5)
+        (slice(0, 3, None), slice(1, 4, None))
+        """
+        offset = round(self.start)
+        low = min(max(first + offset, 0), self.length)
+        high = max(min(stop + offset, self.length), low)
+        begin = low - offset - first
+        return slice(low, high), slice(begin, begin + high - low)
+
     def span(self, length: int, resampling: Resampling) -> int:
         """Return how many of the guide's pixels a whole cube of so many needs."""
         part, _ = self.weights(0, length, resampling)

@@ -112,7 +112,7 @@ class Settled:
     """What a round over the whole scene gave for one variable."""
 
     file: str
-    """Where its sums are."""
+    """Where it is."""
 
     sha256: str
     """Of that file."""
@@ -191,14 +191,18 @@ class RunContext(FillJob):
         """Return where what was learned from a variable lies."""
         return Path(self.learned_folder) / f"{index:07d}.bin"
 
-    def look_tile(self, number: int) -> tuple[int, Window]:
-        """Return the variable and the window of a part of the scene, by its number over all variables."""
-        index, part = divmod(number, len(self.plan.look_tiles))
-        return index, self.plan.look_tiles.tile(part)
+    def look_part(self, number: int) -> tuple[int, list[Window]]:
+        """Return the variable and the windows of a part of the scene, by its number over all variables."""
+        index, part = divmod(number, self.plan.look_parts)
+        return index, self.plan.look_part(part)
 
     def sums_file(self, number: int, level: int, member: int) -> Path:
         """Return where sums of a round lie: of a part, or of many."""
         return Path(self.rounds_folder) / f"{number}" / f"{level}-{member:07d}.npz"
+
+    def settled_file(self, number: int, index: int) -> Path:
+        """Return where that lies which a round gave for a variable."""
+        return Path(self.rounds_folder) / f"{number}" / f"settled-{index:07d}.npz"
 
     def surveyed(self, scales: Mapping[str, Scale], digests: list[str]) -> RunContext:
         """Return this context with the survey's results."""

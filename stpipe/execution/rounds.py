@@ -1,8 +1,9 @@
 """Rounds: a method that takes numbers of the whole scene looks at it part by part, and what it saw is added up.
 
-Each part's sums are a file with a record; files are added up in groups, those again, until one is left, always in the
-same order. That one settles the round, and what later rounds and blocks do depends on its digest. Numbers of each pixel
-that a round keeps go to a store, a chunk a part.
+A part is some tiles, one after the other in one task. Its sums are a file with a record; files are added up in groups,
+those again, until one is left, always in the same order. That one settles the round: what follows from it is a small
+file again, and what later rounds and blocks do depends on its digest. Numbers of each pixel that a round keeps go to a
+store, a chunk a tile.
 """
 
 from __future__ import annotations
@@ -47,44 +48,48 @@ def run_rounds(context: RunContext, indices: Sequence[int], stage: Stage) -> Run
     filler = context.filler
     if not isinstance(filler, SceneFiller):
         return context
-    tiles = context.plan.look_tiles
     for number, name in enumerate(filler.rounds):
-        parts = [index * len(tiles) + part for index in indices for part in range(len(tiles))]
+        count = context.plan.look_parts
+        parts = [index * count + part for index in indices for part in range(count)]
         stage(context, name, partial(look_task, number), parts)
-        count = len(tiles)
         level = 0
         while count > 1:
             level += 1
             count = -(-count // FAN)
             groups = [index * count + group for index in indices for group in range(count)]
             stage(context, name, partial(add_task, number, level), groups)
-        context = replace(context, settled=_settled(context, indices, number, level))
+        stage(context, name, partial(settle_task, number, level), indices)
+        context = replace(context, settled=_settled(context, indices, number))
     return context
 
 
 def look_task(number: int, context: RunContext, part: int) -> str:
     """Look at one part of one variable in one round, unless what was seen before is still what was written."""
-    index, tile = context.look_tile(part)
+    index, tiles = context.look_part(part)
     info, book, name = context.variable(index), context.book(f"round{number}"), f"0-{part:07d}"
     path = context.sums_file(number, 0, part)
     record = book.read(name)
-    if record is not None and _same(path, record["sha256"]) and _kept(context, info, tile, record["fields"]):
+    if record is not None and _same(path, record["sha256"]) and _kept(context, info, tiles, record["fields"]):
         return "had"
     filler = settled_filler(context, index)
     assert isinstance(filler, SceneFiller)
     filler.prepare()
-    look = filler.look(number, part_of(context, info, tile, filler))
-    kept = None
-    if look.fields is not None:
-        context.fields.write(info.name, tile, look.fields)
-        kept = digest(look.fields)
-    book.write(name, {"variable": info.name, "sha256": _write(path, look.sums), "fields": kept})
+    total: Sums | None = None
+    kept = []
+    for tile in tiles:
+        look = filler.look(number, part_of(context, info, tile, filler))
+        if look.fields is not None:
+            context.fields.write(info.name, tile, look.fields)
+            kept.append(digest(look.fields))
+        total = look.sums if total is None else total + look.sums
+    assert total is not None
+    book.write(name, {"variable": info.name, "sha256": _write(path, total.arrays()), "fields": kept})
     return "done"
 
 
 def add_task(number: int, level: int, context: RunContext, group: int) -> str:
     """Add up a few files of sums, unless that was done before."""
-    below, count = len(context.plan.look_tiles), 1
+    below, count = context.plan.look_parts, 1
     for _ in range(level):
         count = -(-below // FAN)
         below, before = count, below
@@ -103,7 +108,22 @@ def add_task(number: int, level: int, context: RunContext, group: int) -> str:
         own = filler.sums(number, _read(context.sums_file(number, level - 1, member), expected))
         total = own if total is None else total + own
     assert total is not None
-    book.write(f"{level}-{group:07d}", {"made_of": made_of, "sha256": _write(path, total)})
+    book.write(f"{level}-{group:07d}", {"made_of": made_of, "sha256": _write(path, total.arrays())})
+    return "done"
+
+
+def settle_task(number: int, level: int, context: RunContext, index: int) -> str:
+    """Work out what a round gives for a variable, from the sums over the whole scene, unless that was done before."""
+    book, path = context.book(f"round{number}"), context.settled_file(number, index)
+    made_of = _record(context, number, level, index)
+    record = book.read(f"settled-{index:07d}")
+    if record is not None and record["made_of"] == made_of and _same(path, record["sha256"]):
+        return "had"
+    filler = context.filler
+    assert isinstance(filler, SceneFiller)
+    sums = filler.sums(number, _read(context.sums_file(number, level, index), made_of))
+    written = _write(path, filler.settle(number, sums))
+    book.write(f"settled-{index:07d}", {"made_of": made_of, "sha256": written})
     return "done"
 
 
@@ -143,25 +163,26 @@ def settled_filler(context: RunContext, index: int) -> Filler:
     name = context.variable(index).name
     for number, settled in enumerate(context.settled.get(name, ())):
         assert isinstance(filler, SceneFiller)
-        sums = filler.sums(number, _read(Path(settled.file), settled.sha256))
-        filler = filler.settled(number, sums)
+        filler = filler.settled(number, _read(Path(settled.file), settled.sha256))
         if settled.fields:
             assert isinstance(filler, SceneFiller)
             filler = filler.with_fields(context.fields.of(name))
     return filler
 
 
-def _settled(context: RunContext, indices: Iterable[int], number: int, level: int) -> Mapping[str, tuple[Settled, ...]]:
+def _settled(context: RunContext, indices: Iterable[int], number: int) -> Mapping[str, tuple[Settled, ...]]:
     """Return what all rounds up to this one have settled for each variable."""
     made = dict(context.settled)
-    book, tiles = context.book(f"round{number}"), len(context.plan.look_tiles)
+    book, parts = context.book(f"round{number}"), context.plan.look_parts
     for index in indices:
         name = context.variable(index).name
-        first = book.read(f"0-{index * tiles:07d}")
+        first, own = book.read(f"0-{index * parts:07d}"), book.read(f"settled-{index:07d}")
+        if own is None:
+            raise ScratchError(f"the record of what round {number} settled is gone; run the same command again")
         settled = Settled(
-            file=str(context.sums_file(number, level, index)),
-            sha256=_record(context, number, level, index),
-            fields=first is not None and first["fields"] is not None,
+            file=str(context.settled_file(number, index)),
+            sha256=str(own["sha256"]),
+            fields=bool(first is not None and first["fields"]),
         )
         made[name] = (*made.get(name, ()), settled)
     return made
@@ -175,19 +196,20 @@ def _record(context: RunContext, number: int, level: int, member: int) -> str:
     return str(record["sha256"])
 
 
-def _kept(context: RunContext, info: VariableInfo, tile: Window, expected: str | None) -> bool:
+def _kept(context: RunContext, info: VariableInfo, tiles: Sequence[Window], expected: Sequence[str]) -> bool:
     """Return whether the fields of a part are still what was written, if there were any."""
-    if expected is None:
+    if not expected:
         return True
     try:
-        return digest(context.fields.of(info.name).read(tile)) == expected
+        fields = context.fields.of(info.name)
+        return [digest(fields.read(tile)) for tile in tiles] == list(expected)
     except ScratchError:
         return False
 
 
-def _write(path: Path, sums: Sums) -> str:
+def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
     file = io.BytesIO()
-    np.savez_compressed(file, **sums.arrays())  # type: ignore[arg-type]  # typeshed takes arrays for the flag
+    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # typeshed takes arrays for the flag
     content = file.getvalue()
     write_whole(path, content)
     return hashlib.sha256(content).hexdigest()

@@ -12,8 +12,9 @@ from stpipe.core.trust import Trust
 from stpipe.errors import CubeError, OptionError
 from stpipe.io.cube import Cube, open_source
 from stpipe.io.fillable import open_fillable
-from stpipe.io.guides import GridGuide, GuideOptions, Guides, Place, Readable, placed
+from stpipe.io.guides import GridGuide, GuideOptions, Guides, Readable, placed
 from stpipe.io.objects import NAMELESS, ObjectCube, understand
+from stpipe.io.places import Place
 from stpipe.io.stored import absolute
 
 MOST_GUIDES = 8

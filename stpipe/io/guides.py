@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from stpipe.core.geometry import NO_RULES, GuideCost, QualityCost
 from stpipe.core.ports import JSON, CubeReader, VariableInfo
@@ -31,12 +31,8 @@ from stpipe.core.survey import location_and_spread
 from stpipe.core.timeline import median_step
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import CubeError, OptionError
-from stpipe.io.cube import Cube
-from stpipe.io.dimensions import coordinate_of
-from stpipe.io.georeference import Affine6, crs_wkt_of, transform_of
-from stpipe.io.objects import ObjectCube
+from stpipe.io.places import Place, axes_of, both, period, reach
 from stpipe.io.run_folder import file_state
-from stpipe.io.times import decode_times
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -67,64 +63,6 @@ READ_BYTES = 32 * MIB
 
 SECONDS_PER_MILLION = 0.12
 """To read a million samples of one guide on one core, measured."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Place:
-    """Where the frames and pixels of a cube, or of a guide, are."""
-
-    label: str
-    """What it is called in messages."""
-
-    extent: Triple
-    """Shape along (time, y, x)."""
-
-    times: NDArray[np.datetime64]
-    """(t,), dates of the frames."""
-
-    crs_wkt: str | None
-    """CRS, if known."""
-
-    transform: Affine6 | None
-    """Of the frames, on even grids."""
-
-    y: NDArray[Any] | None
-    """(y,), coordinates of the pixels' centres, if there are any."""
-
-    x: NDArray[Any] | None
-    """(x,), likewise."""
-
-    @classmethod
-    def of_cube(cls, cube: Cube) -> Place:
-        """Return that of a cube in a file."""
-        return cls(
-            label=cube.path,
-            extent=cube.extent,
-            times=cube.times,
-            crs_wkt=cube.crs_wkt,
-            transform=cube.transform,
-            y=cube.y,
-            x=cube.x,
-        )
-
-    @classmethod
-    def of_object(cls, cube: ObjectCube, label: str) -> Place:
-        """Return that of an object of xarray."""
-        dataset, (time, y, x) = cube.dataset, cube.dims
-        along_time = coordinate_of(dataset, time, "time")
-        assert along_time is not None  # it was understood
-        along_y, along_x = coordinate_of(dataset, y, "y"), coordinate_of(dataset, x, "x")
-        variable = dataset[cube.names[0]].variable
-        ys, xs = (None if c is None or c.dtype.kind not in "iuf" else c.values for c in (along_y, along_x))
-        return cls(
-            label=label,
-            extent=cube.extent,
-            times=decode_times(along_time, label).labels,
-            crs_wkt=crs_wkt_of(dataset, variable, along_y, along_x),
-            transform=transform_of(dataset, variable, ys, xs),
-            y=ys,
-            x=xs,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,26 +176,27 @@ class GridGuide:
         after : callable
             Given resampled values, returns what is to be returned.
         """
-        box_y, down = self.rows.weights(rows.start, rows.stop, self.resampling)
-        box_x, across = self.columns.weights(columns.start, columns.stop, self.resampling)
-        stack = np.full((count, down.shape[0], across.shape[0]), np.nan, dtype=np.float32)
-        if not (down.shape[1] and across.shape[1]):
+        shape = (rows.stop - rows.start, columns.stop - columns.start)
+        stack = np.full((count, *shape), np.nan, dtype=np.float32)
+        onto = _onto(self.rows, self.columns, rows, columns, self.resampling)
+        if onto is None:
             return stack
-        plane = down.shape[1] * across.shape[1] * np.dtype(one.info.dtype).itemsize
-        plane += self.quality.bytes((1, down.shape[1], across.shape[1]))
+        size = onto.box_y.stop - onto.box_y.start, onto.box_x.stop - onto.box_x.start
+        plane = prod(size) * np.dtype(one.info.dtype).itemsize + self.quality.bytes((1, *size))
         deep = one.info.chunks[0]
         deep = max(deep, READ_BYTES // max(1, plane) // deep * deep)
         for low in range(first // deep * deep, first + count, deep):  # whole chunks along time, each read once
             begin, end = max(low, first), min(low + deep, first + count)
-            window = Window((begin, box_y.start, box_x.start), (end, box_y.stop, box_x.stop))
+            window = Window((begin, onto.box_y.start, onto.box_x.start), (end, onto.box_y.stop, onto.box_x.stop))
             for number, decoded_date in enumerate(decoded(one.reader, one.info, window)):
                 values, known = decoded_date if before is None else before(*decoded_date)
-                total = down @ np.where(known, values, 0.0) @ across.T
-                share = down @ known.astype(np.float64) @ across.T
-                there = share > 0
-                mean = np.where(there, total, 0.0) / np.where(there, share, 1.0)
-                stack[begin - first + number] = np.where(there, after(mean), np.nan)
+                onto.write(values, known, after, stack[begin - first + number])
         return stack
+
+    @property
+    def aligned(self) -> bool:
+        """Whether its pixels are the cube's."""
+        return self.rows.aligned and self.columns.aligned
 
     @property
     def sample_bytes(self) -> float:
@@ -278,6 +217,64 @@ class GridGuide:
         """Of the largest chunk, and what is held of those that are read, twice while it is put in order."""
         chunks = [prod(one.info.chunks) * np.dtype(one.info.dtype).itemsize for one in self.variables]
         return 2 * READ_BYTES + max(*chunks, self.quality.chunk)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Mixed:
+    """How the pixels of a box of the guide become those of a window of the cube: by weights."""
+
+    box_y: slice
+    """Rows of the guide."""
+
+    box_x: slice
+    """Columns."""
+
+    down: sparse.csr_matrix
+    """(row, row of the box) weights."""
+
+    across: sparse.csr_matrix
+    """(column, column of the box) weights."""
+
+    def write(self, values: F64, known: NDArray[np.bool_], after: Callable[[F64], F64], made: F32) -> None:
+        """Write the means of what is known."""
+        total = self.down @ np.where(known, values, 0.0) @ self.across.T
+        share = self.down @ known.astype(np.float64) @ self.across.T
+        there = share > 0
+        mean = np.where(there, total, 0.0) / np.where(there, share, 1.0)
+        made[...] = np.where(there, after(mean), np.nan)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Copied:
+    """The same where the pixels of both are the same."""
+
+    box_y: slice
+    """Rows of the guide."""
+
+    box_x: slice
+    """Columns."""
+
+    part: tuple[slice, slice]
+    """Of the window."""
+
+    def write(self, values: F64, known: NDArray[np.bool_], after: Callable[[F64], F64], made: F32) -> None:
+        """Write what is known."""
+        np.copyto(made[self.part], after(values), where=known, casting="same_kind")
+
+
+def _onto(rows: Axis, columns: Axis, y: slice, x: slice, resampling: Resampling) -> _Mixed | _Copied | None:
+    """Return how a guide gets onto rows and columns of the cube; None if it has none there."""
+    if rows.aligned and columns.aligned:
+        parts = [axis.copied(cut.start, cut.stop) for axis, cut in ((rows, y), (columns, x))]
+        if any(box.start >= box.stop for box, _ in parts):
+            return None
+        (box_y, part_y), (box_x, part_x) = parts
+        return _Copied(box_y=box_y, box_x=box_x, part=(part_y, part_x))
+    box_y, down = rows.weights(y.start, y.stop, resampling)
+    box_x, across = columns.weights(x.start, x.stop, resampling)
+    if not (down.shape[1] and across.shape[1]):
+        return None
+    return _Mixed(box_y=box_y, box_x=box_x, down=down, across=across)
 
 
 def _standardised(location: float, spread: float, values: F64) -> F64:
@@ -395,14 +392,14 @@ def placed(
         "average" if max(abs(rows.step), abs(columns.step)) > 1 + 10.0**-PLACE_DIGITS else "bilinear"
     )
     if 0 in (rows.span(cube.extent[1], resampling), columns.span(cube.extent[2], resampling)):
-        raise CubeError(f"{_both(guide)} do not overlap: {_reach(guide)}, {_reach(cube)}")
+        raise CubeError(f"{both(guide)} do not overlap: {reach(guide)}, {reach(cube)}")
     clock = cube.times[0]
     days, guide_days = (_days(times, clock) for times in (cube.times, guide.times))
     window = WINDOW_STEPS * median_step(guide_days) if options.window_days is None else float(options.window_days)
     near = np.abs(days[:, None] - guide_days[np.clip(_nearest(guide_days, days), 0, guide_days.size - 1)])
     if near.min() > window + TIME_SLACK:
         raise CubeError(
-            f"{_both(guide)} have no time in common within {window:g} days: {_period(guide)}, {_period(cube)}; "
+            f"{both(guide)} have no time in common within {window:g} days: {period(guide)}, {period(cube)}; "
             f"widen {widen}, or choose another guide"
         )
     part = GridGuide(
@@ -429,76 +426,9 @@ def _nearest(dates: F64, days: F64) -> NDArray[np.intp]:
     return np.stack([after - 1, after], axis=1)
 
 
-def axes_of(guide: Place, cube: Place) -> tuple[Axis, Axis]:
-    """Return how the pixels of a cube lie on a guide's, along y and x; refuse what has no CRS or grid in common."""
-    if not _same_crs(guide.crs_wkt, cube.crs_wkt):
-        names = " and ".join(_crs_name(place.crs_wkt) for place in (guide, cube))
-        raise CubeError(
-            f"{_both(guide)} have no common CRS ({names}); warp the guide to the cube's, as stpipe ingest can"
-        )
-    if guide.transform is None or cube.transform is None:
-        equal = [
-            (a is None and b is None and n == m) or (a is not None and b is not None and np.array_equal(a, b))
-            for a, b, n, m in zip((guide.y, guide.x), (cube.y, cube.x), guide.extent[1:], cube.extent[1:], strict=True)
-        ]
-        if not all(equal):
-            raise CubeError(
-                f"{_both(guide)} are on different grids, and one is uneven or without coordinates; bring the "
-                "guide onto the cube's grid"
-            )
-        return Axis(start=0.0, step=1.0, length=guide.extent[1]), Axis(start=0.0, step=1.0, length=guide.extent[2])
-    (a, b, c, d, e, f), (ga, gb, gc, gd, ge, gf) = cube.transform, guide.transform
-    if b or d or gb or gd:
-        raise CubeError(f"{_both(guide)} are on grids of which one is turned; warp the guide to the cube's grid")
-    rows = Axis(start=(f - gf) / ge, step=e / ge, length=guide.extent[1])
-    return rows, Axis(start=(c - gc) / ga, step=a / ga, length=guide.extent[2])
-
-
-def _same_crs(one: str | None, other: str | None) -> bool:
-    if one is None or other is None or one == other:
-        return one == other
-    from pyproj import CRS
-
-    first, second = CRS.from_wkt(one), CRS.from_wkt(other)
-    return bool(first == second) or bool(first.equals(second, ignore_axis_order=True)) or _same_code(first, second)
-
-
-def _same_code(one: Any, other: Any) -> bool:
-    """Whether two CRS that are written in different ways have the same EPSG code."""
-    codes = [crs.to_epsg() for crs in (one, other)]
-    return codes[0] is not None and codes[0] == codes[1]
-
-
-def _crs_name(wkt: str | None) -> str:
-    if wkt is None:
-        return "none"
-    from pyproj import CRS
-
-    crs = CRS.from_wkt(wkt)
-    code = crs.to_epsg()
-    return crs.name if code is None else f"EPSG:{code}"
-
-
 def _days(times: NDArray[np.datetime64], clock: np.datetime64) -> F64:
     """Return days since a date."""
     return np.asarray((times - clock) / np.timedelta64(1, "D"), dtype=np.float64)
-
-
-def _both(guide: Place) -> str:
-    return f"the guide {guide.label} and the cube"
-
-
-def _reach(place: Place) -> str:
-    """Return how far a frame reaches, in its CRS."""
-    if place.transform is None:
-        return f"{place.extent[2]} x {place.extent[1]} pixels"
-    a, _, left, _, e, top = place.transform
-    _, height, width = place.extent
-    return f"x {left:.12g} to {left + a * width:.12g} and y {top:.12g} to {top + e * height:.12g}"
-
-
-def _period(place: Place) -> str:
-    return f"{str(place.times[0])[:10]} to {str(place.times[-1])[:10]}"
 
 
 def sampled(part: GridGuide, guide: Place, info: VariableInfo, reader: CubeReader) -> F64:
@@ -522,7 +452,7 @@ def sampled(part: GridGuide, guide: Place, info: VariableInfo, reader: CubeReade
     samples = np.concatenate(picked)
     if not samples.size:
         raise CubeError(
-            f"variable {info.name!r} of {guide.label} has no valid sample on {frames.size} dates in {_period(guide)} "
+            f"variable {info.name!r} of {guide.label} has no valid sample on {frames.size} dates in {period(guide)} "
             "where the cube is, so it can't be a guide"
         )
     return samples

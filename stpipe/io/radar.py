@@ -22,7 +22,8 @@ from stpipe.core.ports import JSON
 from stpipe.core.windows import Window
 from stpipe.errors import CubeError, OptionError
 from stpipe.io.cube import Cube, open_source
-from stpipe.io.guides import SECONDS_PER_MILLION, GridGuide, GuideOptions, GuideVariable, Place, placed, sampled
+from stpipe.io.guides import SECONDS_PER_MILLION, GridGuide, GuideOptions, GuideVariable, placed, sampled
+from stpipe.io.places import Place
 from stpipe.io.run_folder import file_state
 from stpipe.io.stored import absolute, kind_of, open_raw
 from stpipe.methods.sar.covariates import EDGE_NOISE_DB, composite
@@ -112,6 +113,7 @@ class Radar:
         inside = window.intersect(Window.of(self.part.extent))
         frames, rows, columns = inside.slices
         made = {}
+        average: Average = "db" if self.part.aligned else self.average  # where pixels are the same there is no mean
         for echo in self.echoes:
             whole = np.full(window.shape, np.nan, dtype=np.float32)
             if inside.size:
@@ -123,8 +125,8 @@ class Radar:
                     dates.size,
                     rows,
                     columns,
-                    before=partial(_to_average, echo.decibels, self.average),
-                    after=partial(_from_average, self.average),
+                    before=partial(_to_average, echo.decibels, average),
+                    after=partial(_from_average, average),
                 )
                 if echo.images is not None:
                     chosen = np.array(echo.images[first : first + dates.size], dtype=bool)

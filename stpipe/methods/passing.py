@@ -37,9 +37,13 @@ class PassesRounds:
         """Return the inner method's sums."""
         return self._inner.sums(number, arrays)
 
-    def settled(self, number: int, sums: Sums) -> Self:
+    def settle(self, number: int, sums: Sums) -> Mapping[str, NDArray[Any]]:
+        """Let the inner method say what a round gives."""
+        return self._inner.settle(number, sums)
+
+    def settled(self, number: int, given: Mapping[str, NDArray[Any]]) -> Self:
         """Return the method around the inner one with what a round gave."""
-        return replace(self, filler=self._inner.settled(number, sums))  # type: ignore[type-var]
+        return replace(self, filler=self._inner.settled(number, given))  # type: ignore[type-var]
 
     def with_fields(self, fields: Fields) -> Self:
         """Return the method around the inner one with its fields."""

@@ -143,10 +143,13 @@ class SceneMeanFiller(SumFiller):
     def sums(self, number: int, arrays: Mapping[str, np.ndarray]) -> ArraySums:
         return ArraySums(dict(arrays))
 
-    def settled(self, number: int, sums: ArraySums) -> SceneMeanFiller:
+    def settle(self, number: int, sums: ArraySums) -> dict[str, np.ndarray]:
         if number == 0:
-            return replace(self, means=sums.held["sum"] / np.maximum(sums.held["count"], 1))
-        return replace(self, pixels=int(sums.held["pixels"]))
+            return {"means": sums.held["sum"] / np.maximum(sums.held["count"], 1)}
+        return sums.held
+
+    def settled(self, number: int, given: Mapping[str, np.ndarray]) -> SceneMeanFiller:
+        return replace(self, means=given["means"]) if number == 0 else replace(self, pixels=int(given["pixels"]))
 
     def with_fields(self, fields: Fields) -> SceneMeanFiller:
         return replace(self, offsets=fields)

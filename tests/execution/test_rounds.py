@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from distributed import Client
 
+from stpipe.core import plan
 from stpipe.core.crops import Crop, fill_crop
 from stpipe.core.ports import SceneFiller
 from stpipe.core.windows import Window
@@ -54,7 +55,7 @@ def test_blocks_know_the_whole_scene_and_each_pixel(client: Client, tmp_path: Pa
     assert list(outcome.stages) == ["survey", "means", "offsets", "fill", "blend"]
     stored = context.product.read("v", Window.of(SHAPE))[0]
     np.testing.assert_allclose(stored, expected(*cube), rtol=1e-5)
-    parts = len(context.plan.look_tiles)
+    parts = context.plan.look_parts
     assert parts > 1
     looks = (tmp_path / "calls" / "looks").read_text().splitlines()
     assert len(looks) == len(set(looks)) == 2 * parts
@@ -88,12 +89,16 @@ def surveyed(folder: Path, cube: Any, **options: Any) -> RunContext:
     return finish_survey(context)
 
 
-@pytest.mark.parametrize("fan", [2, 3, 20, 32])
+@pytest.mark.parametrize(("fan", "parts"), [(2, 64), (3, 5), (20, 3), (32, 1)])
 def test_files_are_added_up_in_groups_until_one_is_left(
-    tmp_path: Path, cube: Any, monkeypatch: pytest.MonkeyPatch, fan: int
+    tmp_path: Path, cube: Any, monkeypatch: pytest.MonkeyPatch, fan: int, parts: int
 ) -> None:
-    context = surveyed(tmp_path, cube)
+    monkeypatch.setattr(plan, "PARTS", parts)
     monkeypatch.setattr(rounds, "FAN", fan)
+    context = surveyed(tmp_path, cube)
+    tiles = [tile for part in range(context.plan.look_parts) for tile in context.plan.look_part(part)]
+    assert tiles == [context.plan.look_tiles.tile(n) for n in range(len(context.plan.look_tiles))]
+    assert (context.plan.tiles_a_part > 1) == (parts < 64)
     done = settled_filler(run_rounds(context, [0], plain), 0)
     values, domain = cube
     valid = np.isfinite(values) & domain

@@ -551,6 +551,9 @@ def covariates(composites: Mapping[str, F32], scene: Mapping[str, F64], part: Pa
         for t in range(frames):
             own = frames_of_one[t][read]
             constant, difference, around, apart = result[:, number, t]
+            if t and scene[name][t] == scene[name][t - 1] and _same(own, frames_of_one[t - 1][read]):
+                result[:, number, t] = result[:, number, t - 1]  # frames close together share their radar dates
+                continue
             scene_value = np.float32(scene[name][t])
             constant[...] = scene_value
             medians.write(own, inner, difference)
@@ -561,3 +564,8 @@ def covariates(composites: Mapping[str, F32], scene: Mapping[str, F64], part: Pa
             np.subtract(own, mean, out=off)
             medians.write(off, inner, apart)
     return result.reshape(-1, *result.shape[2:])
+
+
+def _same(one: F32, other: F32) -> bool:
+    """Whether two planes are bit for bit the same."""
+    return bool((one.view(np.int32) == other.view(np.int32)).all())

@@ -204,19 +204,28 @@ class SarFiller(WithFallback):
             return RegressionSums(Moments.from_arrays(own), np.asarray(arrays["counts"]))
         return FrameSums.from_arrays(arrays)
 
-    def settled(self, number: int, sums: Sums) -> SarFiller:  # noqa: ARG002 - the sums tell the round
-        """Return the method with what a round over the whole scene gave."""
+    def settle(self, number: int, sums: Sums) -> dict[str, NDArray[Any]]:  # noqa: ARG002 - the sums tell the round
+        """Return what a round gives: means, components or lines, and what was counted."""
         options = self.options
         if isinstance(sums, MeanSums):
-            return replace(self, means={name: scene_mean(part) for name, part in sums.guides.items()})
+            return {name: scene_mean(part) for name, part in sums.guides.items()}
         if isinstance(sums, RegressionSums):
-            components = None
-            if options.smoothing:
-                components = Components.of(sums.moments, share=options.share, explained=options.explained)
-            return replace(self, counts=tuple(int(count) for count in sums.counts), components=components)
+            counts = {"counts": sums.counts}
+            if not options.smoothing:
+                return counts
+            components = Components.of(sums.moments, share=options.share, explained=options.explained)
+            return counts | _arrays(components)
         assert isinstance(sums, FrameSums)
-        calibration = Calibration.of(sums, least_clear=LEAST_CALIBRATION, cloud_threshold=options.cloud_threshold)
-        return replace(self, calibration=calibration)
+        return _arrays(Calibration.of(sums, least_clear=LEAST_CALIBRATION, cloud_threshold=options.cloud_threshold))
+
+    def settled(self, number: int, given: Mapping[str, NDArray[Any]]) -> SarFiller:
+        """Return the method with what a round gave."""
+        if number == MEANS:
+            return replace(self, means=dict(given))
+        if number == CALIBRATION:
+            return replace(self, calibration=Calibration(**given))
+        own = {name: array for name, array in given.items() if name != "counts"}
+        return replace(self, counts=tuple(given["counts"].tolist()), components=Components(**own) if own else None)
 
     def with_fields(self, fields: Fields) -> SarFiller:
         """Return the method with each pixel's coefficients."""
@@ -295,6 +304,11 @@ class SarFiller(WithFallback):
             spread = kept[first - 1]
             weight += np.where(np.isfinite(spread), 1 / np.maximum(spread, np.float32(1e-6)) ** 2, np.float32(0))
         return np.where(weight > 0, 1 / np.sqrt(np.where(weight > 0, weight, np.float32(1))), np.float32(np.nan))
+
+
+def _arrays(made: Components | Calibration) -> dict[str, NDArray[Any]]:
+    """Return all of it by name."""
+    return {one.name: getattr(made, one.name) for one in fields_of(made)}
 
 
 def _observed(block: BlockInput, part: tuple[slice, slice]) -> tuple[F32, NDArray[np.bool_]]:
