@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stpipe.cli.cluster_files import cluster_option, parse_cluster, say
 from stpipe.cli.options import parse_period, parse_range, parse_size
 from stpipe.cli.progress import progress_bar
 from stpipe.cli.trust import parse_trust, trust_options
@@ -43,9 +44,10 @@ _LEAST_CLEAR = 5
 @click.option("--domain", metavar="V", help="Static variable that is non-zero where values can exist.")
 @click.option("--valid-range", metavar="LO,HI", help="Physical values outside of it are gaps.")
 @trust_options
-@click.option("--workers", type=int, help="Worker processes on this machine [one a core].")
+@click.option("--workers", type=int, help="Worker processes, here or of the cluster [one a core].")
 @click.option("--memory-limit", metavar="SIZE", help="Memory of a worker, such as 4GiB.")
 @click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster of this scheduler (tcp://...).")
+@cluster_option
 @click.option("--overwrite", is_flag=True, help="Replace earlier statistics.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
@@ -67,6 +69,7 @@ def command(
     workers: int | None,
     memory_limit: str | None,
     scheduler: str | None,
+    cluster: str | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -105,12 +108,16 @@ def command(
             workers=workers,
             memory_limit=memory,
             scheduler=scheduler,
+            cluster=parse_cluster(cluster, scheduler=scheduler, workers=workers, memory_limit=memory_limit),
             overwrite=overwrite,
         )
     )
     with progress_bar("gaps") as bar:
         report = run_gaps(
-            prepared, draw=draw_gaps, progress=None if bar is None else lambda _, done, total: bar(done, total)
+            prepared,
+            draw=draw_gaps,
+            progress=None if bar is None else lambda _, done, total: bar(done, total),
+            announce=say,
         )
     for note in report["notes"]:
         click.echo(f"stpipe: note: {note}", err=True)

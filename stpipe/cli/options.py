@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stpipe.cli.cluster_files import cluster_option, parse_cluster
 from stpipe.cli.sar_options import parse_sar, sar_options
 from stpipe.cli.trust import parse_trust, trust_options
 from stpipe.core.windows import AXES, Triple, triple
@@ -182,9 +183,10 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--time", "period", metavar="START/END", help="Period to fill."),
         click.option("--block", metavar="T,Y,X", help="What a block writes [from the worker's memory]."),
         click.option("--overlap", metavar="T,Y,X", help="What neighbouring blocks both write and blend."),
-        click.option("--workers", type=int, help="Worker processes on this machine [one a core]."),
+        click.option("--workers", type=int, help="Worker processes, here or of the cluster [one a core]."),
         click.option("--memory-limit", metavar="SIZE", help="Memory of a worker, such as 4GiB."),
         click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster of this scheduler (tcp://...)."),
+        cluster_option,
         click.option("--resume", is_flag=True, help="Only go on with a run that was begun here."),
         click.option("--overwrite", is_flag=True, help="Replace an earlier run's products."),
         click.option("--no-geotiff", is_flag=True, help="Stop after filled.zarr."),
@@ -228,6 +230,7 @@ def fill_options(
     workers: int | None,
     memory_limit: str | None,
     scheduler: str | None,
+    cluster: str | None,
     resume: bool,
     overwrite: bool,
     no_geotiff: bool,
@@ -265,6 +268,7 @@ def fill_options(
         workers=workers,
         memory_limit=parse_size("--memory-limit", memory_limit),
         scheduler=scheduler,
+        cluster=parse_cluster(cluster, scheduler=scheduler, workers=workers, memory_limit=memory_limit),
         resume=resume,
         overwrite=overwrite,
         geotiff=not no_geotiff,

@@ -1,9 +1,9 @@
-"""Where the tasks run: a LocalCluster of this machine, or a scheduler that is already there."""
+"""Where the tasks run: a LocalCluster of this machine, a scheduler that is there, or a cluster that is started."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from distributed import Client, LocalCluster
 
 from stpipe.core.sizes import gib
 from stpipe.errors import OptionError, RunError
+from stpipe.execution.cluster_start import dashboard as dashboard_of
+from stpipe.execution.cluster_start import describe, started
+from stpipe.execution.clusters import ClusterPlan
 from stpipe.resources import shipped
 
 
@@ -37,6 +40,11 @@ def machine_memory() -> int:
 def share_of_memory(workers: int) -> int:
     """Return what each of some workers may take of this machine's memory."""
     return int(0.9 * machine_memory()) // workers
+
+
+def worker_memory(plan: ClusterPlan) -> int:
+    """Return what a worker of a planned cluster may take, in bytes."""
+    return share_of_memory(plan.maximum) if plan.worker_memory is None else plan.worker_memory
 
 
 def check_workers(workers: int) -> int:
@@ -102,14 +110,29 @@ def connect(
     memory_limit: int,
     dashboard: str = "127.0.0.1:0",
     keep_memory: bool = False,
+    cluster: ClusterPlan | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> Iterator[Client]:
-    """Give a client of the scheduler at an address, or of a new LocalCluster that ends with the block.
+    """Give a client of the scheduler at an address, of a planned cluster, or of a LocalCluster; the last two end here.
 
     With `keep_memory`, workers of a LocalCluster keep what they give back for the next array instead of handing it to
     the system, which would have to clear every page anew: right for tasks that ask for the same arrays over and over.
+    `announce` is told where a planned cluster can be watched. Its workers may come later, or not at once as many.
     """
-    settings = local_settings() | (_keeping() if keep_memory else {})
+    settings = (
+        local_settings() | (_keeping() if keep_memory else {}) | ({} if cluster is None else dict(cluster.settings))
+    )
     with dask.config.set(settings):
+        if cluster is not None:
+            with (
+                started(cluster, settings, memory_limit) as here,
+                Client(here, set_as_default=False) as client,
+            ):
+                if announce is not None:
+                    watched = dashboard_of(cluster, here) or "none"
+                    announce(f"cluster {cluster.name}: {describe(cluster)}; dashboard at {watched}")
+                yield client
+            return
         if scheduler is not None:
             try:
                 client = Client(scheduler, timeout="20s", set_as_default=False)
@@ -134,7 +157,7 @@ def connect(
                 memory_limit=memory_limit,
                 dashboard_address=dashboard,
                 silence_logs=50,
-            ) as cluster,
-            Client(cluster, set_as_default=False) as client,
+            ) as here,
+            Client(here, set_as_default=False) as client,
         ):
             yield client

@@ -22,7 +22,15 @@ from stpipe.core.ports import JSON, VariableInfo
 from stpipe.core.samples import check_fillable, gap_value
 from stpipe.core.trust import Trust, remarks
 from stpipe.errors import CubeError, RunError
-from stpipe.execution.cluster import check_cluster, check_workers, connect, cores, share_of_memory
+from stpipe.execution.cluster import (
+    check_cluster,
+    check_workers,
+    connect,
+    cores,
+    share_of_memory,
+    worker_memory,
+)
+from stpipe.execution.clusters import ClusterPlan
 from stpipe.execution.stages import ContextPlugin, Progress, StageResult, Task, clean_workers, process_memory, run_stage
 from stpipe.io.cube import Cube, Period
 from stpipe.io.fillable import open_fillable
@@ -94,6 +102,9 @@ class GapsRequest:
     scheduler: str | None = None
     """Address of a scheduler to use instead of a LocalCluster."""
 
+    cluster: ClusterPlan | None = None
+    """What to start instead of a LocalCluster."""
+
     overwrite: bool = False
     """Whether finished statistics may be replaced."""
 
@@ -155,6 +166,8 @@ def prepare(request: GapsRequest) -> PreparedGaps:
     """
     workers = check_workers(cores() if request.workers is None else request.workers)
     memory_limit = share_of_memory(workers) if request.memory_limit is None else request.memory_limit
+    if request.cluster is not None:
+        workers, memory_limit = request.cluster.maximum, worker_memory(request.cluster)
     cube, notes = open_fillable(
         request.cube,
         variables=request.variables or None,
@@ -234,7 +247,13 @@ def _disk_bytes(plan: GapPlan, calendar: GapCalendar, request: GapsRequest) -> i
     return bits + encoded + encoded // 4 + (values // 2 if request.zarr else 0)
 
 
-def run_gaps(prepared: PreparedGaps, *, draw: Draw, progress: Progress | None = None) -> dict[str, JSON]:
+def run_gaps(
+    prepared: PreparedGaps,
+    *,
+    draw: Draw,
+    progress: Progress | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> dict[str, JSON]:
     """Work out gap statistics and leave their products; return what gaps.json says.
 
     Parameters
@@ -245,6 +264,8 @@ def run_gaps(prepared: PreparedGaps, *, draw: Draw, progress: Progress | None = 
         Draws the picture of a variable.
     progress : callable, optional
         Told about finished tasks.
+    announce : callable, optional
+        Told where a cluster that is started can be watched.
 
     Raises
     ------
@@ -254,7 +275,7 @@ def run_gaps(prepared: PreparedGaps, *, draw: Draw, progress: Progress | None = 
     folder, request = prepared.folder, prepared.request
     started = time.perf_counter()
     new = not folder.path.exists()
-    with _runner(prepared) as run, folder.locked():
+    with _runner(prepared, announce) as run, folder.locked():
         folder.check(overwrite=request.overwrite)
         try:
             folder.begin(prepared.products)
@@ -279,11 +300,11 @@ Run = Callable[[GapContext, str, Task, int, "Progress | None"], StageResult]
 
 
 @contextmanager
-def _runner(prepared: PreparedGaps) -> Iterator[Run]:
+def _runner(prepared: PreparedGaps, announce: Callable[[str], None] | None = None) -> Iterator[Run]:
     """Give what runs tasks: on a cluster, or right here if that is sooner."""
     request, needed = prepared.request, max(plan.peak_bytes for plan in prepared.plans)
     samples = prod(prepared.cube.extent) * len(prepared.plans)
-    if request.scheduler is None and samples < HERE_SAMPLES:
+    if request.scheduler is None and request.cluster is None and samples < HERE_SAMPLES:
         yield _run_here
         return
     with connect(
@@ -291,8 +312,10 @@ def _runner(prepared: PreparedGaps) -> Iterator[Run]:
         workers=prepared.workers,
         memory_limit=prepared.memory_limit,
         keep_memory=True,
+        cluster=request.cluster,
+        announce=announce,
     ) as client:
-        if request.scheduler is not None:
+        if request.scheduler is not None or request.cluster is not None:
             check_cluster(client, needed)
 
         def run(context: GapContext, stage: str, task: Task, count: int, progress: Progress | None) -> StageResult:

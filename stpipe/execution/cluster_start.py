@@ -1,0 +1,312 @@
+"""Clusters started as a `ClusterPlan` says, and the job scripts that they would hand in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import dask
+from dask.utils import parse_timedelta
+from distributed import LocalCluster, Status
+from distributed.deploy.cluster import Cluster
+from distributed.security import Security
+from tornado.ioloop import PeriodicCallback
+
+from stpipe.errors import OptionError
+from stpipe.execution.cluster_environment import environment, exports, with_environment
+from stpipe.execution.clusters import JOB_SYSTEMS, ClusterPlan
+
+JOB_CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}
+"""What dask-jobqueue calls them."""
+
+_OF_THE_CLUSTER = ("scheduler_options", "shared_temp_directory")
+"""Keywords that a job script shows nothing of."""
+
+QUIET = 50
+"""Only what is critical is logged: deaths of workers are told in other words."""
+
+
+def job_class(plan: ClusterPlan) -> Any:
+    """Return dask-jobqueue's class for a batch system, or say what to install."""
+    return getattr(_library("dask_jobqueue", "dask-jobqueue", "hpc", plan), JOB_CLASSES[plan.system])
+
+
+def _library(module: str, package: str, extra: str, plan: ClusterPlan) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise OptionError(
+            f"{plan.name} needs {package}, which is not installed ({error}); pip install 'stpipe[{extra}]' or {package}"
+        ) from error
+
+
+def local_keywords(plan: ClusterPlan, memory_limit: int) -> dict[str, Any]:
+    """Return the keywords of the `LocalCluster` that would be started."""
+    keywords = dict(plan.keywords)
+    if "local_directory" in keywords:
+        keywords["local_directory"] = _expanded(keywords["local_directory"])
+    return {
+        "n_workers": plan.minimum,
+        "processes": True,
+        "memory_limit": plan.worker_memory or memory_limit,
+        **keywords,
+    }
+
+
+def job_keywords(plan: ClusterPlan, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords of dask-jobqueue's class, with what workers have to know of Dask's settings.
+
+    Folders that the batch system is told of are written out, for it knows no variables; what only the job's shell sees
+    is left as it is, since ``$TMPDIR`` is another one there.
+    """
+    keywords = dict(plan.keywords)
+    for key in ("log_directory", "shared_temp_directory"):
+        if key in keywords:
+            keywords[key] = _expanded(keywords[key])
+    lines = exports(environment(settings, scheduler=False))
+    return {**keywords, "job_script_prologue": [*lines, *keywords.get("job_script_prologue", [])]}
+
+
+def kubernetes_keywords(plan: ClusterPlan, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords of dask-kubernetes' `KubeCluster`, with what pods have to know of Dask's settings."""
+    keywords = dict(plan.keywords)
+    variables = environment(settings, scheduler=True)
+    if "custom_cluster_spec" in keywords:
+        keywords["custom_cluster_spec"] = with_environment(keywords["custom_cluster_spec"], variables)
+    else:
+        own = keywords.get("env") or {}
+        if isinstance(own, Mapping):
+            own = [{"name": name, "value": str(value)} for name, value in own.items()]
+        names = {one["name"] for one in own}
+        more = [{"name": name, "value": value} for name, value in variables.items() if name not in names]
+        keywords["env"] = [*own, *more]
+        keywords["n_workers"] = plan.minimum
+    return keywords
+
+
+def _expanded(path: str) -> str:
+    return os.path.expanduser(os.path.expandvars(path))  # noqa: PTH111 - variables come first
+
+
+def job_script(plan: ClusterPlan, settings: Mapping[str, Any]) -> str:
+    """Return the script that would be handed in for each job; nothing is started, and no folder is left."""
+    cls = job_class(plan)
+    keywords = {key: value for key, value in job_keywords(plan, settings).items() if key not in _OF_THE_CLUSTER}
+    with dask.config.set(settings), _no_new_folder(keywords.get("log_directory")):
+        security = Security(require_encryption=True) if plan.encrypted and plan.own_certificates else None
+        protocol = "tls" if plan.encrypted else "tcp"
+        job = cls.job_cls(
+            f"{protocol}://SCHEDULER:PORT",
+            name="NAME",
+            security=security,
+            protocol="tls://" if plan.encrypted else None,
+            **keywords,
+        )
+        return str(job.job_script())
+
+
+@contextmanager
+def _no_new_folder(path: str | None) -> Iterator[None]:
+    """Take away the folders that dask-jobqueue makes for logs as soon as it writes a script."""
+    place = None if path is None else Path(path).absolute()
+    missing = [] if place is None else [each for each in (place, *place.parents) if not each.exists()]
+    try:
+        yield
+    finally:
+        for each in missing:
+            with suppress(OSError):
+                each.rmdir()
+
+
+@contextmanager
+def started(plan: ClusterPlan, settings: Mapping[str, Any], memory_limit: int) -> Iterator[Cluster]:
+    """Give a cluster that has as many workers as planned, or will have them when they come; it ends with the block.
+
+    Parameters
+    ----------
+    plan : ClusterPlan
+        What to start.
+    settings : mapping
+        All of Dask's settings by their dotted names, which hold in this process already.
+    memory_limit : int
+        Bytes that a worker of this machine may take where the plan doesn't say.
+
+    Raises
+    ------
+    OptionError
+        If a library or a command is missing, or the first jobs are refused.
+    """
+    with ExitStack() as stack:
+        if plan.system == "local":
+            cluster: Any = stack.enter_context(
+                LocalCluster(**local_keywords(plan, memory_limit), security=_security(plan), silence_logs=QUIET)
+            )
+            if plan.minimum < plan.maximum:
+                cluster.adapt(minimum=plan.minimum, maximum=plan.maximum)
+        elif plan.system == "kubernetes":
+            cluster = stack.enter_context(_pods(plan, settings))
+        else:
+            cluster = stack.enter_context(_jobs(plan, settings))
+        yield cluster
+
+
+def _security(plan: ClusterPlan) -> Security | None:
+    """Return certificates: those that the settings name, or ones that are made for this run."""
+    if not plan.encrypted:
+        return None
+    if plan.own_certificates:
+        return Security(require_encryption=True)
+    try:
+        made: Security = Security.temporary()
+    except ImportError as error:
+        raise OptionError(
+            f"{plan.name} asks for encryption and names no certificates, and making some needs cryptography, which is "
+            "not installed: pip install cryptography, or name them under distributed.comm.tls"
+        ) from error
+    return made
+
+
+@contextmanager
+def _jobs(plan: ClusterPlan, settings: Mapping[str, Any]) -> Iterator[Any]:
+    cls = job_class(plan)
+    command = cls.job_cls.submit_command
+    if shutil.which(command.split()[0]) is None:
+        raise OptionError(
+            f"{plan.name} hands in jobs by {command}, which is not on the PATH here; start stpipe where jobs can be "
+            "handed in, or use --cluster local"
+        )
+    with cls(**job_keywords(plan, settings), security=_security(plan)) as cluster:
+        try:
+            cluster.sync(_ask, cluster, -(-max(plan.minimum, 1) // plan.per_job))
+        except (RuntimeError, OSError, ValueError) as error:
+            reason = _reason(error)
+            for job in cluster.workers.values():
+                job.status = Status.failed  # else closing asserts that it ran
+            raise OptionError(
+                f"{command} refused the job: {reason}; stpipe cluster show {plan.name} prints the script"
+            ) from None
+        keeper = PeriodicCallback(Keeper(cluster, plan.per_job), 1000)
+        cluster.loop.add_callback(keeper.start)
+        cluster.adapt(minimum=plan.minimum, maximum=plan.maximum)
+        try:
+            yield cluster
+        finally:
+            cluster.loop.add_callback(keeper.stop)
+
+
+async def _ask(cluster: Any, jobs: int) -> None:
+    """Hand in the first jobs and wait until the batch system has taken them.
+
+    Not by `scale`, which does it in the background, where nobody learns that they were refused.
+    """
+    while len(cluster.worker_spec) < jobs:
+        cluster.worker_spec.update(cluster.new_worker_spec())
+    await cluster
+
+
+def _reason(error: Exception) -> str:
+    r"""Return what a command that failed wrote, in a line.
+
+    >>> _reason(RuntimeError("Command exited\nstdout:\n\nstderr:\nsbatch: error: invalid partition\n\n"))
+    'sbatch: error: invalid partition'
+    """
+    text = str(error)
+    said = text.rsplit("stderr:", 1)[-1].split() or text.split() or [type(error).__name__]
+    return " ".join(said)[:400]
+
+
+class Keeper:
+    """Forgets jobs whose workers have all gone, so that others are asked for in their place.
+
+    Workers leave before the walltime, or are killed with their job. dask-jobqueue goes on counting them: a job of
+    several workers is never given up, and one of a single worker is left in the plan. Called now and then by the
+    cluster's own event loop.
+    """
+
+    def __init__(self, cluster: Any, per_job: int) -> None:
+        self.cluster = cluster
+        self.per_job = per_job
+        self.patience: float = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
+        self.seen: dict[Any, int | None] = {}
+        self.gone: dict[Any, float] = {}
+
+    async def __call__(self) -> None:
+        """Look once."""
+        present = {worker.name for worker in self.cluster.scheduler.workers.values()}
+        lost = [name for name in list(self.cluster.worker_spec) if self._is_lost(name, present)]
+        for name in lost:
+            self.cluster.worker_spec.pop(name, None)
+            job = self.cluster.workers.pop(name, None)
+            self.seen.pop(name, None)
+            self.gone.pop(name, None)
+            if job is not None:
+                await job.close()
+
+    def _is_lost(self, name: Any, present: set[Any]) -> bool:
+        job = self.cluster.workers.get(name)
+        mark = None if job is None else id(job)  # a reference would keep closed jobs alive
+        if any(each in present for each in self._workers(name)):
+            self.seen[name] = mark
+            self.gone.pop(name, None)
+            return False
+        if name not in self.seen or (mark is not None and self.seen[name] not in (None, mark)):
+            return False  # it waits in the queue
+        return time.monotonic() - self.gone.setdefault(name, time.monotonic()) >= self.patience
+
+    def _workers(self, name: Any) -> list[Any]:
+        return [name] if self.per_job == 1 else [f"{name}-{number}" for number in range(self.per_job)]
+
+
+@contextmanager
+def _pods(plan: ClusterPlan, settings: Mapping[str, Any]) -> Iterator[Any]:
+    operator = _library("dask_kubernetes.operator", "dask-kubernetes", "kubernetes", plan)
+    keywords = kubernetes_keywords(plan, settings)
+    if "create_mode" in keywords:
+        modes = _library("dask_kubernetes.operator.kubecluster.kubecluster", "dask-kubernetes", "kubernetes", plan)
+        keywords["create_mode"] = modes.CreateMode[keywords["create_mode"]]
+    try:
+        cluster = operator.KubeCluster(**keywords)
+    except Exception as error:
+        raise OptionError(f"{plan.name}: Kubernetes gives no cluster: {type(error).__name__}: {error}") from error
+    with cluster:
+        if plan.minimum < plan.maximum:
+            cluster.adapt(minimum=plan.minimum, maximum=plan.maximum)
+        else:
+            cluster.scale(plan.maximum)
+        yield cluster
+
+
+def dashboard(plan: ClusterPlan, cluster: Any) -> str | None:
+    """Return the address of the dashboard, as it can be opened on this machine; None if there is none."""
+    if plan.system == "kubernetes":
+        return str(cluster.dashboard_link)
+    services: Mapping[str, int] = cluster.scheduler_info.get("services", {})
+    if "dashboard" not in services:
+        return None
+    options = plan.keywords.get("scheduler_options", plan.keywords)
+    host = str(options.get("dashboard_address", "")).rsplit(":", 1)[0]
+    if host in ("", "0.0.0.0"):  # noqa: S104 - said by the file, and only read here
+        host = cluster.scheduler_address.split("://")[-1].rsplit(":", 1)[0]
+    return f"http://{host}:{services['dashboard']}/status"
+
+
+def describe(plan: ClusterPlan) -> str:
+    """Return how many workers a plan has, and of what size.
+
+    >>> one = ClusterPlan(name="slurm", system="slurm", keywords={}, minimum=0, maximum=8, worker_memory=2**32)
+    >>> describe(one)
+    '0 to 8 workers of 4.0 GiB'
+    """
+    from stpipe.core.sizes import gib
+
+    count = str(plan.maximum) if plan.minimum == plan.maximum else f"{plan.minimum} to {plan.maximum}"
+    size = "" if plan.worker_memory is None else f" of {gib(plan.worker_memory)}"
+    jobs = f", {plan.per_job} a job" if plan.system in JOB_SYSTEMS and plan.per_job > 1 else ""
+    plural = "" if count == "1" else "s"
+    return f"{count} worker{plural}{size}{jobs}"
