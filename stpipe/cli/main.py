@@ -36,6 +36,7 @@ class Verb(NamedTuple):
 
 VERBS: dict[str, Verb] = {
     "blocks": Verb("stpipe.cli.blocks", "Cut cubes into folders of GeoTIFF blocks, and fill such folders."),
+    "cluster": Verb("stpipe.cli.cluster", "Show what a cluster would start, or try one worker of it."),
     "demo": Verb("stpipe.cli.demo", "Fill a made-up scene by three methods and score them against the truth."),
     "evaluate": Verb("stpipe.cli.evaluate", "Score methods on artificial gaps of a cube."),
     "fill-scene": Verb("stpipe.cli.fill_scene", "Fill the gaps of a cube and mosaic it to GeoTIFF."),

@@ -20,7 +20,7 @@ from tornado.ioloop import PeriodicCallback
 
 from stpipe.errors import OptionError
 from stpipe.execution.cluster_environment import environment, exports, with_environment
-from stpipe.execution.clusters import JOB_SYSTEMS, ClusterPlan
+from stpipe.execution.clusters import CERTIFICATES, JOB_SYSTEMS, ClusterPlan
 
 JOB_CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}
 """What dask-jobqueue calls them."""
@@ -161,6 +161,9 @@ def _security(plan: ClusterPlan) -> Security | None:
     if not plan.encrypted:
         return None
     if plan.own_certificates:
+        for name in CERTIFICATES:
+            if not Path(plan.settings[name]).is_file():
+                raise OptionError(f"{plan.name}: {name} names {plan.settings[name]}, which is no file here")
         return Security(require_encryption=True)
     try:
         made: Security = Security.temporary()
@@ -193,7 +196,8 @@ def _jobs(plan: ClusterPlan, settings: Mapping[str, Any]) -> Iterator[Any]:
             ) from None
         keeper = PeriodicCallback(Keeper(cluster, plan.per_job), 1000)
         cluster.loop.add_callback(keeper.start)
-        cluster.adapt(minimum=plan.minimum, maximum=plan.maximum)
+        together = {"worker_key": job_of} if plan.per_job > 1 else {}
+        cluster.adapt(minimum=plan.minimum, maximum=plan.maximum, **together)
         try:
             yield cluster
         finally:
@@ -219,6 +223,16 @@ def _reason(error: Exception) -> str:
     text = str(error)
     said = text.rsplit("stderr:", 1)[-1].split() or text.split() or [type(error).__name__]
     return " ".join(said)[:400]
+
+
+def job_of(worker: Any) -> str:
+    """Return what workers of the same job have in common; they are given back together.
+
+    >>> from types import SimpleNamespace
+    >>> job_of(SimpleNamespace(name="stpipe-3-0"))
+    'stpipe-3'
+    """
+    return str(worker.name).rsplit("-", 1)[0]
 
 
 class Keeper:

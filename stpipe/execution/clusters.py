@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 
 from dask.utils import format_bytes, parse_bytes, parse_timedelta
 
+from stpipe.errors import OptionError
 from stpipe.execution.cluster_keys import (
     LEAST_MEMORY,
     Check,
@@ -94,8 +95,21 @@ class ClusterPlan:
         return any(self.settings.get(name) for name in CERTIFICATES)
 
     def with_workers(self, count: int | None) -> ClusterPlan:
-        """Return the plan with a number of workers that doesn't change; the same plan for None."""
-        return self if count is None else replace(self, minimum=count, maximum=count)
+        """Return the plan with a number of workers that doesn't change; the same plan for None.
+
+        Raises
+        ------
+        OptionError
+            If jobs can't start just so many.
+        """
+        if count is None:
+            return self
+        if count % self.per_job:
+            raise OptionError(
+                f"--workers {count} is no whole number of jobs: each one of {self.name} starts {self.per_job}; take a "
+                "multiple of that, or a copy with other cores and memory"
+            )
+        return replace(self, minimum=count, maximum=count)
 
 
 def read_cluster(
@@ -205,6 +219,9 @@ def _check_encryption(place: Place, plan: ClusterPlan) -> None:
     given = [name for name in CERTIFICATES if plan.settings.get(name)]
     if given and not plan.encrypted:
         raise place.refuse(given[0].split("."), f"is there, but {ENCRYPTION} isn't true")
+    for name in given:
+        if not isinstance(plan.settings[name], str):
+            raise place.refuse(name.split("."), f"names a file, got {shown(plan.settings[name])}")
     if given and len(given) < len(CERTIFICATES):
         missing = next(name for name in CERTIFICATES if name not in given)
         raise place.refuse(missing.split("."), "is missing; name all files of certificates, or none for temporary ones")
@@ -338,6 +355,12 @@ def _jobs(place: Place, table: dict[str, Any], settings: dict[str, Any]) -> Clus
     options = checked(place, (*path, "scheduler-options"), found.get("scheduler-options", {}), SCHEDULER_OPTIONS)
     found["scheduler-options"] = {"dashboard_address": DASHBOARD, **options}
     low, high = _needed_bounds(place, settings)
+    for name, bound in (("minimum", low), ("maximum", high)):
+        if bound % found["processes"]:
+            raise place.refuse(
+                ("distributed", "adaptive", name),
+                f"is {bound} workers, which is no whole number of jobs with {found['processes']} workers each",
+            )
     # As dask-jobqueue tells it to the worker, rounded.
     memory = int(parse_bytes(format_bytes(parse_bytes(found["memory"]) / found["processes"]).replace(" ", "")))
     if memory < LEAST_MEMORY:
