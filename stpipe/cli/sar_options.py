@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +25,7 @@ _WORDS = {
     "sar_cloud": "--sar-cloud",
     "sar_smoothing": "--no-sar-smoothing",
     "sar_calibration": "--no-sar-calibration",
+    "coefficients": "--coefficients",
 }
 
 
@@ -36,6 +38,9 @@ class SarChoice:
 
     steps: SarOptions
     """What the steps go by."""
+
+    coefficients: Path | None = None
+    """Those of another run, to go by."""
 
 
 def sar_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,6 +61,11 @@ def sar_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--sar-cloud", type=float, metavar="SHARE", help="sar: cloudier frames aren't calibrated [0.5]."),
         click.option("--no-sar-smoothing", "sar_smoothing", is_flag=True, help="sar: keep all components."),
         click.option("--no-sar-calibration", "sar_calibration", is_flag=True, help="sar: calibrate no frame."),
+        click.option(
+            "--coefficients",
+            type=click.Path(path_type=Path),
+            help="sar: fit nothing, go by the coefficients.zarr that another run left.",
+        ),
     ]
     for decorate in reversed(decorators):
         function = decorate(function)
@@ -89,6 +99,8 @@ def parse_sar(method: str, guides: GuideOptions, **typed: Any) -> SarChoice | No
         for other in others:
             if option in given and other in given:
                 raise OptionError(f"{_WORDS[option]} leaves out what {_WORDS[other]} is about; give one of them")
+    if "coefficients" in given and "sar_clear_dates" in given:
+        raise OptionError("--coefficients fits nothing, so --sar-clear-dates has no use; give one of them")
     if "sar_components" in given and "sar_explained" in given:
         raise OptionError(
             "--sar-components and --sar-explained both say how many components are kept; give one of them"
@@ -108,4 +120,4 @@ def parse_sar(method: str, guides: GuideOptions, **typed: Any) -> SarChoice | No
             target[key] = given[name]
     if "sar_explained" in given:
         steps["share"] = None
-    return SarChoice(RadarOptions(**radar), SarOptions(**steps))
+    return SarChoice(RadarOptions(**radar), SarOptions(**steps), given.get("coefficients"))

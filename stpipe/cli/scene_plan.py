@@ -20,6 +20,7 @@ from stpipe.core.windows import Triple
 from stpipe.errors import OptionError, PlanError
 from stpipe.execution.cluster import check_workers, cores, share_of_memory, worker_memory
 from stpipe.execution.clusters import ClusterPlan
+from stpipe.io.coefficients import GivenCoefficients, open_coefficients
 from stpipe.io.cube import Cube
 from stpipe.io.frames import SOURCE_SUFFIX, half_width_name, interval_percent
 from stpipe.io.guide_sources import open_guides, open_led
@@ -202,14 +203,17 @@ def prepare(options: FillOptions) -> Prepared:
     for info in cube.variables:
         check_fillable(info)
     guides: Guides | Radar | None = None
+    coefficients: GivenCoefficients | None = None
     if options.sar is not None:
         if options.model is not None:
             raise OptionError(f"--model goes with --method pconv, not with {options.method}; leave one of them out")
         guides = open_radar(options.guides, cube, options.sar.radar)
         notes += guides.notes
+        if options.sar.coefficients is not None:
+            coefficients = _coefficients(options.sar.coefficients, cube, guides)
     elif options.guides:
         guides = open_guides(options.guides, cube, options.guide_options)
-    filler = _filler(options, percent / 100, guides)
+    filler = _filler(options, percent / 100, guides, coefficients)
     plan, workers, limit = _fitting_plan(options, cube, filler, workers)
     output = options.output or default_output(options.cube)
     _refuse_overlap(options, cube, output)
@@ -222,13 +226,24 @@ def prepare(options: FillOptions) -> Prepared:
         folder=RunFolder(output),
         workers=workers,
         memory_limit=limit,
-        input_state=_input_state(cube, guides),
+        input_state=_input_state(cube, guides, coefficients),
         guides=guides,
         notes=notes,
     )
 
 
-def _filler(options: FillOptions, coverage: float, guides: Guides | Radar | None) -> Filler:
+def _coefficients(path: Path, cube: Cube, radar: Radar) -> GivenCoefficients:
+    """Open the coefficients that the user names; they are of one variable."""
+    if len(cube.variables) > 1:
+        raise OptionError(
+            f"--coefficients are of one variable, but {', '.join(cube.names)} are to be filled; choose one with --var"
+        )
+    return open_coefficients(path, cube, cube.names[0], radar)
+
+
+def _filler(
+    options: FillOptions, coverage: float, guides: Guides | Radar | None, coefficients: GivenCoefficients | None
+) -> Filler:
     """Return the method."""
     if options.sar is not None and isinstance(guides, Radar):
         return make_sar(
@@ -236,6 +251,8 @@ def _filler(options: FillOptions, coverage: float, guides: Guides | Radar | None
             steps=options.sar.steps,
             guides=guides.identity(),
             cost=guides.cost,
+            given=coefficients,
+            told=None if coefficients is None else coefficients.identity(),
             coverage=coverage,
         )
     if guides is None:
@@ -250,10 +267,11 @@ def _filler(options: FillOptions, coverage: float, guides: Guides | Radar | None
     )
 
 
-def _input_state(cube: Cube, guides: Guides | Radar | None) -> str:
-    """Return what tells whether the files of the cube and of its guides are the same as at another time."""
-    own = file_state(Path(cube.path), cube.sources)
-    return own if guides is None else sha256(f"{own} {guides.state()}".encode()).hexdigest()
+def _input_state(cube: Cube, guides: Guides | Radar | None, coefficients: GivenCoefficients | None) -> str:
+    """Return what tells whether the files of the cube and of all it leans on are the same as at another time."""
+    states = [file_state(Path(cube.path), cube.sources)]
+    states += [one.state() for one in (guides, coefficients) if one is not None]
+    return states[0] if len(states) == 1 else sha256(" ".join(states).encode()).hexdigest()
 
 
 def _refuse_overlap(options: FillOptions, cube: Cube, output: Path) -> None:
@@ -263,7 +281,8 @@ def _refuse_overlap(options: FillOptions, cube: Cube, output: Path) -> None:
     if place == source or source in place.parents:
         raise OptionError(f"the output {output} lies in the input {cube.path}; choose another folder with -o")
     mine = [place / name for name in (*PRODUCTS, "work")]
-    guides = [("--guide", guide) for guide in options.guides]
+    guides: list[tuple[str, str | Path | None]] = [("--guide", guide) for guide in options.guides]
+    guides += [("--coefficients", None if options.sar is None else options.sar.coefficients)]
     for what, given in (("input", source), ("--aoi", options.aoi), ("--model", options.model), *guides):
         path = None if given is None else Path(given).resolve()
         if path is not None and any(own == path or own in path.parents for own in mine):

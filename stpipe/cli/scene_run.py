@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from distributed import Client
+from numpy.typing import NDArray
 
 from stpipe import __version__
 from stpipe.cli.cluster_files import say
@@ -22,20 +24,24 @@ from stpipe.core.plan import Plan
 from stpipe.core.ports import JSON, SceneFiller
 from stpipe.core.sizes import MIB
 from stpipe.core.trust import remarks
+from stpipe.core.windows import Window
 from stpipe.errors import OutputError, RunError
 from stpipe.execution.cluster import check_cluster, connect
 from stpipe.execution.context import RunContext
 from stpipe.execution.records import RecordBook
 from stpipe.execution.run import RunOutcome, run_blocks
 from stpipe.execution.stages import ContextPlugin, Progress, clean_workers, run_stage
+from stpipe.io.coefficients import COEFFICIENTS, write_coefficients
 from stpipe.io.cube import open_source
 from stpipe.io.filled import ZarrFilledStore, create_filled
 from stpipe.io.frames import RasterGrid
 from stpipe.io.mosaic import plan_mosaic
 from stpipe.io.mosaic_stage import MosaicContext, mosaic_task, written_files
+from stpipe.io.radar import Radar
 from stpipe.io.run_folder import RunFolder, State, tree_digest
 from stpipe.io.scratch import ZarrBlockStore, ZarrFieldStore, ZarrOverviewStore, forget_stores
 from stpipe.io.workers import start_fill_worker, start_mosaic_worker
+from stpipe.methods.sar.coefficients import in_units
 
 
 @dataclass(slots=True)
@@ -199,6 +205,10 @@ def _run(
                 client, run_context(prepared), start_worker=start_fill_worker, progress=progress, on_stage=tell
             )
         _save_outcome(folder, plan, outcome)
+        if isinstance(prepared.guides, Radar) and not folder.product(COEFFICIENTS).exists():
+            tell("coefficients")
+            _write_coefficients(prepared, prepared.guides, outcome.context)
+            folder.publish(COEFFICIENTS)
         folder.publish("filled.zarr")
     files: list[dict[str, Any]] = []
     if prepared.options.geotiff:
@@ -208,7 +218,8 @@ def _run(
     tell("quicklook")
     _quicklook(prepared)
     tell("digests")
-    products = [_product(folder, "filled.zarr"), _product(folder, "quicklook.png")]
+    names = ("filled.zarr", COEFFICIENTS, "quicklook.png")
+    products = [_product(folder, name) for name in names if folder.product(name).exists()]
     products += [{**file, "path": f"geotiff/{file['path']}"} for file in files]
     clock.leave()
     saved = _load_outcome(folder, plan)
@@ -239,6 +250,18 @@ def _run(
         "products": products,
         "notes": notes,
     }
+
+
+def _write_coefficients(prepared: Prepared, radar: Radar, context: RunContext) -> None:
+    """Write what each pixel's regression came to, in the units of each variable that has gaps."""
+
+    def read(name: str, tile: Window) -> NDArray[np.float32]:
+        scale = context.scales[name]
+        return in_units(context.fields.of(name).read(tile), radar.groups, scale.location, scale.spread)
+
+    tiles = {name: partial(read, name) for name in context.settled}
+    place = prepared.folder.work / COEFFICIENTS
+    write_coefficients(place, prepared.cube, prepared.plan.look_tiles, radar, tiles)
 
 
 def empty_notes(counts: dict[str, dict[str, int]], *, limited: bool) -> list[str]:

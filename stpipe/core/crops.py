@@ -50,6 +50,9 @@ class Crop:
     guides: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     """(time, y, x) of each guide that the user gave, like those of `BlockInput`."""
 
+    scale: tuple[float, float] = (0.0, 1.0)
+    """Location and spread that values are standardised by."""
+
     def without(self, hidden: NDArray[np.bool_]) -> Crop:
         """Return the crop with more gaps; the guides stay."""
         visible = self.valid & ~hidden
@@ -153,6 +156,7 @@ def _middle(crop: Crop, height: int, width: int) -> Crop:
         window=Window((0, y + top, x + left), (frames, y + top + height, x + left + width)),
         domain=None if crop.domain is None else crop.domain[part[1:]],
         guides={name: guide[part] for name, guide in crop.guides.items()},
+        scale=crop.scale,
     )
 
 
@@ -173,6 +177,8 @@ def block_of(crop: Crop, stride: Triple) -> BlockInput:
         wanted=Window.of(shape),
         guides={name: np.pad(guide, around, constant_values=np.float32(np.nan)) for name, guide in crop.guides.items()},
         domain=None if crop.domain is None else np.pad(crop.domain, around[1:]),
+        scale=crop.scale,
+        origin=crop.window.start,
     )
 
 

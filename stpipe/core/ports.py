@@ -141,6 +141,12 @@ class BlockInput:
     domain: NDArray[np.bool_] | None = None
     """(y, x), True where values can exist; False outside the cube. None: wherever the cube is."""
 
+    scale: tuple[float, float] = (0.0, 1.0)
+    """Location and spread that values are standardised by."""
+
+    origin: Triple = (0, 0, 0)
+    """Where in the cube (0, 0, 0) of `window` is: a part that is a scene of its own begins at its own corner."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:

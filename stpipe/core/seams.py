@@ -112,6 +112,8 @@ def fill_in_blocks(filler: Filler, crop: Crop, grid: BlockGrid) -> NDArray[np.fl
                     for name, guide in crop.guides.items()
                 },
                 domain=None if crop.domain is None else np.pad(crop.domain[inside.slices[1:]], around[1:]),
+                scale=crop.scale,
+                origin=crop.window.start,
             )
         )
         payload = np.empty((PAYLOAD_PARTS, *block.write.shape), dtype=np.float32)

@@ -98,6 +98,9 @@ class Standardised:
     domain: NDArray[np.bool_] | None
     """(y, x) of the part inside the cube, where values can exist; None: everywhere."""
 
+    scale: tuple[float, float]
+    """Location and spread."""
+
     def domain_of(self, window: Window) -> NDArray[np.bool_] | None:
         """Return the domain of the whole window, which may reach past the end of the cube, where nothing can exist."""
         if self.domain is None:
@@ -265,7 +268,7 @@ class Samples:
             valid[t, :height, :width] = known
             standard = (np.where(known, frame, scale.location) - scale.location) / scale.spread
             values[t, :height, :width] = standard.clip(-FARTHEST, FARTHEST)
-        return Standardised(values=values, valid=valid, domain=self.domain)
+        return Standardised(values=values, valid=valid, domain=self.domain, scale=(scale.location, scale.spread))
 
 
 def read_samples(

@@ -58,7 +58,15 @@ def crop_of(
     guides: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> Crop:
     """Return what was read of a window inside the cube, over all of its times, as a crop; with its guides, if any."""
-    return Crop(values=read.values, valid=read.valid, days=days, window=window, domain=read.domain, guides=guides or {})
+    return Crop(
+        values=read.values,
+        valid=read.valid,
+        days=days,
+        window=window,
+        domain=read.domain,
+        guides=guides or {},
+        scale=read.scale,
+    )
 
 
 def learn_task(context: RunContext, number: int) -> str:

@@ -148,6 +148,7 @@ def part_of(context: RunContext, info: VariableInfo, tile: Window, filler: Fille
         wanted=tile,
         guides=guides,
         domain=read.domain_of(window),
+        scale=read.scale,
     )
 
 

@@ -155,6 +155,7 @@ def fill_block(
             wanted=block.write,
             guides=guides,
             domain=read.domain_of(block.read),
+            scale=read.scale,
         )
     )
     return _payload(prediction, read, block, days, job.max_gap)

@@ -27,11 +27,12 @@ from stpipe.errors import OptionError, OutputError, PlanError
 from stpipe.execution.records import write_whole
 from stpipe.io.locks import held
 
-PRODUCTS = ("filled.zarr", "geotiff", "quicklook.png", "run.json")
+PRODUCTS = ("filled.zarr", "coefficients.zarr", "geotiff", "quicklook.png", "run.json")
 """Names that a run may leave in its folder."""
 
 WORK = (
-    "plan.json", "records", "overviews.zarr", "rounds", "fields.zarr", "learned", "blocks.zarr", "filled.zarr", "lock",
+    "plan.json", "records", "overviews.zarr", "rounds", "fields.zarr", "learned", "blocks.zarr", "filled.zarr",
+    "coefficients.zarr", "lock",
 )  # fmt: skip
 """Names that it may have in its work folder."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from stpipe.core.crops import Crop
 from stpipe.core.geometry import GuideCost
-from stpipe.core.ports import JSON, BlockInput, Filler, Learner, Prediction
+from stpipe.core.ports import JSON, BlockInput, Fields, Filler, Learner, Prediction
 from stpipe.core.windows import Triple
 from stpipe.errors import OptionError
 from stpipe.methods import METHODS, make_filler
@@ -208,6 +208,8 @@ def make_sar(
     steps: SarOptions,
     guides: JSON,
     cost: GuideCost,
+    given: Fields | None = None,
+    told: JSON = None,
     coverage: float = 0.9,
 ) -> WithGuides:
     """Return infilling from radar, with intervals that are calibrated on the cube that it fills.
@@ -222,6 +224,10 @@ def make_sar(
         The identity of the radar's reader.
     cost : GuideCost
         What reading takes.
+    given : Fields, optional
+        Coefficients of another run to go by.
+    told : JSON
+        What tells these from others.
     coverage : float
         Share of the truth that the intervals are to hold.
 
@@ -232,5 +238,5 @@ def make_sar(
     """
     from stpipe.methods.sar.filler import SarFiller
 
-    own = SarFiller(groups=tuple(map(tuple, groups)), options=steps)
+    own = SarFiller(groups=tuple(map(tuple, groups)), options=steps, given=given, told=told)
     return WithGuides(filler=CalibratedFiller(filler=own, coverage=coverage), guides=guides, cost=cost)

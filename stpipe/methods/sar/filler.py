@@ -28,11 +28,12 @@ from numpy.typing import NDArray
 
 from stpipe.core.ports import JSON, BlockInput, Fields, Filler, Look, Prediction, Sums
 from stpipe.core.timeline import NORMAL_90
-from stpipe.core.windows import Window
+from stpipe.core.windows import Triple, Window
 from stpipe.errors import RunError
 from stpipe.methods.fallback import WithFallback
 from stpipe.methods.linear import LinearFiller
 from stpipe.methods.sar.calibration import Calibration, FrameSums, calibrate
+from stpipe.methods.sar.coefficients import field_names, standardised
 from stpipe.methods.sar.covariates import HALO, covariate_names, covariates, scene_mean, scene_sums
 from stpipe.methods.sar.options import NAME, SarOptions
 from stpipe.methods.sar.regression import fit, predict
@@ -106,6 +107,12 @@ class SarFiller(WithFallback):
     calibration: Calibration | None = None
     """What the third round told of the frames, if there is one."""
 
+    given: Fields | None = None
+    """Coefficients of another run, in the variable's units and on the cube's pixels: nothing is fitted then."""
+
+    told: JSON = None
+    """What tells them from others."""
+
     coefficients: Fields | None = None
     """Of each pixel: for each group its coefficients and the spread of what they leave over."""
 
@@ -143,7 +150,7 @@ class SarFiller(WithFallback):
     @property
     def fields(self) -> tuple[str, ...]:
         """Names of a pixel's coefficients, and of the spread of what they leave over."""
-        return tuple(name for group in self.groups for name in ("constant", *covariate_names(group), "spread"))
+        return field_names(self.groups)
 
     def identity(self) -> dict[str, JSON]:
         """Return what decides the numbers."""
@@ -162,6 +169,7 @@ class SarFiller(WithFallback):
             "calibration": self.options.cloud_threshold if self.options.calibration else None,
             "scene": None if self.means is None else told.hexdigest(),
             "fallback": self.fallback.identity(),
+            **({} if self.given is None else {"coefficients": self.told}),
         }
 
     def notes(self) -> tuple[str, ...]:
@@ -174,6 +182,8 @@ class SarFiller(WithFallback):
             f"{clear / max(fitted, 1):.0f} clear dates each, {outliers / max(clear, 1):.1%} of which were left out; "
             f"{ridged / max(fitted, 1):.1%} of them needed a ridge"
         )
+        if self.given is not None:
+            told = f"radar {', '.join(self.names)}: {fitted / max(pixels, 1):.1%} of the pixels have coefficients"
         lines = [told]
         if self.calibration is not None:
             frames = self.calibration.calibrated
@@ -187,7 +197,7 @@ class SarFiller(WithFallback):
             return Look(sums=MeanSums({name: scene_sums(block.guides[name][:, *part]) for name in self.names}))
         shape = (len(block.valid), *block.valid[0][part].shape)
         if number == REGRESSION:
-            kept, counts = self._fitted(block, part)
+            kept, counts = self._fitted(block, part) if self.given is None else self._given(block, part)
             predicted = self._predicted(block, part, kept)
             return Look(sums=RegressionSums(Moments.of(predicted), counts), fields=kept.reshape(len(kept), *shape[1:]))
         predicted = self._smoothed(block, part)
@@ -261,6 +271,15 @@ class SarFiller(WithFallback):
             ]  # fmt: skip
         return np.concatenate(kept).astype(np.float32), counts
 
+    def _given(self, block: BlockInput, part: tuple[slice, slice]) -> tuple[F32, NDArray[np.int64]]:
+        """Return what `_fitted` does, of coefficients of another run."""
+        assert self.given is not None
+        fields = self.given.read(_window(block, part, block.origin))
+        kept = standardised(fields, self.groups, *block.scale)
+        kept = kept.reshape(len(kept), -1)
+        known = np.isfinite(kept).all(axis=0)
+        return kept, np.array([known.size, np.count_nonzero(known), 0, 0, 0], dtype=np.int64)
+
     def _covariates(self, block: BlockInput, part: tuple[slice, slice], group: Sequence[str]) -> F32:
         """Return (covariate, t, pixel) of a group."""
         assert self.means is not None
@@ -327,11 +346,13 @@ def _part(block: BlockInput) -> tuple[slice, slice]:
 
 def _kept(fields: Fields, block: BlockInput, part: tuple[slice, slice]) -> F32:
     """Return (field, pixel) of what is wanted of a block."""
-    _, top, left = block.window.start
-    rows, columns = part
-    window = Window(
-        (block.window.start[0], top + rows.start, left + columns.start),
-        (block.window.stop[0], top + rows.stop, left + columns.stop),
-    )
-    made = fields.read(window)
+    made = fields.read(_window(block, part))
     return made.reshape(len(made), -1)
+
+
+def _window(block: BlockInput, part: tuple[slice, slice], origin: Triple = (0, 0, 0)) -> Window:
+    """Return where a part of a block is, seen from where `origin` puts (0, 0, 0)."""
+    first, stop = block.window.start[0] + origin[0], block.window.stop[0] + origin[0]
+    top, left = (block.window.start[axis] + origin[axis] for axis in (1, 2))
+    rows, columns = part
+    return Window((first, top + rows.start, left + columns.start), (stop, top + rows.stop, left + columns.stop))
