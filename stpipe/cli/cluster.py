@@ -228,7 +228,11 @@ def _try_folder(client: Client, folder: Path, token: str) -> None:
 
 
 def _ask(client: Client, function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    answer: dict[str, Any] = client.submit(function, *arguments, pure=False, retries=0).result()
+    from stpipe.io.cluster_probe import told
+
+    answer: dict[str, Any] = client.submit(told, function, *arguments, pure=False, retries=0).result()
+    if "failed" in answer:
+        raise RunError(answer["failed"])
     return answer
 
 

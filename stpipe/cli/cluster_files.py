@@ -22,6 +22,9 @@ SUFFIXES = (".yaml", ".yml")
 LARGEST = 1 << 20
 """Bytes; a file that is larger is something else."""
 
+DEEPEST = 40
+"""Levels of keys in keys; reading takes the square of it, and then all of Python's stack."""
+
 cluster_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--cluster",
     metavar="NAME|FILE",
@@ -111,8 +114,17 @@ def _checked_lines(text: str, name: str) -> dict[tuple[str, ...], int]:
     """
     import yaml
 
+    depth = 0
     try:
         for token in yaml.scan(text, Loader=yaml.SafeLoader):
+            opens = isinstance(token, yaml.FlowSequenceStartToken | yaml.FlowMappingStartToken)
+            opens |= isinstance(token, yaml.BlockSequenceStartToken | yaml.BlockMappingStartToken)
+            depth += opens
+            ends = isinstance(token, yaml.FlowSequenceEndToken | yaml.FlowMappingEndToken | yaml.BlockEndToken)
+            depth -= ends
+            if depth > DEEPEST:
+                line = token.start_mark.line + 1
+                raise OptionError(f"{name}, line {line}: this is nested too deep for a cluster's file")
             if isinstance(token, yaml.TagToken | yaml.AliasToken):
                 what = "tags such as !!python" if isinstance(token, yaml.TagToken) else "aliases such as *name"
                 line = token.start_mark.line + 1
@@ -125,8 +137,6 @@ def _checked_lines(text: str, name: str) -> dict[tuple[str, ...], int]:
         raise OptionError(f"{name}{where}: this is not YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
         raise OptionError(f"{name}: this is not YAML: {error}") from error
-    except RecursionError:
-        raise OptionError(f"{name}: this is nested too deep for a cluster's file") from None
 
 
 def _lines(node: Any, path: tuple[str, ...], name: str) -> Iterator[tuple[tuple[str, ...], int]]:

@@ -184,7 +184,7 @@ def _jobs(plan: ClusterPlan, settings: Mapping[str, Any]) -> Iterator[Any]:
             f"{plan.name} hands in jobs by {command}, which is not on the PATH here; start stpipe where jobs can be "
             "handed in, or use --cluster local"
         )
-    with cls(**job_keywords(plan, settings), security=_security(plan)) as cluster:
+    with cls(**job_keywords(plan, settings), security=_security(plan), silence_logs=QUIET) as cluster:
         try:
             cluster.sync(_ask, cluster, -(-max(plan.minimum, 1) // plan.per_job))
         except (RuntimeError, OSError, ValueError) as error:
@@ -271,7 +271,8 @@ class Keeper:
             return False
         if name not in self.seen or (mark is not None and self.seen[name] not in (None, mark)):
             return False  # it waits in the queue
-        return time.monotonic() - self.gone.setdefault(name, time.monotonic()) >= self.patience
+        now = time.monotonic()
+        return now - self.gone.setdefault(name, now) >= self.patience
 
     def _workers(self, name: Any) -> list[Any]:
         return [name] if self.per_job == 1 else [f"{name}-{number}" for number in range(self.per_job)]

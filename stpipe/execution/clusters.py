@@ -445,8 +445,9 @@ def _arguments(words: Sequence[str]) -> dict[str, str]:
     >>> _arguments(["--lifetime", "55m", "--lifetime-stagger=4m"])
     {'--lifetime': '55m', '--lifetime-stagger': '4m'}
     """
-    flat = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    flat = [part for word in flat for part in word.split(" ", 1)]
+    flat = [
+        part for word in words for part in (re.split("[= ]", word, maxsplit=1) if word.startswith("--") else [word])
+    ]
     return {name: value for name, value in pairwise(flat) if name.startswith("--")}
 
 

@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
 from importlib.metadata import version
@@ -18,7 +19,7 @@ from stpipe import __version__
 from stpipe.core.ports import JSON
 from stpipe.core.scene import SceneSpec, make_scene
 from stpipe.core.windows import Window
-from stpipe.errors import ReadError, RunError
+from stpipe.errors import ReadError, RunError, StpipeError
 from stpipe.execution.cluster import cores, machine_memory
 from stpipe.io.cube import open_source
 from stpipe.io.scratch import use_one_thread
@@ -28,6 +29,19 @@ SCENE = SceneSpec(frames=16, height=128, width=128, swath_frames=2, striped_fram
 
 METHOD = "pyramid"
 """How it fills it: it loads nothing, and keeps processor and memory busy."""
+
+
+def told(function: Callable[..., dict[str, JSON]], *arguments: Any) -> dict[str, JSON]:
+    """Return what a function returns, or why it can't, as ``failed``.
+
+    Errors travel as text: not every one of them survives the way home.
+    """
+    try:
+        return function(*arguments)
+    except StpipeError as error:
+        return {"failed": str(error)}
+    except Exception as error:  # noqa: BLE001 - whatever goes wrong there is for the user to read
+        return {"failed": f"{type(error).__name__}: {error}"}
 
 
 def versions() -> dict[str, str]:
