@@ -66,6 +66,9 @@ class Watch:
     scratch: int = 0
     """Largest size of what a run removes at its end."""
 
+    parts: dict[str, int] = field(default_factory=dict)
+    """Bytes of what is in it, when it was largest."""
+
     folder: int = 0
     """Largest size of the whole output folder."""
 
@@ -87,13 +90,13 @@ class Watch:
     def measure(self, folder: Path) -> None:
         """Take the sizes of a run's folder and of the scratch in it."""
         work = folder / "work"
-        scratch = sum(tree_bytes(work / name) for name in _names(work) if name != "filled.zarr")
-        whole = (
-            scratch
-            + tree_bytes(work / "filled.zarr")
-            + sum(tree_bytes(folder / name) for name in _names(folder) if name != "work")
-        )
-        self.scratch, self.folder = max(self.scratch, scratch), max(self.folder, whole)
+        parts = {name: tree_bytes(work / name) for name in sorted(_names(work))}
+        product = parts.pop("filled.zarr", 0)  # it only moves when it is finished
+        scratch = sum(parts.values())
+        if scratch > self.scratch:
+            self.scratch, self.parts = scratch, parts
+        others = sum(tree_bytes(folder / name) for name in _names(folder) if name != "work")
+        self.folder = max(self.folder, scratch + product + others)
 
 
 def _memory(pid: int) -> dict[str, int]:
@@ -332,6 +335,7 @@ def measure(folder: Path, recipe: Recipe, options: argparse.Namespace) -> dict[s
         "peak bytes of a worker, planned": report["projected_peak_bytes"],
         "moved bytes": watch.moved,
         "largest scratch": watch.scratch,
+        "largest scratch, parts": watch.parts,
         "largest folder": watch.folder,
         "learned": report["learned"],
         "notes": report["notes"],
@@ -356,7 +360,8 @@ def table(areas: list[str], columns: list[dict[str, Any]]) -> str:
     add("million radar samples", [one["radar samples"] for one in columns], ".1f", 1e6)
     inputs = [sum(one["stored input bytes"].values()) for one in columns]
     add("input on disk, MiB", inputs, ".0f", MIB)
-    add("input as int16, MiB", [2 * (one["optical samples"] + one["radar samples"]) for one in columns], ".0f", MIB)
+    plain = [2 * (one["optical samples"] + one["radar samples"]) for one in columns]
+    add("input as int16, MiB", plain, ".0f", MIB)
     for step in steps:
         add(f"seconds: {step}", [one["seconds of steps"].get(step) for one in columns], ".1f")
     add("seconds, whole command", [one["seconds"] for one in columns], ".1f")
@@ -374,8 +379,13 @@ def table(areas: list[str], columns: list[dict[str, Any]]) -> str:
         add(f"{key}, MiB", [one["moved bytes"].get(key) for one in columns], ".0f", MIB)
     add("output on disk, MiB", [one["output bytes"] for one in columns], ".0f", MIB)
     add("largest scratch, MiB", [one["largest scratch"] for one in columns], ".0f", MIB)
-    shares = [one["largest scratch"] / stored for one, stored in zip(columns, inputs, strict=True)]
-    add("largest scratch / input on disk", shares, ".3f")
+    scratches = [one["largest scratch, parts"] for one in columns]
+    for part in sorted({part for parts in scratches for part, size in parts.items() if size >= MIB}):
+        add(f"of it {part}, MiB", [parts.get(part) for parts in scratches], ".0f", MIB)
+    for name, sizes in (("on disk", inputs), ("as int16", plain)):
+        shares = [one["largest scratch"] / size for one, size in zip(columns, sizes, strict=True)]
+        add(f"largest scratch / input {name}", shares, ".3f")
+    add("largest output folder, MiB", [one["largest folder"] for one in columns], ".0f", MIB)
     add("observed and unchanged", [one["score"]["observed, unchanged"] for one in columns], ".0f")
     add("gaps at sampled pixels", [one["score"]["gaps"] for one in columns], ".0f")
     for kind in kinds:
