@@ -232,7 +232,7 @@ def patchy(tmp_path_factory: pytest.TempPathFactory, cube: Cube) -> list[Radar]:
 
 
 @given(data=st.data())
-@settings(max_examples=10)
+@settings(max_examples=6)
 @pytest.mark.parametrize("number", [0, 1, 2], ids=["finer", "equal", "coarser"])
 def test_a_sample_is_the_same_in_any_window(number: int, data: st.DataObject, patchy: list[Radar], cube: Cube) -> None:
     radar = patchy[number]
