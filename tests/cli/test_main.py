@@ -90,7 +90,7 @@ def test_debug_after_two_dashes_is_an_ordinary_word(verb: object) -> None:
     ("words", "message"),
     [
         (["fil-scene"], "no verb 'fil-scene'; did you mean 'fill-scene'?"),
-        (["zzz"], "no verb 'zzz'; there are blocks, demo"),
+        (["zzz"], "no verb 'zzz'; there are blocks, cluster, demo"),
         (["--zzz"], "No such option '--zzz'"),
         (["demo", "--workers", "0"], "Invalid value for '--workers': 0 is not in the range x>=1"),
         (["demo", "--wrkers", "2"], "No such option '--wrkers'"),
