@@ -29,7 +29,7 @@ from stpipe.core.gap_classes import (
 REFERENCE = "linear"
 """The method that skill is measured against."""
 
-NOT_SIMPLE = frozenset({"pconv", "stack", "auto", "sar"})
+NOT_SIMPLE = frozenset({"pconv", "stack", "auto", "sar", "sar-shuffled"})
 """Methods that need training or other data; the best of the others is what they have to beat."""
 
 
@@ -125,6 +125,38 @@ class Row:
 
     difference_high: float
     """5 % are above this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """How far one method is off beyond another one, in one group of samples. Physical units."""
+
+    method: str
+    """The one."""
+
+    other: str
+    """The other."""
+
+    grouping: str
+    """One of `GROUPINGS`."""
+
+    group: str
+    """One of its groups."""
+
+    samples: int
+    """Samples that every method filled."""
+
+    difference: float
+    """MAE of the one minus that of the other."""
+
+    difference_low: float
+    """5 % of the bootstrap's differences are below this; NaN where there are no error bars."""
+
+    difference_high: float
+    """5 % are above this."""
+
+    share: float
+    """The difference as a share of the other's MAE; NaN where that is zero."""
 
 
 class Sums:
@@ -239,21 +271,77 @@ class Sums:
             ]
         return tuple(rows), None if best is None else self.methods[best[0]]
 
+    def differences(
+        self, pairs: Sequence[tuple[str, str]], spread: float, rng: np.random.Generator
+    ) -> tuple[Difference, ...]:
+        """Compare pairs of methods in each group that has samples, in physical units.
+
+        Parameters
+        ----------
+        pairs : sequence of (str, str)
+            The one method and the other.
+        spread : float
+            What the samples were standardised with.
+        rng : Generator
+            Draws the bootstrap.
+        """
+        if not pairs:
+            return ()
+        one, other = (np.array([self.methods.index(pair[side]) for pair in pairs]) for side in (0, 1))
+        count = self.samples.sum(axis=0)
+        mae = _ratio(self.absolute.sum(axis=1), count)
+        apart = mae[one] - mae[other]
+        share = _ratio(apart, mae[other])
+        low, high = self._resampled(self.absolute[one] - self.absolute[other], rng)
+        return tuple(
+            Difference(
+                method=method,
+                other=than,
+                grouping=grouping,
+                group=group,
+                samples=int(count[g]),
+                difference=float(spread * apart[i, g]),
+                difference_low=float(spread * low[i, g]),
+                difference_high=float(spread * high[i, g]),
+                share=float(share[i, g]),
+            )
+            for i, (method, than) in enumerate(pairs)
+            for g, (grouping, group) in enumerate(GROUPS)
+            if count[g]
+        )
+
+    def by_frame(self) -> tuple[NDArray[np.integer], NDArray[np.int64], NDArray[np.float64]]:
+        """Return frames, (frame,) samples that every method filled, and (method, frame) standardised MAE.
+
+        Frames come in ascending order, those without such samples with NaN.
+        """
+        frames, owner = np.unique(self.frames, return_inverse=True)
+        columns = np.concatenate([self.samples[:, :1], self.absolute[:, :, 0].T], axis=1)
+        summed = _summed(columns, owner, frames.size)
+        return frames, summed[:, 0].astype(np.int64), _ratio(summed[:, 1:].T, summed[:, 0])
+
     def _bootstrap(
         self, best: NDArray[np.integer] | None, rng: np.random.Generator
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the 5th and 95th percentile of each method's difference to the best simple one, by group.
+        """Return the 5th and 95th percentile of each method's difference to the best simple one, by group."""
+        if best is None:
+            nothing = np.full((len(self.methods), len(GROUPS)), np.nan)
+            return nothing, nothing
+        return self._resampled(self.absolute - self.absolute[best, :, np.arange(len(GROUPS))].T, rng)
+
+    def _resampled(
+        self, differences: NDArray[np.float64], rng: np.random.Generator
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the 5th and 95th percentile of means of (what, cluster, group) sums, as (what, group).
 
         What is drawn with replacement is frames where `ENOUGH_FRAMES` of them have samples, else clusters.
         """
-        nothing = np.full((len(self.methods), len(GROUPS)), np.nan)
+        nothing = np.full((len(differences), len(GROUPS)), np.nan)
         used = np.flatnonzero(self.samples[:, 0])
-        if best is None or not used.size:
+        if not used.size:
             return nothing, nothing
         samples = self.samples[used]
-        differences = self.absolute[:, used]
-        differences = differences - differences[best, :, np.arange(len(GROUPS))].T
-        flat = differences.transpose(1, 0, 2).reshape(used.size, -1)
+        flat = differences[:, used].transpose(1, 0, 2).reshape(used.size, -1)
         frames, owner = np.unique(self.frames[used], return_inverse=True)
         if frames.size >= ENOUGH_FRAMES:
             samples, flat = (_summed(part, owner, frames.size) for part in (samples, flat))

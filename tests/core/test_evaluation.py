@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -229,3 +230,119 @@ def test_what_can_not_be_scored_is_refused() -> None:
         evaluate({}, [crop], variable="v", spread=1.0)
     with pytest.raises(CubeError, match="variable 'v' has next to no valid sample"):
         evaluate({"linear": LinearFiller()}, [crop.without(crop.valid)], variable="v", spread=1.0)
+
+
+def test_frames_are_scored_as_in_a_loop() -> None:
+    """Two crops of the same dates, one with a domain, one that starts later; the hook knows one method."""
+    one, other = made_crop(7, (10, 40, 48)), made_crop(8, (10, 40, 40))
+    domain = np.indices((40, 40))[1] < 25
+    other = replace(
+        other,
+        domain=domain,
+        valid=other.valid & domain,
+        values=np.where(other.valid & domain, other.values, 0),
+        window=Window((0, 0, 60), (10, 40, 100)),
+    )
+    drawn = np.arange(10) % 3 == 0
+
+    def calibrated(filler: Filler) -> np.ndarray | None:
+        return drawn if filler.name == "off" else None
+
+    fillers: dict[str, Filler] = {"linear": LinearFiller(), "off": Off(value=0.2, reach=0.9), "again": Off(value=1)}
+    dates = [f"day {t}" for t in range(10)]
+    found = evaluate(
+        fillers, [one, other], variable="v", spread=3.0, draws=2, seed=5, dates=dates, calibrated=calibrated
+    )
+    hidden = np.zeros(10, dtype=int)
+    errors: dict[str, list[list[float]]] = {name: [[] for _ in range(10)] for name in fillers}
+    for draw in range(2):
+        for number, crop in enumerate((one, other)):
+            away = draw_gaps(crop.valid, generator(Purpose.EVALUATION, 5, draw, number), domain=crop.domain)
+            made = {name: fill_crop(filler, crop.without(away)).values for name, filler in fillers.items()}
+            common = away & np.all([np.isfinite(values) for values in made.values()], axis=0)
+            for t in range(10):
+                hidden[t] += away[t].sum()
+                for name, values in made.items():
+                    errors[name][t] += np.abs(values - crop.values)[t][common[t]].tolist()
+    assert [frame.frame for frame in found.frames] == np.flatnonzero(hidden).tolist() != []
+    for frame in found.frames:
+        t = frame.frame
+        assert frame.date == f"day {t}"
+        assert frame.hidden == hidden[t] >= frame.samples == len(errors["off"][t])
+        assert frame.clear == pytest.approx((one.valid[t].sum() + other.valid[t].sum()) / (40 * 48 + 40 * 25))
+        assert frame.calibrated == float(drawn[t])
+        for name in fillers:
+            assert frame.mae[name] == pytest.approx(3.0 * np.mean(errors[name][t]), rel=1e-5)
+    assert any(frame.samples < frame.hidden for frame in found.frames)
+    document = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert document["frames"][0]["mae"]["linear"] == found.frames[0].mae["linear"]
+    unasked = evaluate(fillers, [one, other], variable="v", spread=3.0, draws=1, seed=5)
+    assert {(frame.date, frame.calibrated) for frame in unasked.frames} == {("", None)}
+
+
+def test_a_frame_is_calibrated_as_far_as_the_crops_and_draws_say_so() -> None:
+    """A hook that goes by what was left of the crop: of a frame in two crops it may know one."""
+    crops = [made_crop(9, (8, 40, 40)), replace(made_crop(10, (8, 40, 40)), window=Window((0, 0, 40), (8, 40, 80)))]
+
+    @dataclass(frozen=True)
+    class Looks(Off):
+        seen: tuple[int, ...] = ()
+        rounds: tuple[str, ...] = ("look",)
+        fields: tuple[str, ...] = ()
+
+        def look(self, number: int, block: BlockInput) -> object:
+            return SimpleNamespace(sums=block.valid.sum(axis=(1, 2)), fields=None)
+
+        def settle(self, number: int, sums: np.ndarray) -> dict[str, np.ndarray]:
+            return {"seen": sums}
+
+        def settled(self, number: int, given: dict[str, np.ndarray]) -> Looks:
+            return replace(self, seen=tuple(given["seen"].tolist()))
+
+        def sums(self, number: int, arrays: object) -> object:
+            return arrays
+
+        def with_fields(self, fields: object) -> Looks:
+            return self
+
+    enough = 900
+
+    def calibrated(filler: Filler) -> np.ndarray | None:
+        return np.array(filler.seen) > enough if isinstance(filler, Looks) else None
+
+    found = evaluate({"looks": Looks()}, crops, variable="v", spread=1.0, draws=6, seed=1, calibrated=calibrated)
+    hidden, drawn = np.zeros((2, 8))
+    for draw in range(6):
+        for number, crop in enumerate(crops):
+            away = draw_gaps(crop.valid, generator(Purpose.EVALUATION, 1, draw, number))
+            hidden += away.sum(axis=(1, 2))
+            clear = crop.without(away).valid.sum(axis=(1, 2)) > enough
+            drawn += np.where(clear, away.sum(axis=(1, 2)), 0)
+    shares = {frame.frame: frame.calibrated for frame in found.frames}
+    assert shares == pytest.approx({t: drawn[t] / hidden[t] for t in np.flatnonzero(hidden)})
+    assert any(0 < share < 1 for share in shares.values() if share is not None)
+
+
+def test_differences_of_pairs_are_those_of_their_errors_with_bars_around_them() -> None:
+    crop = made_crop(11, (24, 48, 48))
+    fillers: dict[str, Filler] = {"linear": LinearFiller(), "sar": Off(value=0.3), "sar-shuffled": Off(value=2.0)}
+    pairs = [("sar", "linear"), ("sar", "sar-shuffled"), ("linear", "linear")]
+    found = evaluate(fillers, [crop], variable="v", spread=2.0, draws=2, seed=2, pairs=pairs)
+    assert found.best_simple == "linear"
+    assert {(one.method, one.other) for one in found.differences} == set(pairs)
+    for one in found.differences:
+        row, base = found.row(one.method, one.group), found.row(one.other, one.group)
+        assert one.samples == row.samples
+        assert one.difference == pytest.approx(row.mae - base.mae, abs=1e-9)
+        assert one.share == pytest.approx((row.mae - base.mae) / base.mae, abs=1e-9)
+        if one.other == "linear":
+            assert (one.difference_low, one.difference_high) == pytest.approx(
+                (row.difference_low, row.difference_high), abs=1e-9, nan_ok=True
+            )
+        if not np.isnan(one.difference_low):
+            assert one.difference_low - 1e-9 <= one.difference <= one.difference_high + 1e-9
+    # Without pairs nothing else changes.
+    plain = evaluate(fillers, [crop], variable="v", spread=2.0, draws=2, seed=2)
+    assert plain.differences == ()
+    assert plain.as_dict()["rows"] == found.as_dict()["rows"]
+    assert len(json.loads(json.dumps(found.as_dict(), allow_nan=False))["differences"]) == len(found.differences)
