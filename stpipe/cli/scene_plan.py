@@ -26,7 +26,7 @@ from stpipe.io.frames import SOURCE_SUFFIX, half_width_name, interval_percent
 from stpipe.io.guide_sources import open_guides, open_led
 from stpipe.io.guides import GuideOptions, Guides
 from stpipe.io.mosaic import Layout
-from stpipe.io.radar import Radar, open_radar
+from stpipe.io.radar import Radar, open_radar, radar_variables
 from stpipe.io.run_folder import PRODUCTS, RunFolder, State, check_disk, check_writable, file_state
 from stpipe.methods import make_filler
 from stpipe.methods.with_guides import check_method, make_guided, make_sar
@@ -189,10 +189,13 @@ def prepare(options: FillOptions) -> Prepared:
     if options.cluster is not None:
         workers = options.cluster.maximum
         options = replace(options, memory_limit=worker_memory(options.cluster))
+    led_by = options.guide_options
+    if options.sar is not None:  # what is radar is not filled
+        led_by = replace(led_by, variables=radar_variables(options.guides, options.sar.radar.variables))
     cube, notes = open_led(
         options.cube,
         options.guides,
-        options.guide_options,
+        led_by,
         variables=options.variables or None,
         domain=options.domain,
         time=options.time,

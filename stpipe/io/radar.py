@@ -26,7 +26,7 @@ from stpipe.io.guides import SECONDS_PER_MILLION, GridGuide, GuideOptions, Guide
 from stpipe.io.places import Place
 from stpipe.io.run_folder import file_state
 from stpipe.io.stored import absolute, kind_of, open_raw
-from stpipe.methods.sar.covariates import EDGE_NOISE_DB, composite
+from stpipe.methods.sar.covariates import EDGE_NOISE_DB, composite, within
 from stpipe.methods.sar.options import Average, RadarOptions
 
 F32 = NDArray[np.float32]
@@ -40,6 +40,9 @@ STATED = {"db": True, "decibel": True, "linear": False, "power": False, "linear 
 
 LEAST_PAIRS = 10
 """Fewer frames with radar are no regression, as published."""
+
+MOST_ORBITS = 4
+"""Directions of orbits that are kept apart, at most: a variable of more values says something else."""
 
 LARGEST_POWER = 100.0
 """99 of 100 samples in linear power are below this, 20 dB; digital numbers are not."""
@@ -143,8 +146,8 @@ class Radar:
 
     def covered(self) -> NDArray[np.bool_]:
         """Return (t,) True where a frame has an image within the window."""
-        days, dates, reach = self.part.days, self.part.guide_days, self.part.window_days
-        return np.searchsorted(dates, days - reach) < np.searchsorted(dates, days + reach)
+        starts, stops = within(self.part.guide_days, self.part.days, self.part.window_days)
+        return starts < stops
 
     @property
     def cost(self) -> GuideCost:
@@ -197,10 +200,12 @@ def open_radar(paths: Sequence[str | Path], cube: Cube, options: RadarOptions) -
         If there is no such file or variable, no place, time or CRS in common, too few frames with radar, or the numbers
         can't be backscatter. One line.
     """
-    if len(paths) != 1:
-        raise OptionError(f"method sar takes one --guide, the cube with the radar, got {len(paths)}")
     path = absolute(paths[0])
-    guide = open_source(path, variables=_chosen(path, cube, options.variables))
+    chosen = radar_variables(paths, options.variables)
+    filled = [name for name in chosen if path == cube.path and name in cube.names]
+    if filled:
+        raise CubeError(f"{', '.join(filled)} of {path} would be filled and be the radar; choose another --var")
+    guide = open_source(path, variables=chosen)
     wanted = GuideOptions(resampling=options.resampling, window_days=options.window_days)
     place = Place.of_cube(guide)
     readable = [(info.name, info, guide.reader([info.name])) for info in guide.variables]
@@ -238,20 +243,38 @@ def open_radar(paths: Sequence[str | Path], cube: Cube, options: RadarOptions) -
     return made
 
 
-def _chosen(path: str, cube: Cube, asked: Sequence[str]) -> tuple[str, ...]:
-    """Return the variables to take: those that are named, or VV and VH."""
+def radar_variables(paths: Sequence[str | Path], asked: Sequence[str]) -> tuple[str, ...]:
+    """Return which variables of a cube are the radar: those that are asked for, or VV and VH.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        One cube.
+    asked : sequence of str
+        Names, if the user gave any.
+
+    Raises
+    ------
+    RefusedError
+        If there are more cubes, or no such variables.
+    """
+    if len(paths) != 1:
+        raise OptionError(f"method sar takes one --guide, the cube with the radar, got {len(paths)}")
+    path = absolute(paths[0])
     there = open_source(path).names
+    for name in asked:
+        if name not in there:
+            alike = [other for other in there if other.lower() == name.lower()]
+            near = alike or get_close_matches(name, there, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise CubeError(f"--guide-var {name} is not there; {hint}{path} has {', '.join(there)}")
     if asked:
-        filled = cube.names if path == cube.path else ()
-        for name in asked:
-            if name not in there or name in filled:
-                near = get_close_matches(name, there, n=1)
-                hint = f"did you mean {near[0]}? " if near else ""
-                what = "is what is to be filled" if name in filled else "is not there"
-                raise CubeError(f"--guide-var {name} {what}; {hint}{path} has {', '.join(there)}")
         return tuple(asked)
     found: dict[str, list[str]] = {one: [n for n in there if n.lower() == one] for one in POLARISATIONS}
-    missing = [one.upper() for one, names in found.items() if len(names) != 1]
+    for one, names in found.items():
+        if len(names) > 1:
+            raise CubeError(f"{path} has more than one {one.upper()}: {', '.join(names)}; choose with --guide-var")
+    missing = [one.upper() for one, names in found.items() if not names]
     if missing:
         raise CubeError(
             f"{path} has no {' and no '.join(missing)}, but {', '.join(there)}; name what is radar with --guide-var"
@@ -265,6 +288,11 @@ def _unit(samples: F64, one: GuideVariable, path: str) -> tuple[bool, list[str]]
     units = str(one.info.attrs.get("units", "")).strip().lower()
     if middle < 0:
         decibels = True
+        if high <= EDGE_NOISE_DB:
+            raise CubeError(
+                f"{one.name} of {path} is noise: it runs from {low:.4g} to {high:.4g} dB, and echoes begin above "
+                f"{EDGE_NOISE_DB:g}; name another variable with --guide-var"
+            )
     elif low >= 0 and high <= LARGEST_POWER:
         decibels = False
     else:
@@ -281,11 +309,18 @@ def _unit(samples: F64, one: GuideVariable, path: str) -> tuple[bool, list[str]]
 
 def _orbits(guide: Cube, name: str) -> dict[str, tuple[bool, ...]]:
     """Return which images belong to each orbit direction."""
-    raw = open_raw(guide.path, kind_of(guide.path))
-    if name not in raw.variables or raw[name].shape != (guide.extent[0],):
-        along = [str(n) for n, v in raw.variables.items() if v.shape == (guide.extent[0],)]
+    with open_raw(guide.path, kind_of(guide.path)) as raw:
+        time = guide.dims[0]
+        along = [str(n) for n, v in raw.variables.items() if v.dims == (time,) and str(n) != time]
+        if name not in along:
+            raise CubeError(
+                f"--by-orbit {name} is no variable along {time} of {guide.path}; it has {', '.join(along) or 'none'}"
+            )
+        values = [str(value).strip().lower() for value in raw[name].values[guide.selection[time]].tolist()]
+    there = sorted(set(values))
+    if len(there) > MOST_ORBITS:
         raise CubeError(
-            f"--by-orbit {name} is no variable along time of {guide.path}; it has {', '.join(along) or 'none'}"
+            f"--by-orbit {name} has {len(there)} values in {guide.path}, such as {', '.join(there[:2])}; name the "
+            "variable that says whether an orbit ascends or descends"
         )
-    values = [str(value) for value in raw[name].values.tolist()]
-    return {orbit.lower(): tuple(value == orbit for value in values) for orbit in sorted(set(values))}
+    return {orbit: tuple(value == orbit for value in values) for orbit in there}

@@ -186,6 +186,8 @@ def make_guided(
     'guided'
     """
     check_method(method, guided=True, tune=tune)
+    if method == SAR:
+        raise OptionError(f"method {SAR} looks at the whole scene before it fills, which only stpipe fill-scene does")
     if method not in TAKE_GUIDES:
         make_filler(method)  # says which methods there are
     for option, given in (("--model", model is not None), ("--tune", bool(tune))):

@@ -339,3 +339,20 @@ def test_a_refusal_is_one_line_and_leaves_everything(
     assert said.count("\n") == 1, said
     assert expected in said
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "word", ["--sar-window", "--sar-clear-dates", "--sar-components", "--sar-explained", "--sar-cloud"]
+)
+def test_nought_is_refused_and_not_taken_for_nothing(files: dict[str, Path], tmp_path: Path, word: str) -> None:
+    words = ["plan", str(files["CUBE"]), "-o", str(tmp_path / "o"), "--method", "sar", "--guide", str(files["RADAR"])]
+    assert run([*words, word, "0", "--no-scan"]) == 2
+
+
+def test_radar_in_the_cube_is_not_filled_from_itself(files: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
+    both = str(files["BOTH"])
+    words = ["plan", both, "-o", str(tmp_path / "o"), "--method", "sar", "--guide", both, "--no-scan"]
+    assert run([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["variables"] == ["ndvi"]
+    assert run([*words, "--var", "vv"]) == 2
+    assert "vv of" in capsys.readouterr().err

@@ -296,7 +296,7 @@ def test_the_cube_s_own_radar_is_its_guide(tmp_path: Path) -> None:
     for name, values in read(radar, cube).items():
         wanted = slow(dataset, name, how="nearest", window=7.0, average="power")
         np.testing.assert_allclose(values, wanted, atol=1e-4)
-    with pytest.raises(CubeError, match=r"--guide-var ndvi is what is to be filled; .* has ndvi, vh, vv"):
+    with pytest.raises(CubeError, match=r"ndvi of .* would be filled and be the radar; choose another --var"):
         open_radar([path], cube, RadarOptions(variables=("vv", "ndvi")))
 
 
@@ -437,3 +437,33 @@ def test_what_it_costs_is_told_by_its_names(cube: Cube, tmp_path: Path) -> None:
     assert radar.cost.names == radar.names
     assert radar.cost.sample_bytes > 0
     assert radar.cost.chunk_bytes > 0
+
+
+def test_orbits_in_both_cases_are_the_same_orbit(cube: Cube, tmp_path: Path) -> None:
+    images = backscatter(10.0)
+    odd = np.arange(images.sizes["time"]) % 2 > 0
+    place = write(tmp_path / "s.zarr", images.assign(orbit=("time", np.where(odd, "ASCENDING", "ascending"))))
+    made = open_radar([place], cube, RadarOptions(by_orbit="orbit"))
+    assert [sum(echo.images or ()) for echo in made.echoes] == [odd.size, odd.size]
+
+
+@pytest.mark.parametrize(("name", "message"), [("y", "is no variable along"), ("time", "is no variable along")])
+def test_what_is_no_orbit_is_not_taken_for_one(cube: Cube, tmp_path: Path, name: str, message: str) -> None:
+    rows = backscatter(10.0).sizes["y"]  # as many dates as rows
+    place = write(tmp_path / "s.zarr", backscatter(10.0, days=np.linspace(-12, 75, rows)))
+    with pytest.raises(CubeError, match=message):
+        open_radar([place], cube, RadarOptions(by_orbit=name))
+
+
+def test_a_variable_with_many_values_says_no_orbit(cube: Cube, tmp_path: Path) -> None:
+    images = backscatter(10.0)
+    place = write(tmp_path / "s.zarr", images.assign(track=("time", np.arange(images.sizes["time"]))))
+    with pytest.raises(CubeError, match="--by-orbit track has 14 values"):
+        open_radar([place], cube, RadarOptions(by_orbit="track"))
+
+
+def test_nothing_but_noise_is_refused(cube: Cube, tmp_path: Path) -> None:
+    images = backscatter(10.0)
+    place = write(tmp_path / "s.zarr", images.assign({name: images[name] * 0 - 45 for name in ("vv", "vh")}))
+    with pytest.raises(CubeError, match="is noise: it runs from -45 to -45 dB"):
+        open_radar([place], cube, RadarOptions())

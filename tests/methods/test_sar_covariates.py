@@ -288,3 +288,16 @@ def test_what_is_held_beside_the_result_grows_with_a_plane_and_not_with_time(gap
     assert temporary(lambda: focal_median(frames)) < 18 * plane
     inner = (slice(HALO, 64 - HALO), slice(HALO, 64 - HALO))
     assert temporary(lambda: covariates({"VV": frames}, {"VV": np.zeros(60)}, inner)) < 20 * padded
+
+
+def test_a_window_is_half_open_whatever_the_time_of_day() -> None:
+    rng = np.random.default_rng(0)
+    second, days = np.timedelta64(1, "s"), np.timedelta64(12, "D")
+    image = np.full((1, 1, 1), -9, dtype=np.float32)
+    for _ in range(300):
+        clock = np.datetime64("2024-01-01", "s") + rng.integers(0, 86400) * second
+        frame = np.datetime64("2024-01-01", "s") + rng.integers(86400, 400 * 86400) * second
+        first, last, own = ((when - clock) / np.timedelta64(1, "D") for when in (frame - days, frame + days, frame))
+        for when, counts in ((first, True), (last, False)):
+            made = composite(image, np.array([when]), np.array([own]), 12.0, power=True)
+            assert bool(np.isfinite(made).all()) == counts

@@ -657,3 +657,16 @@ def test_options_that_mean_nothing_are_refused(options: dict[str, Any], message:
 def test_radar_is_brought_onto_frames_in_ways_there_are(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         RadarOptions(**options)
+
+
+def test_notes_count_the_pixels_of_the_domain() -> None:
+    crop = scene().crop
+    domain = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    domain[4:, :15] = True
+    valid = crop.valid & domain
+    own = replace(crop, valid=valid, values=np.where(valid, crop.values, np.float32(0)), domain=domain)
+    fits = zip(slow_scene().fits, domain.ravel(), strict=True)
+    fitted = sum(one is not None for one, inside in fits if inside)
+    made = settled_on(filler(), own)
+    assert isinstance(made, SarFiller)
+    assert f"in {fitted / domain.sum():.1%} of the pixels" in made.notes()[0]

@@ -137,3 +137,8 @@ def test_guided_shows_no_seams() -> None:
     blocked = fill_in_blocks(method, crop, BlockGrid(triple(crop.valid.shape), spec))
     whole = fill_crop(method, crop).values
     np.testing.assert_allclose(blocked[~crop.valid], whole[~crop.valid], atol=1e-4)
+
+
+def test_sar_is_not_taken_for_the_method_that_is_guided_by_anything() -> None:
+    with pytest.raises(OptionError, match="looks at the whole scene before it fills"):
+        make_guided("sar", guides=[], cost=COST)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from stpipe.core.resampling import TIME_SLACK
 from stpipe.errors import RefusedError, ShapeError
 
 F32 = NDArray[np.float32]
@@ -98,8 +99,7 @@ def composite(samples: F32, days: F64, frame_days: F64, window_days: float, *, p
     if np.any(np.diff(days) < 0):
         raise RefusedError("the days of radar dates must ascend; sort the dates, and their samples with them")
     result = np.empty((len(frame_days), *samples.shape[1:]), dtype=np.float32)
-    starts = np.searchsorted(days, np.asarray(frame_days) - window_days)
-    stops = np.searchsorted(days, np.asarray(frame_days) + window_days)
+    starts, stops = within(days, frame_days, window_days)
     dates = _Dates(samples, power=power)
     count = np.empty(samples.shape[1:], dtype=np.min_scalar_type(max(1, len(days))))
     before: tuple[int, int] | None = None
@@ -118,6 +118,19 @@ def composite(samples: F32, days: F64, frame_days: F64, window_days: float, *, p
             np.log(made, out=made)
             made *= np.float32(_DB_PER_NEPER)
     return result
+
+
+def within(days: F64, frame_days: F64, window_days: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the first of the dates that count for each frame, and the first that does not any more.
+
+    Examples
+    --------
+    >>> within(np.array([0.0, 12.0, 24.0]), np.array([12.0, 13.0]), 12.0)
+    (array([0, 1]), array([2, 3]))
+    """
+    # Times of day are rounded when they become days: a date at the very end counts as such.
+    first, stop = np.asarray(frame_days) - window_days - TIME_SLACK, np.asarray(frame_days) + window_days - TIME_SLACK
+    return np.searchsorted(days, first), np.searchsorted(days, stop)
 
 
 class _Date(NamedTuple):

@@ -201,9 +201,8 @@ class SarFiller(WithFallback):
             predicted = self._predicted(block, part, kept)
             return Look(sums=RegressionSums(Moments.of(predicted), counts), fields=kept.reshape(len(kept), *shape[1:]))
         predicted = self._smoothed(block, part)
-        inside = None if block.domain is None else block.domain[part].reshape(-1)
         observed, clear = _observed(block, part)
-        return Look(sums=FrameSums.of(predicted, observed, clear, inside))
+        return Look(sums=FrameSums.of(predicted, observed, clear, _inside(block, part)))
 
     def sums(self, number: int, arrays: Mapping[str, NDArray[Any]]) -> Sums:
         """Return the sums of a round from their arrays."""
@@ -257,16 +256,16 @@ class SarFiller(WithFallback):
     def _fitted(self, block: BlockInput, part: tuple[slice, slice]) -> tuple[F32, NDArray[np.int64]]:
         """Return (field, pixel), what is kept of each pixel, and what `RegressionSums` counts."""
         values, clear = _observed(block, part)
-        kept, counts = [], np.zeros(5, dtype=np.int64)
+        kept, counts, inside = [], np.zeros(5, dtype=np.int64), _inside(block, part)
         for group in self.groups:
             fields = self._covariates(block, part, group)
             made = fit(fields, values, clear, least=self.options.least_clear)
             kept += [made.coefficients, made.spread[None]]
-            fitted = np.isfinite(made.spread)
+            fitted = np.isfinite(made.spread) & inside
             usable = clear & np.isfinite(fields).all(axis=0)
             dates = usable.sum(axis=0)[fitted]
             counts += [
-                fitted.size, np.count_nonzero(fitted), np.count_nonzero(made.ridged & fitted),
+                np.count_nonzero(inside), np.count_nonzero(fitted), np.count_nonzero(made.ridged & fitted),
                 dates.sum(), (dates - made.clear[fitted]).sum(),
             ]  # fmt: skip
         return np.concatenate(kept).astype(np.float32), counts
@@ -277,8 +276,9 @@ class SarFiller(WithFallback):
         fields = self.given.read(_window(block, part, block.origin))
         kept = standardised(fields, self.groups, *block.scale)
         kept = kept.reshape(len(kept), -1)
-        known = np.isfinite(kept).all(axis=0)
-        return kept, np.array([known.size, np.count_nonzero(known), 0, 0, 0], dtype=np.int64)
+        inside = _inside(block, part)
+        known = np.isfinite(kept).all(axis=0) & inside
+        return kept, np.array([np.count_nonzero(inside), np.count_nonzero(known), 0, 0, 0], dtype=np.int64)
 
     def _covariates(self, block: BlockInput, part: tuple[slice, slice], group: Sequence[str]) -> F32:
         """Return (covariate, t, pixel) of a group."""
@@ -335,6 +335,13 @@ def _observed(block: BlockInput, part: tuple[slice, slice]) -> tuple[F32, NDArra
     place = (slice(None), *part)
     frames = len(block.valid)
     return block.values[place].reshape(frames, -1), block.valid[place].reshape(frames, -1)
+
+
+def _inside(block: BlockInput, part: tuple[slice, slice]) -> NDArray[np.bool_]:
+    """Return (pixel,), where values can exist."""
+    if block.domain is None:
+        return np.ones(block.valid[0][part].size, dtype=np.bool_)
+    return block.domain[part].reshape(-1)
 
 
 def _part(block: BlockInput) -> tuple[slice, slice]:

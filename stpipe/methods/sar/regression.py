@@ -181,12 +181,14 @@ def predict(coefficients: F32, covariates: F32) -> F32:
             f"got {coefficients.shape}"
         )
     predicted = np.empty((frames, pixels), dtype=np.float32)
-    predicted[:] = coefficients[0]
-    term = np.empty(pixels, dtype=np.float32)
-    for t in range(frames):  # a frame at a time: one buffer, which stays in the cache
-        for slope, covariate in zip(coefficients[1:], covariates[:, t], strict=True):
+    slopes = coefficients.astype(np.float64)  # slopes of covariates that are nearly the same cancel
+    total, term = (np.empty(pixels) for _ in range(2))
+    for t in range(frames):  # a frame at a time: buffers that stay in the cache
+        total[:] = slopes[0]
+        for slope, covariate in zip(slopes[1:], covariates[:, t], strict=True):
             np.multiply(slope, covariate, out=term)
-            predicted[t] += term
+            total += term
+        predicted[t] = total
     return predicted
 
 
