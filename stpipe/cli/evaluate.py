@@ -7,12 +7,13 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stpipe.cli.options import guide_options, parse_guides, parse_period, parse_range
 from stpipe.cli.progress import progress_bar
+from stpipe.cli.sar_options import lean_on_guides, parse_scored_sar, scored_sar_options
 from stpipe.cli.trust import parse_trust, trust_options
 from stpipe.errors import OptionError
 
@@ -38,9 +39,11 @@ _WIDE = 160
 @click.option("--valid-range", metavar="LO,HI", help="Physical values outside of it are gaps.")
 @trust_options
 @guide_options
+@scored_sar_options
 @click.option("--time", "period", metavar="START/END", help="Period to look at.")
 @click.option("--aoi", type=click.Path(path_type=Path), help="GeoJSON of the area to look at.")
 @click.option("--picture", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the scores.")
+@click.option("--frames", "by_frame", is_flag=True, help="Print the errors of each frame [with sar].")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     cube: Path,
@@ -63,26 +66,40 @@ def command(
     period: str | None,
     aoi: Path | None,
     picture: Path | None,
+    by_frame: bool,
     as_json: bool,
+    **sar: Any,
 ) -> None:
     """Score methods on artificial gaps of a cube.
 
     Some of what is observed is hidden, in shapes of the cube's own gaps, in up to four parts of the cube. Every method
     fills it from what is left, and all are compared on the same samples. `linear` is always among them, for skill is
     measured against it.
+
+    With `--method sar --guide RADAR` come linear, whittaker and pyramid, and sar-shuffled, the same regression on the
+    radar's dates in a random order, which shows whether radar is of use on this cube.
     """
     from stpipe.io.evaluate import evaluate_cube
 
     _check_picture(picture)
     limits, selection = parse_range("--valid-range", valid_range), parse_period("--time", period)
     from stpipe.io.guide_sources import open_guides, open_led
+    from stpipe.io.times import label
 
     trust = parse_trust(qa, keep, drop, buffer)
     led_by = parse_guides(guides, guide_variables, guide_resampling, guide_window)
+    choice = parse_scored_sar(methods, led_by, guided=bool(guides), **sar)
     source, remarks = open_led(
         cube, guides, led_by, variables=variables or None, domain=domain, time=selection, aoi=aoi, trust=trust
     )
     said: list[str] = []
+    radar = None
+    if choice is not None:
+        from stpipe.io.radar import open_radar
+        from stpipe.io.radar_evaluation import ScoredRadar
+
+        radar = ScoredRadar(radar=open_radar(guides, source, choice.radar), steps=choice.steps, seed=seed)
+        said += radar.radar.notes
     with progress_bar("scoring") as progress:
         results = evaluate_cube(
             source.reader(),
@@ -95,7 +112,9 @@ def command(
             interval=interval,
             valid_range=limits,
             trust=source.trust,
-            guides=open_guides(guides, source, led_by) if guides else None,
+            guides=open_guides(guides, source, led_by) if guides and lean_on_guides(methods) else None,
+            radar=radar,
+            dates=[label(time) for time in source.times],
             progress=progress,
             tell=said.append,
         )
@@ -113,6 +132,8 @@ def command(
     console = Console(highlight=False) if sys.stdout.isatty() else Console(width=_WIDE, highlight=False)
     for result in results:
         show(result, console)
+        if by_frame or choice is not None:
+            console.print(_by_frame(result, [cost.method for cost in result.costs]))
     if picture is not None:
         click.echo(f"picture  {picture}")
 
@@ -183,6 +204,33 @@ def _by_group(result: Evaluation, methods: Sequence[str], grouping: str) -> Tabl
         inside: Callable[[Row], str] = lambda row: f" ({_percent(row.coverage)})" if grouping == "gap class" else ""  # noqa: E731
         table.add_row(group, f"{rows[0].samples:,}", *(_starred(row.mae, lowest) + inside(row) for row in rows))
     return table
+
+
+def _by_frame(result: Evaluation, methods: Sequence[str]) -> Table:
+    """MAE of each method in each frame of which something was hidden."""
+    judged = any(frame.calibrated is not None for frame in result.frames)
+    table = _table("MAE by frame", "clear", "hidden", *methods, *(("calibrated",) if judged else ()))
+    for frame in result.frames:
+        lowest = _lowest(list(frame.mae.values()))
+        table.add_row(
+            frame.date or str(frame.frame),
+            _percent(frame.clear),
+            f"{frame.hidden:,}",
+            *(_starred(frame.mae[method], lowest) for method in methods),
+            *((_calibrated(frame.calibrated),) if judged else ()),
+        )
+    return table
+
+
+def _calibrated(share: float | None) -> str:
+    """Return whether a frame was calibrated, of which in some parts and draws it may have been too cloudy.
+
+    >>> _calibrated(1.0), _calibrated(0.0), _calibrated(0.25)
+    ('yes', 'no', '25 %')
+    """
+    if share is None:
+        return "-"
+    return {1.0: "yes", 0.0: "no"}.get(share, _percent(share))
 
 
 def _table(*headings: str) -> Table:

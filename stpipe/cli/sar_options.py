@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,15 @@ class SarChoice:
 
 def sar_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of infilling from radar to a command: `_WORDS` has their names."""
+    return _with_options(function)
+
+
+def scored_sar_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the same to a command that scores; the one that `parse_scored_sar` always refuses is not in its help."""
+    return _with_options(function, scored=True)
+
+
+def _with_options(function: Callable[..., Any], *, scored: bool = False) -> Callable[..., Any]:
     decorators: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
         click.option(
             "--sar-window", type=float, metavar="DAYS", help="sar: images count so long before and after [12]."
@@ -65,6 +74,7 @@ def sar_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--coefficients",
             type=click.Path(path_type=Path),
             help="sar: fit nothing, go by the coefficients.zarr that another run left.",
+            hidden=scored,
         ),
     ]
     for decorate in reversed(decorators):
@@ -86,7 +96,7 @@ def parse_sar(method: str, guides: GuideOptions, **typed: Any) -> SarChoice | No
     """
     from stpipe.methods.sar.options import NAME, RadarOptions, SarOptions
 
-    given = {name: value for name, value in typed.items() if value not in (None, False)}
+    given = {name: value for name, value in typed.items() if value is not None and value is not False}
     if method != NAME:
         if given:
             raise OptionError(f"{_WORDS[next(iter(given))]} goes with --method {NAME}, not with {method}")
@@ -121,3 +131,48 @@ def parse_sar(method: str, guides: GuideOptions, **typed: Any) -> SarChoice | No
     if "sar_explained" in given:
         steps["share"] = None
     return SarChoice(RadarOptions(**radar), SarOptions(**steps), given.get("coefficients"))
+
+
+def lean_on_guides(methods: Sequence[str]) -> bool:
+    """Return whether some other method than infilling from radar is to lean on guides; there may be none at all.
+
+    >>> lean_on_guides(["sar", "linear"]), lean_on_guides(["sar", "stack"]), lean_on_guides([])
+    (False, True, True)
+    """
+    from stpipe.methods.sar.options import NAME
+    from stpipe.methods.with_guides import TAKE_GUIDES
+
+    return NAME not in methods or any(name in TAKE_GUIDES for name in methods if name != NAME)
+
+
+def parse_scored_sar(
+    methods: Sequence[str], guides: GuideOptions, *, guided: bool, coefficients: Path | None, **typed: Any
+) -> SarChoice | None:
+    """Turn what was typed about radar into options to score infilling from it with, or refuse; see `parse_sar`.
+
+    Parameters
+    ----------
+    methods : sequence of str
+        Names of the methods to score, none for those that are scored unless told.
+    guides : GuideOptions
+        What was typed about guides.
+    guided : bool
+        Whether there are any.
+    coefficients : Path, optional
+        Refused: they have seen what a score hides.
+    **typed
+        The other options that `scored_sar_options` adds.
+    """
+    from stpipe.methods.sar.options import NAME
+    from stpipe.methods.with_guides import check_method
+
+    if coefficients is not None:
+        raise OptionError(
+            "--coefficients have seen the very samples that a score hides; leave them out: the regression is fitted "
+            "anew to what is left"
+        )
+    if NAME not in methods:
+        return parse_sar(", ".join(methods) or "those that are scored unless named", guides, **typed)
+    check_method(NAME, guided=guided)
+    # How long guides count is then for the others.
+    return parse_sar(NAME, replace(guides, window_days=None) if lean_on_guides(methods) else guides, **typed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
@@ -27,8 +28,10 @@ from stpipe.execution.learning import crop_of
 from stpipe.io.guide_sources import Guide, guides_of, names_of, not_guides, object_guides
 from stpipe.io.guides import GuideOptions, Guides
 from stpipe.io.objects import understand
+from stpipe.io.radar_evaluation import BESIDE, SHUFFLED, Beside, ScoredRadar, calibrated_frames, radar_notes
 from stpipe.methods import IN_TIME, METHODS, candidates, make_filler
 from stpipe.methods.guided import NAME as GUIDED
+from stpipe.methods.sar.options import NAME as SAR
 from stpipe.methods.with_guides import TAKE_GUIDES, check_method, make_guided
 
 Progress = Callable[[int, int], None]
@@ -43,8 +46,11 @@ def fillers_for(
     frames: int,
     guides: GuideReader | None = None,
     cost: GuideCost | None = None,
+    radar: ScoredRadar | None = None,
 ) -> dict[str, Filler]:
     """Return the methods to score by name; `REFERENCE` is among them wherever there is more than one frame.
+
+    With infilling from radar come those that it is always compared with.
 
     Parameters
     ----------
@@ -60,6 +66,8 @@ def fillers_for(
         What methods may lean on; the one that leans on nothing else joins them.
     cost : GuideCost, optional
         What reading that takes.
+    radar : ScoredRadar, optional
+        What infilling from radar leans on.
 
     Examples
     --------
@@ -80,12 +88,22 @@ def fillers_for(
             )
     if model is not None and "pconv" not in names:
         raise OptionError(f"--model {model} goes with pconv, which is not among the methods {', '.join(names)}")
+    if SAR in names:
+        check_method(SAR, guided=guides is not None or radar is not None)
+        if radar is None:
+            raise OptionError(
+                f"method {SAR} reads its radar from files; score it with `stpipe evaluate CUBE --method {SAR} --guide "
+                "RADAR`"
+            )
+        names += [name for name in BESIDE if name not in names]
     if frames > 1 and REFERENCE not in names:
         names.append(REFERENCE)
     made: dict[str, Filler] = {}
     for name in names:
         weights = model if name == "pconv" else None
-        if guides is not None and name in TAKE_GUIDES:
+        if name == SAR and radar is not None:
+            made |= radar.fillers(interval)
+        elif guides is not None and name in TAKE_GUIDES:
             made[name] = make_guided(
                 name, guides=guides.identity(), cost=cost or GuideCost(), model=weights, coverage=interval
             )
@@ -102,7 +120,7 @@ def read_crops(
     *,
     valid_range: tuple[float, float] | None = None,
     rule_counts: NDArray[np.int64] | None = None,
-    guides: GuideReader | None = None,
+    guides: GuideReader | Beside | None = None,
 ) -> tuple[list[Crop], float]:
     """Return crops of one variable, standardised by their own location and spread, and that spread.
 
@@ -150,24 +168,31 @@ def evaluate_cube(
     valid_range: tuple[float, float] | None = None,
     trust: Trust | None = None,
     guides: Guides | None = None,
+    radar: ScoredRadar | None = None,
+    dates: Sequence[str] = (),
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> list[Evaluation]:
     """Score methods on each variable of a cube; takes what `evaluate` takes.
 
     And `trust`: the rules that the reader heeds, with `tell`: called with a line for each one that matched nothing, or
-    everything.
+    everything; `radar`: what infilling from radar leans on; `dates`: the times of the frames, for the record.
     """
     if draws < 1:
         raise OptionError(f"gaps have to be drawn at least once, got --draws {draws}")
     cost = None if guides is None else guides.cost
-    fillers = fillers_for(methods, model=model, interval=interval, frames=reader.extent[0], guides=guides, cost=cost)
+    fillers = fillers_for(
+        methods, model=model, interval=interval, frames=reader.extent[0], guides=guides, cost=cost, radar=radar
+    )
+    pairs = [(name, REFERENCE) for name in fillers if REFERENCE in fillers and name != REFERENCE]
+    pairs += [(SAR, SHUFFLED)] if SHUFFLED in fillers else []
+    beside = Beside([one for one in (guides, radar) if one is not None])
     for info in infos:
         check_fillable(info)
     results = []
     for number, info in enumerate(infos):
         rule_counts = np.zeros((0 if trust is None else len(trust.rules), 2), dtype=np.int64)
-        crops, spread = read_crops(reader, info, days, valid_range=valid_range, rule_counts=rule_counts, guides=guides)
+        crops, spread = read_crops(reader, info, days, valid_range=valid_range, rule_counts=rule_counts, guides=beside)
         if trust is not None and tell is not None and not number:  # they are the same for every variable
             for line in remarks(trust, rule_counts):
                 tell(f"{line} (of the parts that were read)")
@@ -185,9 +210,12 @@ def evaluate_cube(
             seed=seed,
             interval=interval,
             units=str(info.attrs.get("units", "")),
+            dates=dates,
+            pairs=pairs,
+            calibrated=calibrated_frames,
             progress=step,
         )
-        results.append(found)
+        results.append(replace(found, notes=(*radar_notes(found), *found.notes)))
     return results
 
 
