@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,13 +90,17 @@ def command(
     trust = parse_trust(qa, keep, drop, buffer)
     led_by = parse_guides(guides, guide_variables, guide_resampling, guide_window)
     choice = parse_scored_sar(methods, led_by, guided=bool(guides), **sar)
+    not_filled = led_by
+    if choice is not None:
+        from stpipe.io.radar import open_radar, radar_variables
+
+        not_filled = replace(led_by, variables=radar_variables(guides, choice.radar.variables))
     source, remarks = open_led(
-        cube, guides, led_by, variables=variables or None, domain=domain, time=selection, aoi=aoi, trust=trust
+        cube, guides, not_filled, variables=variables or None, domain=domain, time=selection, aoi=aoi, trust=trust
     )
     said: list[str] = []
     radar = None
     if choice is not None:
-        from stpipe.io.radar import open_radar
         from stpipe.io.radar_evaluation import ScoredRadar
 
         radar = ScoredRadar(radar=open_radar(guides, source, choice.radar), steps=choice.steps, seed=seed)

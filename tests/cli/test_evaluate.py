@@ -148,6 +148,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             {"time": dated(dates), **axes},
         ),
         "noise": xr.Dataset({"vv": (dims, noise[0]), "vh": (dims, noise[1])}, {"time": dated(dates), **axes}),
+        "both": xr.Dataset(
+            {name: (dims, np.where(np.isfinite(v), v, 0)) for name, v in (("vv", values - 12), ("vh", values - 18))},
+            {"time": dated(days), **axes},
+        ).assign(ndvi=(dims, values)),
         "late": xr.Dataset({"vv": (dims, wet), "vh": (dims, wet)}, {"time": dated(dates + 900), **axes}),
     }
     folder = tmp_path_factory.mktemp("radar")
@@ -202,6 +206,11 @@ def test_other_methods_take_the_radar_as_a_guide_in_the_same_call(
     assert {name: mae for name, mae in together.items() if name != "guided"} == alone
     assert "guided" not in alone
     assert errors(*SAR, "--sar-window", "30")["sar"] != alone["sar"] != errors(*SAR, "--sar-average", "db")["sar"]
+
+
+def test_radar_in_the_very_cube_is_not_scored_on(site: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", site["both"], *SAR, "--guide", site["both"], "--draws", "1", "--json"]) == 0
+    assert [found["variable"] for found in json.loads(capsys.readouterr().out)["variables"]] == ["ndvi"]
 
 
 def test_frames_are_printed_on_demand(cube: str, capsys: pytest.CaptureFixture[str]) -> None:
