@@ -182,7 +182,11 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--aoi", type=click.Path(path_type=Path), help="GeoJSON of the area to fill."),
         click.option("--time", "period", metavar="START/END", help="Period to fill."),
         click.option("--block", metavar="T,Y,X", help="What a block writes [from the worker's memory]."),
-        click.option("--overlap", metavar="T,Y,X", help="What neighbouring blocks both write and blend."),
+        click.option(
+            "--overlap",
+            metavar="T,Y,X",
+            help="What neighbouring blocks both write and blend [0,8,8; 0 for methods whose blocks can't be seen].",
+        ),
         click.option("--workers", type=int, help="Worker processes, here or of the cluster [one a core]."),
         click.option("--memory-limit", metavar="SIZE", help="Memory of a worker, such as 4GiB."),
         click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster of this scheduler (tcp://...)."),

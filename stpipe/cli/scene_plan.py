@@ -25,11 +25,15 @@ from stpipe.io.cube import Cube
 from stpipe.io.frames import SOURCE_SUFFIX, half_width_name, interval_percent
 from stpipe.io.guide_sources import open_guides, open_led
 from stpipe.io.guides import GuideOptions, Guides
+from stpipe.io.inspection import sampled_gap_share
 from stpipe.io.mosaic import Layout
 from stpipe.io.radar import Radar, open_radar, radar_variables
-from stpipe.io.run_folder import PRODUCTS, RunFolder, State, check_disk, check_writable, file_state
+from stpipe.io.run_folder import PRODUCTS, RunFolder, State, check_disk, check_writable, file_state, free_bytes
 from stpipe.methods import make_filler
 from stpipe.methods.with_guides import check_method, make_guided, make_sar
+
+MARGIN = 0.1
+"""How far the share of gaps may be above that of the chunks that were looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,6 +318,7 @@ def _fitting_plan(options: FillOptions, cube: Cube, filler: Filler, workers: int
             overlap=options.overlap,
             whole_axis=options.max_gap is not None,
             quality=cube.quality_cost,
+            copies=2 if options.geotiff else 1,
         )
 
     if options.memory_limit is not None:
@@ -356,8 +361,18 @@ def begin(prepared: Prepared) -> State:
     )
     if state is State.NEW:
         check_writable(folder.path)
-        check_disk(folder.path, plan.scratch_bytes + plan.output_bytes)
+        if free_bytes(folder.path) < plan.disk_bytes(1.0):  # before it is refused, it is looked at more closely
+            check_disk(folder.path, plan.disk_bytes(_gap_share(prepared)))
     return state
+
+
+def _gap_share(prepared: Prepared) -> float:
+    """Return a share of gaps that the cube is not likely to have more of."""
+    cube = prepared.cube
+    if cube.trust is not None or prepared.options.valid_range is not None:
+        return 1.0  # what is dropped is gap as well
+    shares = [sampled_gap_share(cube.reader([info.name]), info) for info in cube.variables]
+    return min(1.0, max(shares) + MARGIN)
 
 
 def describe_guides(guides: Guides | Radar | None) -> list[JSON]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from stpipe.core.blend import PAYLOAD_PARTS
 from stpipe.core.blocks import BlockGrid, BlockSpec
-from stpipe.core.ports import Filler, VariableInfo
+from stpipe.core.ports import Filler, Seamless, VariableInfo
 from stpipe.core.sizes import GIB, MIB
 from stpipe.core.survey import BASE_CELL
 from stpipe.core.windows import Triple, Window, round_up, triple
@@ -144,6 +144,11 @@ class GuideCost:
     """To read a million samples of all of them on one core."""
 
 
+def default_overlap(filler: Filler) -> Triple:
+    """Return what neighbouring blocks share: nothing where a method is `stpipe.core.ports.Seamless`."""
+    return (0, 0, 0) if isinstance(filler, Seamless) and filler.seamless else DEFAULT_OVERLAP
+
+
 def block_grid(extent: Triple, filler: Filler, halo: Halo, side: int, overlap: Triple | None) -> BlockGrid:
     """Return blocks of about a side length.
 
@@ -158,9 +163,9 @@ def block_grid(extent: Triple, filler: Filler, halo: Halo, side: int, overlap: T
     side : int
         Length of write windows along y and x, in pixels; along time they have all frames.
     overlap : (time, y, x) or None
-        What neighbours share, where it is not `DEFAULT_OVERLAP`.
+        What neighbours share, where it is not `default_overlap`.
     """
-    chosen = overlap or DEFAULT_OVERLAP
+    chosen = overlap or default_overlap(filler)
     size = [extent[0]]
     for n, o, step in zip(extent[1:], chosen[1:], filler.stride[1:], strict=True):
         shared = min(o, side - 1)

@@ -19,7 +19,6 @@ from stpipe.core.blend import PAYLOAD_PARTS
 from stpipe.core.blocks import BlockGrid, BlockSpec
 from stpipe.core.crops import CROP_SAMPLES, MOST_CROPS, SMALLEST_SIDE, choose_crops
 from stpipe.core.geometry import (
-    DEFAULT_OVERLAP,
     FILL_SAMPLE_BYTES,
     NO_RULES,
     SIZES,
@@ -31,6 +30,7 @@ from stpipe.core.geometry import (
     bytes_to_fill,
     bytes_to_survey,
     choose_grid,
+    default_overlap,
     output_chunk,
     survey_tile_shape,
 )
@@ -50,6 +50,15 @@ PART_PIXELS = 2**16
 
 PARTS = 64
 """A scene has at least so many parts, if it has as many tiles."""
+
+SCRATCH_BYTES = 7.5
+"""Of a gap on its way to the blend, compressed, at most: a prediction that nothing compresses, a rounded half-width."""
+
+SOURCE_BYTES = 0.5
+"""Of a source code in a product, compressed, at most."""
+
+HALF_WIDTH_BYTES = 4.0
+"""Of a half-width in a product."""
 
 BLEND_BYTES = 384 * MIB
 """What a blend may always take for its tile: small tiles make it read the same blocks again and again."""
@@ -114,6 +123,9 @@ class Plan:
     output_bytes: int
     """Upper bound of the products."""
 
+    gap_bytes: int
+    """What of both is for gaps, if all were gap."""
+
     seconds: float
     """Rough cost of the fill on one core if every block has gaps."""
 
@@ -142,6 +154,10 @@ class Plan:
     def n_blend_tiles(self) -> int:
         """Number of output tiles of all variables."""
         return sum(map(len, self.blend_tiles))
+
+    def disk_bytes(self, gap_share: float) -> int:
+        """Return what scratch and products take at most together, where so much is gap."""
+        return self.scratch_bytes + self.output_bytes - int((1 - gap_share) * self.gap_bytes)
 
     @property
     def look_parts(self) -> int:
@@ -182,6 +198,7 @@ def make_plan(
     overlap: Triple | None = None,
     whole_axis: bool = False,
     quality: QualityCost = NO_RULES,
+    copies: int = 2,
 ) -> Plan:
     """Decide a run.
 
@@ -203,6 +220,8 @@ def make_plan(
         Whether blocks read all frames, even if the method has no need of them.
     quality : QualityCost
         What reading quality variables takes, where rules say which samples to trust.
+    copies : int
+        Of the products, a filled cube and GeoTIFFs: it decides what disk is asked for, and nothing else.
 
     Raises
     ------
@@ -227,7 +246,8 @@ def make_plan(
     else:
         spec = BlockSpec(
             size=block,
-            overlap=overlap or triple(min(o, (n - 1) // 2) for o, n in zip(DEFAULT_OVERLAP, block, strict=True)),
+            overlap=overlap
+            or triple(min(o, (n - 1) // 2) for o, n in zip(default_overlap(filler), block, strict=True)),
             halo=halo,
             stride=filler.stride,
         )
@@ -284,6 +304,7 @@ def make_plan(
     if crops:
         geometry["crops"] = [(crop.start, crop.stop) for crop in crops]
     n = len(variables)
+    gap_scratch = int(SCRATCH_BYTES * len(grid) * math.prod(grid.size))
     return Plan(
         variables=tuple(variables),
         blocks=grid,
@@ -294,9 +315,9 @@ def make_plan(
         tiles_a_part=tiles_a_part(look_tiles),
         crops=crops,
         memory=memory,
-        scratch_bytes=n
-        * (payload * len(grid) + samples * 36 // 64 + samples * (item + 5) + 4 * kept * extent[1] * extent[2]),
-        output_bytes=n * samples * 2 * (item + 5),
+        scratch_bytes=n * (gap_scratch + samples * 36 // 64 + 8 * kept * extent[1] * extent[2]),
+        output_bytes=n * copies * int(samples * (item + SOURCE_BYTES + HALF_WIDTH_BYTES)),
+        gap_bytes=n * (gap_scratch + copies * int(samples * HALF_WIDTH_BYTES)),
         seconds=n * len(grid) * math.prod(grid.read_shape) / 1e6 * filler.seconds_per_million,
         learn_seconds=n * learn_seconds,
         identity={"input": identity, "geometry": geometry},

@@ -254,6 +254,15 @@ class Look:
 
 
 @runtime_checkable
+class Seamless(Protocol):
+    """A `Filler` that may say the same of a sample, to the last bit or nearly, in every block that has its halo."""
+
+    @property
+    def seamless(self) -> bool:
+        """Whether it does: blocks need no overlap then, for there is nothing to blend."""
+
+
+@runtime_checkable
 class SceneFiller(Protocol):
     """A `Filler` that takes numbers of the whole scene: means, a covariance, percentiles.
 

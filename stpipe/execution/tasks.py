@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from stpipe.core.blend import FALLBACK, HALF_WIDTH, PAYLOAD_PARTS, PREDICTION, Blend
+from stpipe.core.blend import FALLBACK, HALF_WIDTH, PAYLOAD_PARTS, PREDICTION, Blend, coarsen
 from stpipe.core.blocks import Block
 from stpipe.core.ports import BlockInput, Filler, Overviews, Prediction, VariableInfo
 from stpipe.core.samples import SOURCE_CODES, credible, encode, gap_value
@@ -182,6 +182,7 @@ def _payload(
             (FALLBACK, prediction.fallback),
         ):
             np.copyto(payload[part, i], values[t][tuple(box)], where=wanted)
+    coarsen(payload[HALF_WIDTH])
     return payload
 
 

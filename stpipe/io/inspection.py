@@ -16,11 +16,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from stpipe.core.geometry import TileGrid
 from stpipe.core.ports import VariableInfo
 from stpipe.core.qa_products import PRODUCTS
 from stpipe.core.samples import gap_value, is_nodata
 from stpipe.core.trust import plain_name, remarks
 from stpipe.core.windows import Triple, Window, triple
+from stpipe.errors import StpipeError
 from stpipe.io.cube import Cube
 from stpipe.io.fillable import CODES
 from stpipe.io.frames import holds_sources
@@ -31,6 +33,12 @@ from stpipe.io.times import disorder, label
 
 TILE_BYTES = 16 * 2**20
 """Chunks are read together up to this size, so that many small ones cost less."""
+
+SAMPLED_CHUNKS = 48
+"""Chunks that the share of gaps is told from."""
+
+SAMPLED = 2**22
+"""Samples of one of them, at most."""
 
 _THREADS = 4
 _BATCH = 64
@@ -114,6 +122,37 @@ def count_gaps(reader: StoredReader, info: VariableInfo, *, progress: Progress |
         full_frames=int((valid == possible).sum()) if possible else 0,
         rule_counts=rule_counts,
     )
+
+
+def sampled_gap_share(reader: StoredReader, info: VariableInfo) -> float:
+    """Return about which share of a variable is gap, told from a few chunks all over the cube; unreadable ones are.
+
+    Parameters
+    ----------
+    reader : StoredReader
+        Reads the variable; rules on what to trust are not asked.
+    info : VariableInfo
+        The variable.
+    """
+    chunk = [min(c, n) for c, n in zip(info.chunks, reader.extent, strict=True)]
+    while prod(chunk) > SAMPLED:
+        axis = int(np.argmax(chunk))
+        chunk[axis] = -(-chunk[axis] // 2)
+    tiles = TileGrid(reader.extent, triple(chunk))
+    numbers = np.unique(np.linspace(0, len(tiles) - 1, min(SAMPLED_CHUNKS, len(tiles))).astype(int))
+    valid = total = 0
+    for number in numbers.tolist():
+        tile = tiles.tile(number)
+        total += tile.size
+        try:
+            samples = reader.read(info.name, tile)
+        except StpipeError:  # the run will say so
+            continue
+        known = ~is_nodata(samples, info)
+        if samples.dtype.kind == "f":
+            known &= np.isfinite(samples)
+        valid += int(np.count_nonzero(known))
+    return 1 - valid / total
 
 
 def tiles_of(extent: Triple, offset: Triple, info: VariableInfo) -> Iterator[Window]:

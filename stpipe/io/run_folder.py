@@ -220,15 +220,24 @@ def check_disk(path: Path, needed: int) -> None:
     PlanError
         With what is needed and what there is.
     """
-    place = path.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    place, free = _existing(path), free_bytes(path)
     if free < needed:
         raise PlanError(
             f"the run may need {gib(needed)} of disk, but {place} has {gib(free)} free; free some, choose another "
             "disk with -o, leave the GeoTIFFs out with --no-geotiff, or fill a part with --time or --aoi"
         )
+
+
+def free_bytes(path: Path) -> int:
+    """Return what is free where a folder is, or would be."""
+    return shutil.disk_usage(_existing(path)).free
+
+
+def _existing(path: Path) -> Path:
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    return place
 
 
 def check_writable(path: Path) -> None:

@@ -21,6 +21,11 @@ class LinearFiller(WithFallback):
     """Interpolation in true time as a `Filler`; the fallback fills the pixels without any observation."""
 
     @property
+    def seamless(self) -> bool:
+        """A sample's answer is the same in every block."""
+        return True
+
+    @property
     def name(self) -> str:
         """The method's name on the command line."""
         return "linear"

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from stpipe.core.ports import BlockInput, Fields, Filler, Look, SceneFiller, Sums
+from stpipe.core.ports import BlockInput, Fields, Filler, Look, SceneFiller, Seamless, Sums
 
 
 class PassesRounds:
@@ -48,6 +48,11 @@ class PassesRounds:
     def with_fields(self, fields: Fields) -> Self:
         """Return the method around the inner one with its fields."""
         return replace(self, filler=self._inner.with_fields(fields))  # type: ignore[type-var]
+
+    @property
+    def seamless(self) -> bool:
+        """Whether blocks of the inner method need no overlap: see `stpipe.core.ports.Seamless`."""
+        return isinstance(self.filler, Seamless) and self.filler.seamless
 
     @property
     def _inner(self) -> SceneFiller:
