@@ -51,14 +51,14 @@ PART_PIXELS = 2**16
 PARTS = 64
 """A scene has at least so many parts, if it has as many tiles."""
 
-SCRATCH_BYTES = 7.5
+SCRATCH_BYTES = 6.5
 """Of a gap on its way to the blend, compressed, at most: a prediction that nothing compresses, a rounded half-width."""
 
 SOURCE_BYTES = 0.5
 """Of a source code in a product, compressed, at most."""
 
-HALF_WIDTH_BYTES = 4.0
-"""Of a half-width in a product."""
+HALF_WIDTH_BYTES = 2.5
+"""Of a half-width in a product, rounded and compressed, at most."""
 
 BLEND_BYTES = 384 * MIB
 """What a blend may always take for its tile: small tiles make it read the same blocks again and again."""

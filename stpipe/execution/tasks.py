@@ -331,15 +331,5 @@ def finish_tile(
         codes[filled & (blended[FALLBACK] > 0.5)] = SOURCE_CODES["filled_by_fallback"]
         codes[unfilled] = SOURCE_CODES["unfilled"]
         half_width[t] = np.where(filled, blended[HALF_WIDTH] * spread, np.where(valid, 0.0, np.nan))
-        half_width[t] = rounded(half_width[t])
+    coarsen(half_width)
     return stored, source, half_width
-
-
-def rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Round to 10 bits after the leading one, 0.1 %: no interval is known better, and files are a third of the size.
-
-    >>> float(rounded(np.array([1.00004], dtype=np.float32))[0])
-    1.0
-    """
-    bits = values.view(np.uint32)
-    return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)

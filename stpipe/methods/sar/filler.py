@@ -202,8 +202,7 @@ class SarFiller(WithFallback):
             return Look(sums=MeanSums({name: scene_sums(block.guides[name][:, *part]) for name in self.names}))
         shape = (len(block.valid), *block.valid[0][part].shape)
         if number == REGRESSION:
-            kept, counts = self._fitted(block, part) if self.given is None else self._given(block, part)
-            predicted = self._predicted(block, part, kept)
+            kept, counts, predicted = self._fitted(block, part) if self.given is None else self._given(block, part)
             return Look(sums=RegressionSums(Moments.of(predicted), counts), fields=kept.reshape(len(kept), *shape[1:]))
         predicted = self._smoothed(block, part)
         observed, clear = _observed(block, part)
@@ -258,14 +257,16 @@ class SarFiller(WithFallback):
         half_width[place] = np.where(np.isnan(values[place]), np.float32(np.nan), np.float32(NORMAL_90) * spread)
         return self.completed(values, half_width, block)
 
-    def _fitted(self, block: BlockInput, part: tuple[slice, slice]) -> tuple[F32, NDArray[np.int64]]:
-        """Return (field, pixel), what is kept of each pixel, and what `RegressionSums` counts."""
+    def _fitted(self, block: BlockInput, part: tuple[slice, slice]) -> tuple[F32, NDArray[np.int64], F32]:
+        """Return (field, pixel), what is kept, what `RegressionSums` counts, and (t, pixel), what is predicted."""
         values, clear = _observed(block, part)
         kept, counts, inside = [], np.zeros(5, dtype=np.int64), _inside(block, part)
+        said = []
         for group in self.groups:
             fields = self._covariates(block, part, group)
             made = fit(fields, values, clear, least=self.options.least_clear)
             kept += [made.coefficients, made.spread[None]]
+            said.append((predict(made.coefficients, fields), made.spread))
             fitted = np.isfinite(made.spread) & inside
             usable = clear & np.isfinite(fields).all(axis=0)
             dates = usable.sum(axis=0)[fitted]
@@ -273,9 +274,9 @@ class SarFiller(WithFallback):
                 np.count_nonzero(inside), np.count_nonzero(fitted), np.count_nonzero(made.ridged & fitted),
                 dates.sum(), (dates - made.clear[fitted]).sum(),
             ]  # fmt: skip
-        return np.concatenate(kept).astype(np.float32), counts
+        return np.concatenate(kept), counts, _combined(said)
 
-    def _given(self, block: BlockInput, part: tuple[slice, slice]) -> tuple[F32, NDArray[np.int64]]:
+    def _given(self, block: BlockInput, part: tuple[slice, slice]) -> tuple[F32, NDArray[np.int64], F32]:
         """Return what `_fitted` does, of coefficients of another run."""
         assert self.given is not None
         fields = self.given.read(_window(block, part, block.origin))
@@ -283,7 +284,8 @@ class SarFiller(WithFallback):
         kept = kept.reshape(len(kept), -1)
         inside = _inside(block, part)
         known = np.isfinite(kept).all(axis=0) & inside
-        return kept, np.array([np.count_nonzero(inside), np.count_nonzero(known), 0, 0, 0], dtype=np.int64)
+        counts = np.array([np.count_nonzero(inside), np.count_nonzero(known), 0, 0, 0], dtype=np.int64)
+        return kept, counts, self._predicted(block, part, kept)
 
     def _covariates(self, block: BlockInput, part: tuple[slice, slice], group: Sequence[str]) -> F32:
         """Return (covariate, t, pixel) of a group."""
@@ -293,24 +295,13 @@ class SarFiller(WithFallback):
         return made.reshape(*made.shape[:2], -1)
 
     def _predicted(self, block: BlockInput, part: tuple[slice, slice], kept: F32) -> F32:
-        """Return (t, pixel), what the regressions say, each by how sure it is; NaN where none says anything."""
-        total = weight = None
-        first = 0
+        """Return (t, pixel), what the regressions say; NaN where none says anything."""
+        said, first = [], 0
         for group in self.groups:
             size = len(covariate_names(group)) + 2
             own, first = kept[first : first + size], first + size
-            said = predict(own[:-1], self._covariates(block, part, group))
-            if len(self.groups) == 1:
-                return said
-            sure = 1 / np.maximum(own[-1], np.float32(1e-6)) ** 2
-            there = np.isfinite(said)
-            if total is None or weight is None:
-                total, weight = np.zeros_like(said), np.zeros_like(said)
-            total += np.where(there, sure * said, np.float32(0))
-            weight += np.where(there, sure, np.float32(0))
-        assert total is not None
-        assert weight is not None
-        return np.where(weight > 0, total / np.where(weight > 0, weight, np.float32(1)), np.float32(np.nan))
+            said.append((predict(own[:-1], self._covariates(block, part, group)), own[-1]))
+        return _combined(said)
 
     def _smoothed(self, block: BlockInput, part: tuple[slice, slice]) -> F32:
         """Return (t, pixel), the predictions after all steps that are settled."""
@@ -328,6 +319,19 @@ class SarFiller(WithFallback):
             spread = kept[first - 1]
             weight += np.where(np.isfinite(spread), 1 / np.maximum(spread, np.float32(1e-6)) ** 2, np.float32(0))
         return np.where(weight > 0, 1 / np.sqrt(np.where(weight > 0, weight, np.float32(1))), np.float32(np.nan))
+
+
+def _combined(said: Sequence[tuple[F32, F32]]) -> F32:
+    """Return (t, pixel), the mean of what regressions say, each by how sure it is; NaN where none says anything."""
+    if len(said) == 1:
+        return said[0][0]
+    total, weight = (np.zeros_like(said[0][0]) for _ in range(2))
+    for values, spread in said:
+        sure = 1 / np.maximum(spread, np.float32(1e-6)) ** 2
+        there = np.isfinite(values)
+        total += np.where(there, sure * values, np.float32(0))
+        weight += np.where(there, sure, np.float32(0))
+    return np.where(weight > 0, total / np.where(weight > 0, weight, np.float32(1)), np.float32(np.nan))
 
 
 def _arrays(made: Components | Calibration) -> dict[str, NDArray[Any]]:
