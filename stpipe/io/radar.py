@@ -26,7 +26,7 @@ from stpipe.io.guides import SECONDS_PER_MILLION, GridGuide, GuideOptions, Guide
 from stpipe.io.places import Place
 from stpipe.io.run_folder import file_state
 from stpipe.io.stored import absolute, kind_of, open_raw
-from stpipe.methods.sar.covariates import EDGE_NOISE_DB, composite, within
+from stpipe.methods.sar.composites import EDGE_NOISE_DB, composite, within
 from stpipe.methods.sar.options import Average, RadarOptions
 
 F32 = NDArray[np.float32]
@@ -234,6 +234,13 @@ def open_radar(paths: Sequence[str | Path], cube: Cube, options: RadarOptions) -
         sources=guide.sources,
         notes=tuple(notes),
     )
+    without = cube.extent[0] - made.pairs()
+    if without:
+        line = (
+            f"{without} of {cube.extent[0]} frames have no radar image within {options.window_days:g} days: they are "
+            "left to interpolation in time"
+        )
+        made = replace(made, notes=(*made.notes, line))
     if made.pairs() < LEAST_PAIRS:
         raise CubeError(
             f"{made.pairs()} of {cube.extent[0]} frames have an image of {guide.path} within "

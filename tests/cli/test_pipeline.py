@@ -137,6 +137,8 @@ def test_every_option_of_a_verb_is_a_key_and_a_new_one_at_once(monkeypatch: pyte
             id="layout-twice",
         ),
         pytest.param("linear", "guided", "method guided leans on guides alone; give one with --guide", id="no-guide"),
+        pytest.param("linear", "sar", "method sar leans on radar; name its cube with --guide", id="no-radar"),
+        pytest.param("tune:", "sar-window: 9", "line 9: fill: --sar-window goes with --method sar", id="sar-option"),
         pytest.param("tune:", "guide: s1.zarr", "method linear takes no --guide; guided, pconv", id="guide"),
         pytest.param("tune:", "output: x", "line 9: fill.output is for stpipe run to say", id="output"),
         pytest.param("tune:", "method: idw", "line 9: 'method' stands in line 8 already", id="key-twice"),
@@ -248,6 +250,7 @@ def test_command_lines_are_what_one_would_type(place: Path, capsys: pytest.Captu
         ("ingest.src=INN", "--set ingest.src=INN: ingest: there is no file or folder INN; beside it: IN"),
         ("ingest.src=IN/*.jp2", "there is no file or folder IN/*.jp2; beside it: a.tif"),
         ("fill.guide=radar.zarr", "fill: --guide: there is no file or folder radar.zarr"),
+        ("fill.coefficients=c.zarr", "fill: --coefficients: there is no file or folder c.zarr"),
         ("gaps.aoi=IN/field.geojson", "gaps: --aoi: there is no file or folder IN/field.geojson"),
     ],
 )
@@ -255,6 +258,7 @@ def test_what_is_not_there_is_said_before_the_first_stage(
     place: Path, capsys: pytest.CaptureFixture[str], word: str, message: str, dry: bool
 ) -> None:
     more = ["--set", "fill.method=guided"] if "guide" in word else []
+    more += ["--set", "fill.method=sar", "--set", "fill.guide=IN/a.tif"] if "coefficients" in word else []
     error = said(capsys, "p.yaml", "--set", word, *more, *["--dry-run"] * dry, code=2)
     assert message in error
     assert error.count("\n") == 1

@@ -13,19 +13,10 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from stpipe.errors import RefusedError, ShapeError
-from stpipe.methods.sar import covariates as module
-from stpipe.methods.sar.covariates import (
-    EDGE_NOISE_DB,
-    HALO,
-    RADIUS,
-    composite,
-    covariate_names,
-    covariates,
-    focal_median,
-    neighbourhood_mean,
-    scene_mean,
-    scene_sums,
-)
+from stpipe.methods.sar import neighbourhoods as module
+from stpipe.methods.sar.composites import EDGE_NOISE_DB, composite
+from stpipe.methods.sar.covariates import HALO, covariate_names, covariates, scene_mean, scene_sums
+from stpipe.methods.sar.neighbourhoods import RADIUS, focal_median, neighbourhood_mean
 
 SEEDS = st.integers(0, 10_000)
 GAPS = st.sampled_from([0.0, 0.02, 0.5, 1.0])

@@ -19,7 +19,7 @@ from stpipe.core.ports import BlockInput, Prediction, SceneFiller
 from stpipe.core.survey import ArrayOverviews
 from stpipe.core.windows import Window, round_up, triple
 from stpipe.errors import OptionError, RunError
-from stpipe.methods.sar.covariates import composite
+from stpipe.methods.sar.composites import composite
 from stpipe.methods.sar.filler import SarFiller
 from stpipe.methods.sar.options import RadarOptions, SarOptions
 from stpipe.methods.sar.regression import CONDITION, RIDGE

@@ -27,7 +27,7 @@ IDLE = frozenset({"workers", "scheduler", "cluster", "memory-limit", "keep-work"
 FILES = frozenset({"src", "cube", "align", "model", "guide"})
 """Keys that may name files and folders to read, besides those that click knows to be paths."""
 
-SOURCES = frozenset({"src", "cube", "guide", "aoi"})
+SOURCES = frozenset({"src", "cube", "guide", "aoi", "coefficients"})
 """Those of them that are nothing but places of what is there before."""
 
 _OPTION = re.compile(r"--([a-z][a-z-]*)")
@@ -167,6 +167,7 @@ def _check_fill(parameters: dict[str, Any]) -> None:
     from stpipe.core.plan import check_max_gap
     from stpipe.methods import make_filler
     from stpipe.methods.guided import NAME as GUIDED
+    from stpipe.methods.sar.options import NAME as SAR
     from stpipe.methods.with_guides import check_method
 
     parameters.pop("as_json")
@@ -175,7 +176,7 @@ def _check_fill(parameters: dict[str, Any]) -> None:
     if not 0 < options.interval < 1:
         raise OptionError(f"--interval is a share between 0 and 1, got {options.interval:g}")
     check_method(options.method, guided=bool(options.guides), tune=options.tune)
-    if options.method != GUIDED:  # which needs the guides' cubes
+    if options.method not in {GUIDED, SAR}:  # which need the guides' cubes
         make_filler(options.method, model=options.model, coverage=options.interval, tune=options.tune)
 
 

@@ -18,6 +18,7 @@ from stpipe.core.gap_statistics import parse_percentiles
 from stpipe.errors import OptionError
 from stpipe.methods import METHODS
 from stpipe.methods.guided import NAME as GUIDED
+from stpipe.methods.sar.options import NAME as SAR
 
 VERB_OF = {"ingest": "ingest", "gaps": "gaps", "fill": "fill-scene", "mosaic": "mosaic"}
 """The verb of each stage."""
@@ -28,7 +29,7 @@ DECIDED = frozenset({"output", "overwrite", "resume", "json"})
 
 def _check_method(text: str) -> None:
     """Refuse a method that there is not."""
-    names = (*METHODS, GUIDED)
+    names = (*METHODS, GUIDED, SAR)
     if text not in names:
         raise OptionError(f"there is no {text!r}{nearest(text, names)}")
 

@@ -312,7 +312,7 @@ def smooth(components: Components, series: F32) -> F32:
     Examples
     --------
     >>> line = Components(mean=np.zeros(2), vectors=np.full((1, 2), 0.5**0.5), explained=np.ones(1))
-    >>> smooth(line, np.array([[1, 2], [3, np.nan]], dtype=np.float32))
+    >>> smooth(line, np.array([[1, 2], [3, np.nan]], dtype=np.float32)).round(5)
     array([[ 2.,  1.],
            [ 2., nan]], dtype=float32)
     """
