@@ -46,6 +46,9 @@ SECONDS_BETWEEN = 0.5
 SCENE_BYTES = 1.2
 """On disk for a sample of a scene, optical or radar, measured and rounded up."""
 
+MOST_GAPS = 0.65
+"""About half of a scene is gap; no scene has more than this."""
+
 AMPLE_BYTES = 64.0
 """With this much free for an optical sample nobody asks how much a run may need."""
 
@@ -297,7 +300,7 @@ def planned_bytes(folder: Path, recipe: Recipe, options: argparse.Namespace) -> 
         size = SCENE_BYTES * sum(recipe.samples) / GIB
         raise SystemExit(f"stpipe plan refuses {recipe.name}, itself of about {size:.1f} GiB: {run.stderr.strip()}")
     plan = json.loads(run.stdout)
-    return int(plan["scratch_bytes"] + plan["output_bytes"])
+    return int(plan["scratch_bytes"] + plan["output_bytes"] - (1 - MOST_GAPS) * plan["gap_bytes"])
 
 
 def command(verb: str, scene: Path, output: Path, options: argparse.Namespace) -> list[str]:

@@ -438,6 +438,7 @@ def describe_plan(prepared: Prepared) -> dict[str, JSON]:
         "crops": [crop.shape for crop in plan.crops],
         "scratch_bytes": plan.scratch_bytes,
         "output_bytes": plan.output_bytes,
+        "gap_bytes": plan.gap_bytes,
         "learn_seconds": round(plan.learn_seconds, 1),
         "core_seconds": round(plan.seconds + plan.learn_seconds, 1),
         "output": str(prepared.folder.path),
