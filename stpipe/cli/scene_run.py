@@ -30,6 +30,7 @@ from stpipe.execution.cluster import check_cluster, connect
 from stpipe.execution.context import RunContext
 from stpipe.execution.records import RecordBook
 from stpipe.execution.run import RunOutcome, run_blocks
+from stpipe.execution.runners import ClusterRunner
 from stpipe.execution.stages import ContextPlugin, Progress, clean_workers, run_stage
 from stpipe.io.coefficients import COEFFICIENTS, write_coefficients
 from stpipe.io.cube import open_source
@@ -202,7 +203,7 @@ def _run(
     if not folder.product("filled.zarr").exists():
         with clean_workers(client, plan.run_id):
             outcome = run_blocks(
-                client, run_context(prepared), start_worker=start_fill_worker, progress=progress, on_stage=tell
+                ClusterRunner(client, progress), run_context(prepared), start_worker=start_fill_worker, on_stage=tell
             )
         _save_outcome(folder, plan, outcome)
         if isinstance(prepared.guides, Radar) and not folder.product(COEFFICIENTS).exists():

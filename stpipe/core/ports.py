@@ -310,8 +310,14 @@ class OverviewStore(Protocol):
     def read_gaps(self, variable: str, tile: Window) -> NDArray[np.uint8]:
         """Return what `write_gaps` wrote."""
 
-    def complete(self, variable: str) -> None:
-        """Work out the levels that no tile can complete by itself, once all tiles are there."""
+    def complete(self, variable: str) -> str:
+        """Work out the levels that no tile can complete by itself, once all tiles are there; return their digest."""
+
+    def completed(self, variable: str) -> str:
+        """Return the digest of those levels as they are.
+
+        Raises `stpipe.errors.ScratchError` if they can't be read.
+        """
 
     def overviews(self, variable: str, location: float, spread: float) -> Overviews:
         """Return the overviews of a variable, standardised."""

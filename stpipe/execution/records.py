@@ -30,6 +30,11 @@ class RecordBook:
     key: str
     """What a record must carry to count: the run id and all that came before this stage."""
 
+    @property
+    def stage(self) -> str:
+        """The stage's name."""
+        return Path(self.folder).name
+
     def write(self, name: str, content: Mapping[str, JSON]) -> None:
         """Write one record, whole or not at all."""
         write_whole(Path(self.folder) / f"{name}.json", json.dumps({"key": self.key, **content}).encode())

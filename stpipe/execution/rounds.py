@@ -25,12 +25,13 @@ from stpipe.core.windows import Window, triple
 from stpipe.errors import ScratchError
 from stpipe.execution.context import RunContext, Settled
 from stpipe.execution.records import digest, write_whole
+from stpipe.execution.runners import Tasks
 
 FAN = 32
 """Files that are added up at a time."""
 
-Stage = Callable[[RunContext, str, Callable[[RunContext, int], str], Sequence[int]], None]
-"""Runs a task for each number on the cluster, or raises."""
+Stage = Callable[[RunContext, Tasks], None]
+"""Runs tasks, or raises."""
 
 
 def run_rounds(context: RunContext, indices: Sequence[int], stage: Stage) -> RunContext:
@@ -51,14 +52,18 @@ def run_rounds(context: RunContext, indices: Sequence[int], stage: Stage) -> Run
     for number, name in enumerate(filler.rounds):
         count = context.plan.look_parts
         parts = [index * count + part for index in indices for part in range(count)]
-        stage(context, name, partial(look_task, number), parts)
+        book = context.book(f"round{number}")
+        looks = Tasks(stage=name, task=partial(look_task, number), numbers=parts, book=book, name="0-{:07d}")
+        stage(context, looks)
         level = 0
         while count > 1:
             level += 1
             count = -(-count // FAN)
             groups = [index * count + group for index in indices for group in range(count)]
-            stage(context, name, partial(add_task, number, level), groups)
-        stage(context, name, partial(settle_task, number, level), indices)
+            add = partial(add_task, number, level)
+            stage(context, Tasks(stage=name, task=add, numbers=groups, book=book, name=f"{level}-{{:07d}}"))
+        settle = partial(settle_task, number, level)
+        stage(context, Tasks(stage=name, task=settle, numbers=indices, book=book, name="settled-{:07d}"))
         context = replace(context, settled=_settled(context, indices, number))
     return context
 

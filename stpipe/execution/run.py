@@ -1,4 +1,4 @@
-"""The run: survey, learn, fill and blend on a cluster, so that it can stop anywhere and go on.
+"""The run: survey, learn, fill and blend, so that it can stop anywhere and go on.
 
 The driver decides and counts; workers read, compute and write. Nothing but task numbers and short rows travels.
 """
@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from distributed import Client
 from numpy.typing import NDArray
 
 from stpipe.core.blocks import BlockGrid
@@ -23,8 +22,9 @@ from stpipe.execution.context import RunContext, Scale
 from stpipe.execution.learning import learn_task
 from stpipe.execution.records import RecordBook
 from stpipe.execution.rounds import run_rounds
-from stpipe.execution.stages import ContextPlugin, Failure, Progress, StageResult, Task, run_stage
-from stpipe.execution.tasks import blend_task, fill_task, survey_tile
+from stpipe.execution.runners import Runner, Tasks
+from stpipe.execution.stages import Failure, StageResult, Task
+from stpipe.execution.tasks import blend_task, complete_survey, fill_task, survey_tile
 
 NOUNS = {"survey": "tile", "learn": "variable", "fill": "block"}
 """What the numbers of a stage's tasks stand for; parts of the scene elsewhere."""
@@ -57,25 +57,24 @@ class RunOutcome:
 
 
 def run_blocks(
-    client: Client,
+    runner: Runner,
     context: RunContext,
     *,
     start_worker: Callable[[Any], None],
-    progress: Progress | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> RunOutcome:
     """Survey the cube, let the method look at the scene and learn from it if it can, fill blocks, and blend them.
 
     Parameters
     ----------
-    client : distributed.Client
-        The cluster.
+    runner : Runner
+        Who does the work.
     context : RunContext
         The run; its stores exist.
     start_worker : callable
         Called with the context once in each worker process, before its first task.
-    progress, on_stage : callable, optional
-        Told about finished tasks, and about each stage as it begins.
+    on_stage : callable, optional
+        Told about each stage as it begins.
 
     Raises
     ------
@@ -85,15 +84,25 @@ def run_blocks(
     outcome = RunOutcome(context)
     tell = on_stage or _ignore
 
-    def stage(at: RunContext, name: str, task: Task, numbers: Sequence[int]) -> None:
-        tell(name)
-        _share(client, at, start_worker)
-        ended = run_stage(client, at.plan.run_id, name, task, numbers, progress)
-        outcome.stages[name] = ended
-        _refuse_failures(ended, name, NOUNS.get(name, "part"), at)
+    def run(at: RunContext, tasks: Tasks) -> StageResult:
+        return runner.run(tasks, context=at, name=at.plan.run_id, start=start_worker)
+
+    def stage(at: RunContext, tasks: Tasks) -> None:
+        tell(tasks.stage)
+        ended = run(at, tasks)
+        outcome.stages.setdefault(tasks.stage, StageResult()).add(ended)
+        _refuse_failures(ended, tasks.stage, NOUNS.get(tasks.stage, "part"), at)
+
+    def plain(at: RunContext, name: str, task: Task, numbers: Sequence[int]) -> Tasks:
+        return Tasks(stage=name, task=task, numbers=numbers, book=at.book(name))
 
     tiles = range(len(context.plan.survey_tiles) * len(context.plan.variables))
-    stage(context, "survey", survey_tile, tiles)
+    stage(context, plain(context, "survey", survey_tile, tiles))
+    variables = range(len(context.plan.variables))
+    completing = Tasks(
+        stage="survey", task=complete_survey, numbers=variables, book=context.book("survey"), name="variable-{:07d}"
+    )
+    stage(context, completing)
     context = outcome.context = finish_survey(context)
     outcome.rule_counts = rule_counts(context)
 
@@ -102,16 +111,14 @@ def run_blocks(
     gappy = sorted({number // len(context.plan.blocks) for number in todo})
     context = outcome.context = run_rounds(context, gappy, stage)
     if isinstance(context.filler, Learner):
-        stage(context, "learn", learn_task, gappy)
+        stage(context, plain(context, "learn", learn_task, gappy))
         context, outcome.learned = finish_learning(context, gappy)
         outcome.context = context
-    stage(context, "fill", fill_task, todo)
+    stage(context, plain(context, "fill", fill_task, todo))
 
     tell("blend")
-    _share(client, context, start_worker)
     numbers = range(context.plan.n_blend_tiles)
-    blended = run_stage(client, context.plan.run_id, "blend", blend_task, numbers, progress)
-    outcome.stages["blend"] = blended
+    blended = outcome.stages["blend"] = run(context, plain(context, "blend", blend_task, numbers))
     for _ in range(REPAIRS):
         bad = sorted({number for failure in blended.failures for number in failure.bad_blocks})
         if not bad:
@@ -120,12 +127,10 @@ def run_blocks(
         blended.failures = [failure for failure in blended.failures if not failure.bad_blocks]
         for number in bad:
             context.book("fill").drop(f"{number:07d}")
-        redone = run_stage(client, context.plan.run_id, "fill", fill_task, bad, progress)
+        redone = run(context, plain(context, "fill", fill_task, bad))
         _refuse_failures(redone, "fill", "block", context)
-        retried = run_stage(client, context.plan.run_id, "blend", blend_task, again, progress)
-        blended.done += retried.done
-        blended.had += retried.had
-        blended.failures += retried.failures
+        retried = run(context, plain(context, "blend", blend_task, again))
+        blended.add(retried)
     _refuse_failures(blended, "blend", "tile", context)
     outcome.counts = source_counts(context.book("blend"), numbers)
     return outcome
@@ -135,13 +140,8 @@ def _ignore(_: str) -> None:
     """Take no notice of a stage."""
 
 
-def _share(client: Client, context: RunContext, start_worker: Callable[[Any], None]) -> None:
-    """Hand the context to all workers there are and will be, in place of an earlier one."""
-    client.register_plugin(ContextPlugin(context.plan.run_id, context, start_worker), name=context.plan.run_id)
-
-
 def finish_survey(context: RunContext) -> RunContext:
-    """Reduce the tiles' records to each variable's scale and complete the overviews."""
+    """Reduce the tiles' records to each variable's scale."""
     book, tiles = context.book("survey"), context.plan.survey_tiles
     scales: dict[str, Scale] = {}
     digests: list[str] = []
@@ -155,7 +155,6 @@ def finish_survey(context: RunContext) -> RunContext:
             digests.append(record["digest"])
         location, spread = location_and_spread(np.concatenate(samples))
         scales[info.name] = Scale(location=location, spread=spread)
-        context.overviews.complete(info.name)
     return context.surveyed(scales, digests)
 
 

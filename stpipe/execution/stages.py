@@ -24,7 +24,6 @@ from distributed import Client, KilledWorker, Worker, WorkerPlugin, as_completed
 from numpy.typing import NDArray
 
 from stpipe.errors import ReadError, StpipeError
-from stpipe.execution.tasks import BadBlocksError
 
 BATCH = 1024
 """Tasks that the scheduler holds at a time."""
@@ -34,6 +33,10 @@ MESSAGE_BYTES = 800
 
 Task = Callable[[Any, int], str]
 """A function of the context and a number; it says "done" or "had"."""
+
+
+class BadBlocksError(Exception):
+    """Blocks in scratch are not what their records say; the arguments are their numbers over all variables."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +74,14 @@ class StageResult:
 
     workers: set[int] = field(default_factory=set)
     """Process ids that worked."""
+
+    def add(self, other: StageResult) -> None:
+        """Take in how a further part of the same stage ended."""
+        self.done += other.done
+        self.had += other.had
+        self.failures += other.failures
+        self.peak_bytes = max(self.peak_bytes, other.peak_bytes)
+        self.workers |= other.workers
 
 
 Progress = Callable[[str, int, int], None]
@@ -111,10 +122,14 @@ DONE, HAD, FAILED, BAD_BLOCKS, UNREADABLE = range(5)
 
 def _row(numbers: NDArray[np.int64], *, task: Task, context: str) -> NDArray[np.void]:
     """Run one task in a worker and tell how it went."""
-    number = int(numbers[0])
+    return attempt(task, _contexts[context], int(numbers[0]))
+
+
+def attempt(task: Task, context: Any, number: int) -> NDArray[np.void]:
+    """Run one task in this process and return one `ROW` that tells how it went."""
     state, blocks, message = DONE, (), ""
     try:
-        state = HAD if task(_contexts[context], number) == "had" else DONE
+        state = HAD if task(context, number) == "had" else DONE
     except BadBlocksError as error:
         state, blocks, message = BAD_BLOCKS, error.args, "blocks in scratch are not what their records say"
     except ReadError as error:
@@ -167,7 +182,7 @@ def run_stage(
     result = StageResult()
     for rows in _batches(client, name, task, numbers):
         for row in rows:
-            _count(result, row)
+            count(result, row)
             if progress is not None:
                 progress(stage, result.done + result.had + len(result.failures), len(numbers))
     result.failures.sort(key=lambda failure: failure.number)
@@ -206,7 +221,8 @@ def _batch(client: Client, name: str, task: Task, numbers: Sequence[int]) -> Ite
             yield Failure(number=which[future.key], message=f"{type(error).__name__}: {error}"[:MESSAGE_BYTES])
 
 
-def _count(result: StageResult, row: Failure | np.void) -> None:
+def count(result: StageResult, row: Failure | np.void) -> None:
+    """Add one task's outcome to a stage's."""
     if isinstance(row, Failure):
         result.failures.append(row)
         return

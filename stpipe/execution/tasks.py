@@ -7,8 +7,10 @@ So a task may be run any number of times, by any worker, with the same outcome.
 from __future__ import annotations
 
 import base64
+import hashlib
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +34,7 @@ from stpipe.errors import ScratchError
 from stpipe.execution.context import FillJob, RunContext, Samples, Standardised
 from stpipe.execution.learning import filler_for
 from stpipe.execution.records import digest
+from stpipe.execution.stages import BadBlocksError
 
 TILE_LEVELS = 4
 """Overview levels that a survey tile completes by itself: 3 to 6."""
@@ -68,6 +71,21 @@ def survey_tile(context: RunContext, number: int) -> str:
     if samples.rule_counts is not None:
         record["rules"] = samples.rule_counts.tolist()
     book.write(name, record)
+    return "done"
+
+
+def complete_survey(context: RunContext, index: int) -> str:
+    """Work out a variable's coarsest overviews from those of its tiles."""
+    info, book, name = context.variable(index), context.book("survey"), f"variable-{index:07d}"
+    tiles = len(context.plan.survey_tiles)
+    parts = (book.read(f"{index * tiles + tile:07d}") for tile in range(tiles))
+    made_of = hashlib.sha256("".join("" if part is None else part["digest"] for part in parts).encode()).hexdigest()
+    record = book.read(name)
+    if record is not None and record["made_of"] == made_of:
+        with suppress(ScratchError):
+            if context.overviews.completed(info.name) == record["digest"]:
+                return "had"
+    book.write(name, {"variable": info.name, "made_of": made_of, "digest": context.overviews.complete(info.name)})
     return "done"
 
 
@@ -233,10 +251,6 @@ def _days(days: NDArray[np.float64], window: Window) -> NDArray[np.float64]:
         return days[start:stop]
     step = float(days[-1] - days[-2]) if days.size > 1 else 1.0
     return np.concatenate([days[start:], days[-1] + step * np.arange(1, past + 1)])
-
-
-class BadBlocksError(Exception):
-    """Blocks in scratch are not what their records say; the arguments are their numbers over all variables."""
 
 
 def blend_task(context: RunContext, number: int) -> str:

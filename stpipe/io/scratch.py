@@ -25,6 +25,7 @@ from stpipe.core.ports import Overviews
 from stpipe.core.survey import BASE_LEVEL, Level, coarser, level_shape, levels_of, read_padded, standardise
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import ScratchError
+from stpipe.execution.records import digest
 
 TILE_LEVELS = 4
 """Levels 3 to 6 are chunked by survey tile; coarser ones are small and whole."""
@@ -147,17 +148,22 @@ class ZarrOverviewStore:
         """Return what `write_gaps` wrote."""
         return read_checked(self.array(variable, "gaps"), self._cells(tile, BASE_LEVEL).slices)
 
-    def complete(self, variable: str) -> None:
-        """Pool level 6 into the coarser ones, which hold less than 1/4096 of the cube."""
-        levels = levels_of(self.extent)
-        tiled = self._tile_levels()
-        if levels[-1] == tiled[-1]:
-            return
-        source = self.array(variable, f"level{tiled[-1]}")
-        level = read_checked(source, (slice(None),) * 4)
-        for k in levels[len(tiled) :]:
-            level = coarser(level)
+    def complete(self, variable: str) -> str:
+        """Pool level 6 into the coarser ones, which hold less than 1/4096 of the cube; return their digest."""
+        tiled, made = self._tile_levels(), []
+        level: NDArray[np.float64] | None = None
+        for k in levels_of(self.extent)[len(tiled) :]:
+            level = coarser(self._whole(variable, tiled[-1]) if level is None else level)
             self.array(variable, f"level{k}")[...] = level
+            made.append(level)
+        return digest(*made)
+
+    def completed(self, variable: str) -> str:
+        """Return the digest of the levels that `complete` wrote."""
+        return digest(*(self._whole(variable, k) for k in levels_of(self.extent)[len(self._tile_levels()) :]))
+
+    def _whole(self, variable: str, level: int) -> NDArray[np.float64]:
+        return read_checked(self.array(variable, f"level{level}"), (slice(None),) * 4)
 
     def overviews(self, variable: str, location: float, spread: float) -> Overviews:
         """Return the overviews of a variable, standardised."""

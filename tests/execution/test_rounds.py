@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from stpipe.execution.cluster import connect
 from stpipe.execution.context import RunContext
 from stpipe.execution.rounds import run_rounds, settled_filler
 from stpipe.execution.run import finish_survey, run_blocks
-from stpipe.execution.tasks import survey_tile
+from stpipe.execution.runners import ClusterRunner, Tasks
+from stpipe.execution.tasks import complete_survey, survey_tile
 from stpipe.io.scratch import forget_stores
 from tests.execution.fillers import SceneMeanFiller, SumFiller
 from tests.execution.test_run import SHAPE, cube, go, make_context, start
@@ -34,10 +35,10 @@ def client() -> Iterator[Client]:
         yield client
 
 
-def plain(context: RunContext, name: str, task: Callable[[RunContext, int], str], numbers: Sequence[int]) -> None:
+def plain(context: RunContext, tasks: Tasks) -> None:
     """Run tasks one after the other, right here."""
-    for number in numbers:
-        task(context, number)
+    for number in tasks.numbers:
+        tasks.task(context, number)
 
 
 def expected(values: np.ndarray, domain: np.ndarray) -> np.ndarray:
@@ -85,7 +86,9 @@ def surveyed(folder: Path, cube: Any, **options: Any) -> RunContext:
     context = make_context(folder, cube, SceneMeanFiller(**options))
     forget_stores()
     context.filler.prepare()
-    plain(context, "survey", survey_tile, range(len(context.plan.survey_tiles)))
+    for number in range(len(context.plan.survey_tiles)):
+        survey_tile(context, number)
+    complete_survey(context, 0)
     return finish_survey(context)
 
 
@@ -148,13 +151,14 @@ def test_a_block_does_not_go_on_with_other_sums(tmp_path: Path, cube: Any, damag
 
 def test_other_sums_make_other_blocks(client: Client, tmp_path: Path, cube: Any) -> None:
     context = make_context(tmp_path, cube, SceneMeanFiller())
-    one = run_blocks(client, context, start_worker=start).context
+    runner = ClusterRunner(client)
+    one = run_blocks(runner, context, start_worker=start).context
     values, domain = cube
     other = values.copy()
     other[0, 5, 5] = 40.0 if np.isfinite(values[0, 5, 5]) else np.nan
     other[:, 0, 0] = 11.0
     two = run_blocks(
-        client, make_context(tmp_path / "other", (other, domain), SceneMeanFiller()), start_worker=start
+        runner, make_context(tmp_path / "other", (other, domain), SceneMeanFiller()), start_worker=start
     ).context
     assert one.rounds_key != two.rounds_key
     assert one.rounds_key in one.book("fill").key
