@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -38,7 +39,8 @@ class Claims:
         self.patience = patience
         self._held: set[Path] = set()
         self._over = threading.Event()
-        self._clock = folder / f".clock-{uuid.uuid4().hex}"
+        self._token = uuid.uuid4().hex
+        self._clock = folder / f".clock-{self._token}"
         self._heart = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Self:
@@ -49,47 +51,58 @@ class Claims:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._heart.join()
-        for path in self._held:
-            path.unlink(missing_ok=True)
+        for path in tuple(self._held):
+            self.drop(path.name)
         self._clock.unlink(missing_ok=True)
 
     def take(self, name: str) -> int | None:
         """Claim a task; return how often that was done, this time included, or None while another one is at it."""
         path = self.folder / name
-        if self._make(path, 1):
+        if self._make(path):
             return 1
         if self._age(path) < self.patience:
             return None
-        # Renaming succeeds for one process alone.
-        grave = path.with_name(f".{name}-{uuid.uuid4().hex}")
+        # One at a time takes over, or two would bury each other's new claims.
+        taking = path.with_name(f".taking-{name}")
         try:
-            path.rename(grave)
+            taking.touch(exist_ok=False)
+        except FileExistsError:
+            if self._age(taking) >= self.patience:  # it died at that
+                taking.unlink(missing_ok=True)
+            return None
         except FileNotFoundError:
             return None
-        if self._age(grave) < self.patience:  # another one had just taken it over: give it back
-            try:
-                os.link(grave, path)
-            finally:
-                grave.unlink()
-            return None
-        tries = _tries(grave) + 1
-        grave.unlink()
-        return tries if self._make(path, tries) else None
+        try:
+            if self._age(path) < self.patience:
+                return None
+            tries = _tries(path) + 1
+            self._write(path, tries)
+        finally:
+            taking.unlink(missing_ok=True)
+        return tries
 
     def drop(self, name: str) -> None:
-        """Give a claim back."""
+        """Give a claim back, unless another process thought this one dead and took it over."""
         path = self.folder / name
         self._held.discard(path)
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            if path.read_text().endswith(self._token):
+                path.unlink()
 
-    def _make(self, path: Path, tries: int) -> bool:
+    def _make(self, path: Path) -> bool:
         try:
             with path.open("x") as file:
-                file.write(str(tries))
+                file.write(f"1 {self._token}")
         except (FileExistsError, FileNotFoundError):  # taken, or the whole folder is gone: the run has ended
             return False
         self._held.add(path)
         return True
+
+    def _write(self, path: Path, tries: int) -> None:
+        made = path.with_name(f".{path.name}-{self._token}")
+        made.write_text(f"{tries} {self._token}")
+        made.replace(path)
+        self._held.add(path)
 
     def _age(self, path: Path) -> float:
         """Return seconds since a sign of life, by the file system's clock; 0 if the claim is gone."""
@@ -111,6 +124,6 @@ class Claims:
 
 def _tries(path: Path) -> int:
     try:
-        return int(path.read_text())
-    except (OSError, ValueError):  # killed while it was written
+        return int(path.read_text().split()[0])
+    except (OSError, ValueError, IndexError):  # killed while it was written
         return 1
