@@ -25,7 +25,12 @@ def command(as_json: bool, **typed: Any) -> None:
 
     prepared = prepare(fill_options(**typed))
     with interruptible(), shown_progress() as (progress, on_stage):
-        result = execute(prepared, progress=progress, on_stage=on_stage)
+        if prepared.options.shard is None:
+            result = execute(prepared, progress=progress, on_stage=on_stage)
+        else:
+            from stpipe.cli.shard_run import execute_shard
+
+            result = execute_shard(prepared, prepared.options.shard, progress=progress, on_stage=on_stage)
     if as_json:
         click.echo(json.dumps({"folder": str(result.folder), "already": result.already, **result.report}))
         return

@@ -18,6 +18,7 @@ from stpipe.methods import METHODS
 
 if TYPE_CHECKING:
     from stpipe.cli.scene_plan import FillOptions
+    from stpipe.execution.shards import Shard
     from stpipe.io.guides import GuideOptions
 
 UNITS = {"": 1, "B": 1}
@@ -151,6 +152,15 @@ def parse_guides(
     )
 
 
+def _parse_shard(text: str | None) -> Shard | None:
+    """Read K/N."""
+    if text is None:
+        return None
+    from stpipe.execution.shards import Shard
+
+    return Shard.parse(text)
+
+
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add what decides a run to a command."""
     decorators: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
@@ -191,6 +201,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--memory-limit", metavar="SIZE", help="Memory of a worker, such as 4GiB."),
         click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster of this scheduler (tcp://...)."),
         cluster_option,
+        click.option("--shard", metavar="K/N", help="Be the K-th of N processes that share the work; no scheduler."),
         click.option("--resume", is_flag=True, help="Only go on with a run that was begun here."),
         click.option("--overwrite", is_flag=True, help="Replace an earlier run's products."),
         click.option("--no-geotiff", is_flag=True, help="Stop after filled.zarr."),
@@ -235,6 +246,7 @@ def fill_options(
     memory_limit: str | None,
     scheduler: str | None,
     cluster: str | None,
+    shard: str | None,
     resume: bool,
     overwrite: bool,
     no_geotiff: bool,
@@ -272,6 +284,7 @@ def fill_options(
         workers=workers,
         memory_limit=parse_size("--memory-limit", memory_limit),
         scheduler=scheduler,
+        shard=_parse_shard(shard),
         cluster=parse_cluster(cluster, scheduler=scheduler, workers=workers, memory_limit=memory_limit),
         resume=resume,
         overwrite=overwrite,

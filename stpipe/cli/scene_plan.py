@@ -20,6 +20,7 @@ from stpipe.core.windows import Triple
 from stpipe.errors import OptionError, PlanError
 from stpipe.execution.cluster import check_workers, cores, share_of_memory, worker_memory
 from stpipe.execution.clusters import ClusterPlan
+from stpipe.execution.shards import Shard
 from stpipe.io.coefficients import GivenCoefficients, open_coefficients
 from stpipe.io.cube import Cube
 from stpipe.io.frames import SOURCE_SUFFIX, half_width_name, interval_percent
@@ -81,6 +82,9 @@ class FillOptions:
 
     sar: SarChoice | None = None
     """What the user asked for of infilling from radar, where that is the method."""
+
+    shard: Shard | None = None
+    """Which share of the work this process begins with, where several do it without a scheduler."""
 
     max_gap: float | None = None
     """Gaps farther than this many days from an observation of their pixel stay unfilled."""
@@ -178,18 +182,11 @@ def prepare(options: FillOptions) -> Prepared:
     RefusedError
         One line, with the rule, the values and the next step.
     """
-    if options.resume and options.overwrite:
-        raise OptionError("--resume goes on with a run and --overwrite starts anew; give one of them")
-    if options.scheduler is not None and "://" not in options.scheduler:
-        raise OptionError(f"--scheduler needs an address such as tcp://host:8786, got {options.scheduler!r}")
-    if options.scheduler is not None and options.workers is not None:
-        raise OptionError("--workers starts workers here and --scheduler uses those of a cluster; give one of them")
-    check_max_gap(options.max_gap, "--max-gap")
+    _check_options(options)
     percent = interval_percent(options.interval, "--interval")
-    if options.valid_range is not None and not options.valid_range[0] <= options.valid_range[1]:
-        raise OptionError(f"--valid-range needs LO,HI with LO <= HI, got {options.valid_range}")
-    check_method(options.method, guided=bool(options.guides), tune=options.tune)
     workers = check_workers(cores() if options.workers is None else options.workers)
+    if options.shard is not None:
+        workers = options.shard.shares
     if options.cluster is not None:
         workers = options.cluster.maximum
         options = replace(options, memory_limit=worker_memory(options.cluster))
@@ -237,6 +234,39 @@ def prepare(options: FillOptions) -> Prepared:
         guides=guides,
         notes=notes,
     )
+
+
+def _check_options(options: FillOptions) -> None:
+    """Refuse options that contradict each other, or can't be met whatever the cube."""
+    if options.resume and options.overwrite:
+        raise OptionError("--resume goes on with a run and --overwrite starts anew; give one of them")
+    if options.scheduler is not None and "://" not in options.scheduler:
+        raise OptionError(f"--scheduler needs an address such as tcp://host:8786, got {options.scheduler!r}")
+    if options.scheduler is not None and options.workers is not None:
+        raise OptionError("--workers starts workers here and --scheduler uses those of a cluster; give one of them")
+    if options.shard is not None:
+        _check_shard(options)
+    check_max_gap(options.max_gap, "--max-gap")
+    if options.valid_range is not None and not options.valid_range[0] <= options.valid_range[1]:
+        raise OptionError(f"--valid-range needs LO,HI with LO <= HI, got {options.valid_range}")
+    check_method(options.method, guided=bool(options.guides), tune=options.tune)
+
+
+def _check_shard(options: FillOptions) -> None:
+    """Refuse what does not go with processes that share a run."""
+    for option, given in (
+        ("--workers", options.workers),
+        ("--scheduler", options.scheduler),
+        ("--cluster", options.cluster),
+    ):
+        if given is not None:
+            raise OptionError(f"--shard works without a scheduler, each process by itself; leave {option} out")
+    if options.overwrite:
+        raise OptionError("--overwrite lets each --shard begin anew; remove the folder before the first one instead")
+    if options.memory_limit is None:
+        raise OptionError(
+            "--shard needs --memory-limit, so that all processes plan the same blocks; give what one of them may take"
+        )
 
 
 def _coefficients(path: Path, cube: Cube, radar: Radar) -> GivenCoefficients:

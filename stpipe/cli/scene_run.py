@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -30,8 +30,8 @@ from stpipe.execution.cluster import check_cluster, connect
 from stpipe.execution.context import RunContext
 from stpipe.execution.records import RecordBook
 from stpipe.execution.run import RunOutcome, run_blocks
-from stpipe.execution.runners import ClusterRunner
-from stpipe.execution.stages import ContextPlugin, Progress, clean_workers, run_stage
+from stpipe.execution.runners import ClusterRunner, Runner, Tasks
+from stpipe.execution.stages import Progress, clean_workers
 from stpipe.io.coefficients import COEFFICIENTS, write_coefficients
 from stpipe.io.cube import open_source
 from stpipe.io.filled import ZarrFilledStore, create_filled
@@ -93,24 +93,30 @@ def execute(
             if begin(prepared) is not state:
                 raise OutputError(f"another process has worked in {folder.path} meanwhile; run the same command again")
             if state is State.NEW:
-                _make_stores(prepared)
-            report = _run(prepared, client, progress, tell, notes)
+                make_stores(prepared)
+            with clean_workers(client, prepared.plan.run_id), clean_workers(client, _mosaic_name(prepared)):
+                report = carry_out(prepared, ClusterRunner(client, progress), tell, notes)
             folder.finish(report, keep_work=prepared.options.keep_work)
     except OSError as error:
-        if error.errno is None or isinstance(error, RunError):
-            raise
-        raise RunError(
-            f"{error.strerror} ({error.filename or folder.path}); what is done is kept: run the same command again "
-            "to go on from here"
-        ) from error
+        raise as_run_error(error, folder) from error
     return RunResult(folder.path, report, notes=notes)
+
+
+def as_run_error(error: OSError, folder: RunFolder) -> Exception:
+    """Return an error of the disk or the like as one that says how to go on."""
+    if error.errno is None or isinstance(error, RunError):
+        return error
+    return RunError(
+        f"{error.strerror} ({error.filename or folder.path}); what is done is kept: run the same command again to go "
+        "on from here"
+    )
 
 
 def _ignore(_: str) -> None:
     """Take no notice of a stage."""
 
 
-def _make_stores(prepared: Prepared) -> None:
+def make_stores(prepared: Prepared) -> None:
     """Clear the folder and create empty stores; the plan is written last, so that a half-made one is made again."""
     folder, plan, cube = prepared.folder, prepared.plan, prepared.cube
     folder.clear()
@@ -185,13 +191,29 @@ def cluster(prepared: Prepared) -> Iterator[Client]:
         yield client
 
 
-def _run(
+def carry_out(
     prepared: Prepared,
-    client: Client,
-    progress: Progress | None,
+    runner: Runner,
     on_stage: Callable[[str], None],
     notes: list[str],
+    *,
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> dict[str, JSON]:
+    """Do all stages of a run whose stores exist, or what is left of them; return what run.json is to say.
+
+    Parameters
+    ----------
+    prepared : Prepared
+        The run.
+    runner : Runner
+        Who does the work.
+    on_stage : callable
+        Told about each stage as it begins.
+    notes : list of str
+        Grows by what the user should know.
+    alone : callable
+        Returns what keeps out other processes that share the run, if there are any.
+    """
     folder, plan = prepared.folder, prepared.plan
     clock = _Clock()
 
@@ -201,23 +223,18 @@ def _run(
 
     peaks: dict[str, int] = {}
     if not folder.product("filled.zarr").exists():
-        with clean_workers(client, plan.run_id):
-            outcome = run_blocks(
-                ClusterRunner(client, progress), run_context(prepared), start_worker=start_fill_worker, on_stage=tell
-            )
-        _save_outcome(folder, plan, outcome)
-        if isinstance(prepared.guides, Radar) and not folder.product(COEFFICIENTS).exists():
-            tell("coefficients")
-            _write_coefficients(prepared, prepared.guides, outcome.context)
-            folder.publish(COEFFICIENTS)
-        folder.publish("filled.zarr")
+        outcome = run_blocks(runner, run_context(prepared), start_worker=start_fill_worker, on_stage=tell)
+        with alone():
+            if not folder.product("filled.zarr").exists():
+                _publish(prepared, outcome, tell)
     files: list[dict[str, Any]] = []
     if prepared.options.geotiff:
         tell("mosaic")
-        files, peaks["mosaic"], warned = _mosaic(prepared, client, progress)
+        files, peaks["mosaic"], warned = _mosaic(prepared, runner)
         notes += warned
     tell("quicklook")
-    _quicklook(prepared)
+    with alone():
+        _quicklook(prepared)
     tell("digests")
     names = ("filled.zarr", COEFFICIENTS, "quicklook.png")
     products = [_product(folder, name) for name in names if folder.product(name).exists()]
@@ -251,6 +268,17 @@ def _run(
         "products": products,
         "notes": notes,
     }
+
+
+def _publish(prepared: Prepared, outcome: RunOutcome, tell: Callable[[str], None]) -> None:
+    """Give what was blended its final name, and what goes with it."""
+    folder = prepared.folder
+    _save_outcome(folder, prepared.plan, outcome)
+    if isinstance(prepared.guides, Radar) and not folder.product(COEFFICIENTS).exists():
+        tell("coefficients")
+        _write_coefficients(prepared, prepared.guides, outcome.context)
+        folder.publish(COEFFICIENTS)
+    folder.publish("filled.zarr")
 
 
 def _write_coefficients(prepared: Prepared, radar: Radar, context: RunContext) -> None:
@@ -313,9 +341,11 @@ def _load_outcome(folder: RunFolder, plan: Plan) -> dict[str, JSON]:
     return saved
 
 
-def _mosaic(
-    prepared: Prepared, client: Client, progress: Progress | None
-) -> tuple[list[dict[str, Any]], int, list[str]]:
+def _mosaic_name(prepared: Prepared) -> str:
+    return f"mosaic-{prepared.plan.run_id}"
+
+
+def _mosaic(prepared: Prepared, runner: Runner) -> tuple[list[dict[str, Any]], int, list[str]]:
     """Write the GeoTIFFs of what was filled."""
     folder, plan = prepared.folder, prepared.plan
     filled = open_source(folder.product("filled.zarr"))
@@ -326,10 +356,12 @@ def _mosaic(
     context = MosaicContext(
         tasks=tasks, reader=filled.reader(), folder=str(folder.product("geotiff").absolute()), book=book
     )
-    name = f"mosaic-{plan.run_id}"
-    client.register_plugin(ContextPlugin(name, context, start_mosaic_worker), name=name)
-    with clean_workers(client, name):
-        result = run_stage(client, name, "mosaic", mosaic_task, range(len(tasks)), progress)
+    result = runner.run(
+        Tasks(stage="mosaic", task=mosaic_task, numbers=range(len(tasks)), book=book),
+        context=context,
+        name=_mosaic_name(prepared),
+        start=start_mosaic_worker,
+    )
     if result.failures:
         raise RunError(
             f"{len(result.failures)} of {len(tasks)} mosaic tasks failed: {result.failures[0].message}; mend that and "

@@ -34,9 +34,9 @@ class Claims:
     ((1, None), 1)
     """
 
-    def __init__(self, folder: Path, *, patience: float = PATIENCE) -> None:
+    def __init__(self, folder: Path, *, patience: float | None = None) -> None:
         self.folder = folder
-        self.patience = patience
+        self.patience = PATIENCE if patience is None else patience
         self._held: set[Path] = set()
         self._over = threading.Event()
         self._token = uuid.uuid4().hex

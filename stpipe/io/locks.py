@@ -12,7 +12,7 @@ from stpipe.errors import OutputError
 
 
 @contextmanager
-def held(place: Path, *, work: str) -> Iterator[None]:
+def held(place: Path, *, work: str, shared: bool = False, wait: bool = False) -> Iterator[None]:
     """Hold the lock of a file, which is made; it goes with the process, however it ends.
 
     Parameters
@@ -21,6 +21,10 @@ def held(place: Path, *, work: str) -> Iterator[None]:
         The file, in a folder that exists.
     work : str
         What its holder does, such as "writing c.zarr", for messages.
+    shared : bool
+        Whether others may hold it as well, if they share it too.
+    wait : bool
+        Whether to wait for it.
 
     Raises
     ------
@@ -46,7 +50,7 @@ def held(place: Path, *, work: str) -> Iterator[None]:
         raise OutputError(f"{place} can't be written: {error.strerror}; choose another folder") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise OutputError(f"another process is {work}; wait for it or end it") from error
         try:

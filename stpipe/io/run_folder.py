@@ -32,9 +32,12 @@ PRODUCTS = ("filled.zarr", "coefficients.zarr", "geotiff", "quicklook.png", "run
 
 WORK = (
     "plan.json", "records", "overviews.zarr", "rounds", "fields.zarr", "learned", "blocks.zarr", "filled.zarr",
-    "coefficients.zarr", "lock",
+    "coefficients.zarr", "claims", "lock", "turn",
 )  # fmt: skip
 """Names that it may have in its work folder."""
+
+LOCKS = ("lock", "turn")
+"""Those that stay while there is a process at work."""
 
 
 class State(Enum):
@@ -142,7 +145,7 @@ class RunFolder:
         """Remove what an earlier run left here; its report and plan first, so that a kill leaves nothing to trust."""
         for place in (self.path / "run.json", self.work / "plan.json"):
             place.unlink(missing_ok=True)
-        for place in [self.path / name for name in PRODUCTS] + [self.work / name for name in WORK if name != "lock"]:
+        for place in [self.path / name for name in PRODUCTS] + [self.work / name for name in WORK if name not in LOCKS]:
             if place.is_symlink() or place.is_file():
                 place.unlink()
             elif place.is_dir():
@@ -153,11 +156,17 @@ class RunFolder:
         write_whole(self.work / "plan.json", canonical({"run_id": run_id, "identity": identity}))
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep a second driver out; the lock goes with the process, however it ends."""
+    def locked(self, *, shared: bool = False) -> Iterator[None]:
+        """Keep out other drivers, or all but those that share the run; the lock goes with the process."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.work.mkdir(exist_ok=True)
-        with held(self.work / "lock", work=f"filling into {self.path}"):
+        with held(self.work / "lock", work=f"filling into {self.path}", shared=shared):
+            yield
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until no other process that shares the run does what one alone may do."""
+        with held(self.work / "turn", work=f"filling into {self.path}", wait=True):
             yield
 
     def publish(self, name: str) -> None:

@@ -1,0 +1,78 @@
+"""A run without a scheduler: this process is one of several that do it together, such as the tasks of a job array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from stpipe.cli.scene_plan import Prepared, begin
+from stpipe.cli.scene_run import RunResult, as_run_error, carry_out, make_stores
+from stpipe.errors import OutputError
+from stpipe.execution.claims import Claims
+from stpipe.execution.shards import Shard, ShardRunner
+from stpipe.execution.stages import Progress
+from stpipe.io.run_folder import RunFolder, State
+
+
+def execute_shard(
+    prepared: Prepared,
+    shard: Shard,
+    *,
+    progress: Progress | None = None,
+    on_stage: Callable[[str], None] | None = None,
+) -> RunResult:
+    """Take part in a run until all of it is done, by whomever.
+
+    Raises
+    ------
+    RefusedError
+        Before anything is changed.
+    RunError
+        If it stopped on the way; what is done is kept.
+    """
+    folder, notes = prepared.folder, list(prepared.notes)
+    tell = on_stage or (lambda _: None)
+    result: RunResult | None = None
+    if begin(prepared) is not State.FINISHED:
+        try:
+            tell("start")
+            with folder.locked(shared=True):
+                result = _take_part(prepared, shard, progress, tell, notes)
+        except OSError as error:
+            raise as_run_error(error, folder) from error
+    if not prepared.options.keep_work:
+        _clear(folder)
+    return result or RunResult(folder.path, folder.report(), already=True)
+
+
+def _take_part(
+    prepared: Prepared, shard: Shard, progress: Progress | None, tell: Callable[[str], None], notes: list[str]
+) -> RunResult | None:
+    """Do what is to be done; return the run if it was this process that finished it."""
+    folder = prepared.folder
+
+    def over() -> bool:
+        return (folder.path / "run.json").exists()
+
+    with folder.alone():
+        state = begin(prepared)
+        if state is State.NEW:
+            make_stores(prepared)
+    if state is State.FINISHED:
+        return None
+    with Claims(folder.work / "claims") as claims:
+        runner = ShardRunner(shard=shard, claims=claims, over=over, progress=progress)
+        report = carry_out(prepared, runner, tell, notes, alone=folder.alone)
+    with folder.alone():
+        if over():
+            return None
+        folder.finish(report, keep_work=True)
+    return RunResult(folder.path, report, notes=notes)
+
+
+def _clear(folder: RunFolder) -> None:
+    """Remove the scratch, unless other processes are still at it: the last one does."""
+    with suppress(OutputError):
+        if folder.work.is_dir():
+            with folder.locked():
+                folder.remove_work()
