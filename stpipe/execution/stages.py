@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import numpy as np
 from distributed import Client, KilledWorker, Worker, WorkerPlugin, as_completed
 from numpy.typing import NDArray
@@ -201,6 +200,8 @@ def _batches(client: Client, name: str, task: Task, numbers: Sequence[int]) -> I
 
 def _batch(client: Client, name: str, task: Task, numbers: Sequence[int]) -> Iterator[Failure | np.void]:
     """Submit a batch as one map_blocks over the numbers and give the rows as they come."""
+    import dask.array as da  # the driver's alone: workers, and processes without a scheduler, need none of it
+
     array = da.from_array(np.asarray(numbers, dtype=np.int64), chunks=1)
     # A task that is tried again needs a new name, or the scheduler may still know the outcome of the first try.
     label = f"{_name_of(task)}-{name[:16]}-{next(_tries)}"
