@@ -17,7 +17,7 @@ from stpipe.errors import OptionError, RunError, StpipeError
 if TYPE_CHECKING:
     from distributed import Client
 
-    from stpipe.execution.clusters import ClusterPlan
+    from stpipe.execution.clusters.plan import ClusterPlan
 
 TIMEOUT = 600
 """Seconds that a worker may take to come, unless said otherwise."""
@@ -47,9 +47,9 @@ def show(cluster: str, as_yaml: bool, as_json: bool) -> None:
     if as_yaml:
         click.echo(find_cluster(cluster).read_text(encoding="utf-8"), nl=False)
         return
-    from stpipe.execution.cluster import local_settings
-    from stpipe.execution.cluster_start import describe, job_script
-    from stpipe.execution.clusters import JOB_SYSTEMS
+    from stpipe.execution.clusters.connect import local_settings
+    from stpipe.execution.clusters.plan import JOB_SYSTEMS
+    from stpipe.execution.clusters.start import describe, job_script
 
     settings = {**local_settings(), **plan.settings}
     script = job_script(plan, settings) if plan.system in JOB_SYSTEMS else None
@@ -83,8 +83,8 @@ def show(cluster: str, as_yaml: bool, as_json: bool) -> None:
 
 
 def _keywords(plan: ClusterPlan, settings: Mapping[str, Any]) -> dict[str, Any]:
-    from stpipe.execution.cluster import worker_memory
-    from stpipe.execution.cluster_start import job_keywords, kubernetes_keywords, local_keywords
+    from stpipe.execution.clusters.connect import worker_memory
+    from stpipe.execution.clusters.start import job_keywords, kubernetes_keywords, local_keywords
 
     if plan.system == "local":
         return local_keywords(plan, worker_memory(plan))
@@ -113,7 +113,7 @@ def check(
         raise OptionError(f"--timeout needs a number of seconds above 0, got {timeout:g}")
     plan = read_cluster_file(cluster)
     plan = plan.with_workers(plan.per_job)
-    from stpipe.execution.cluster import connect, worker_memory
+    from stpipe.execution.clusters.connect import connect, worker_memory
 
     # What is wrong here is refused before anything is started.
     expected = _expected(cube, model)

@@ -12,7 +12,7 @@ from stpipe.errors import MissingFileError, OptionError
 from stpipe.resources import shelf
 
 if TYPE_CHECKING:
-    from stpipe.execution.clusters import ClusterPlan
+    from stpipe.execution.clusters.plan import ClusterPlan
 
 FILE = "cluster.yaml"
 """Name of the file in the folder of each packaged cluster."""
@@ -64,7 +64,7 @@ def find_cluster(name: str) -> Path:
         raise MissingFileError(f"there is no file {name}; {listed}")
     if name in known:
         return known[name]
-    from stpipe.execution.cluster_keys import nearest
+    from stpipe.execution.clusters.keys import nearest
 
     here = f"; for the file of that name here, say ./{name}" if place.is_file() else ""
     raise MissingFileError(f"no cluster {name!r}; {nearest(name, list(known))}{here}")
@@ -84,8 +84,8 @@ def read_cluster_file(name: str) -> ClusterPlan:
     import distributed  # noqa: F401 - brings the names of Dask's settings
     import yaml
 
-    from stpipe.execution.cluster import cores
-    from stpipe.execution.clusters import read_cluster
+    from stpipe.execution.clusters.connect import cores
+    from stpipe.execution.clusters.plan import read_cluster
 
     path = find_cluster(name)
     shown = name if path.name != name and path.parent.name == name else path.name
@@ -179,7 +179,7 @@ def parse_cluster(
             f"--memory-limit {memory_limit} is for workers that stpipe starts by itself; with --cluster {name} the "
             "file says how much a worker may take"
         )
-    from stpipe.execution.cluster import check_workers
+    from stpipe.execution.clusters.connect import check_workers
 
     plan = read_cluster_file(name)
     return plan.with_workers(None if workers is None else check_workers(workers))

@@ -18,8 +18,8 @@ from stpipe.core.samples import check_fillable
 from stpipe.core.trust import Trust
 from stpipe.core.windows import Triple
 from stpipe.errors import OptionError, PlanError
-from stpipe.execution.cluster import check_workers, cores, share_of_memory, worker_memory
-from stpipe.execution.clusters import ClusterPlan
+from stpipe.execution.clusters.connect import check_workers, cores, share_of_memory, worker_memory
+from stpipe.execution.clusters.plan import ClusterPlan
 from stpipe.execution.shards import Shard
 from stpipe.io.coefficients import GivenCoefficients, open_coefficients
 from stpipe.io.cube import Cube

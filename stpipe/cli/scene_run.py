@@ -26,7 +26,7 @@ from stpipe.core.sizes import MIB
 from stpipe.core.trust import remarks
 from stpipe.core.windows import Window
 from stpipe.errors import OutputError, RunError
-from stpipe.execution.cluster import check_cluster, connect
+from stpipe.execution.clusters.connect import check_cluster, connect
 from stpipe.execution.context import RunContext
 from stpipe.execution.records import RecordBook
 from stpipe.execution.run import RunOutcome, run_blocks

@@ -30,7 +30,7 @@ from stpipe.core.survey import ArrayOverviews, Level, coarser, lattice_step, lev
 from stpipe.core.trust import remarks
 from stpipe.core.windows import Triple, Window
 from stpipe.errors import CubeError
-from stpipe.execution.cluster import cores, share_of_memory
+from stpipe.execution.clusters.connect import cores, share_of_memory
 from stpipe.execution.context import FillJob, Scale
 from stpipe.execution.learning import learn, taught_by
 from stpipe.execution.tasks import fill_block, finish_tile, has_gaps, survey_samples

@@ -20,7 +20,7 @@ from stpipe.core.ports import JSON
 from stpipe.core.scene import SceneSpec, make_scene
 from stpipe.core.windows import Window
 from stpipe.errors import ReadError, RunError, StpipeError
-from stpipe.execution.cluster import cores, machine_memory
+from stpipe.execution.clusters.connect import cores, machine_memory
 from stpipe.io.cube import open_source
 from stpipe.io.scratch import use_one_thread
 

@@ -20,7 +20,7 @@ from stpipe.cli.cluster_files import FILE, packaged_clusters, read_cluster_file
 from stpipe.cli.main import run
 from stpipe.core.scene import SceneSpec, make_scene
 from stpipe.errors import RunError
-from stpipe.execution.clusters import JOB_SYSTEMS, ClusterPlan
+from stpipe.execution.clusters.plan import JOB_SYSTEMS, ClusterPlan
 from stpipe.io.scene import write_scene
 from stpipe.resources import shelf
 

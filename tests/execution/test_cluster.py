@@ -3,7 +3,7 @@ import os
 import pytest
 
 from stpipe.core.sizes import GIB
-from stpipe.execution.cluster import KEPT_BYTES, connect
+from stpipe.execution.clusters.connect import KEPT_BYTES, connect
 
 TRIM = "MALLOC_TRIM_THRESHOLD_"
 MMAP = "MALLOC_MMAP_THRESHOLD_"

@@ -24,10 +24,9 @@ from hypothesis import strategies as st
 
 from stpipe.errors import OptionError
 from stpipe.execution import cluster_start
-from stpipe.execution.cluster import local_settings
-from stpipe.execution.cluster_environment import environment, exports, with_environment
-from stpipe.execution.cluster_start import Keeper, job_keywords, job_script, kubernetes_keywords
-from stpipe.execution.clusters import (
+from stpipe.execution.clusters.connect import local_settings
+from stpipe.execution.clusters.environment import environment, exports, with_environment
+from stpipe.execution.clusters.plan import (
     CERTIFICATES,
     JOB_SYSTEMS,
     JOBS,
@@ -39,6 +38,7 @@ from stpipe.execution.clusters import (
     read_cluster,
     walltime_seconds,
 )
+from stpipe.execution.clusters.start import Keeper, job_keywords, job_script, kubernetes_keywords
 
 KNOWN = dask.config.config["distributed"]
 WALLTIMES = {"slurm": "01:00:00", "pbs": "01:00:00", "lsf": "01:00"}

@@ -19,7 +19,7 @@ from stpipe.core.ports import Learner, VariableInfo
 from stpipe.core.survey import location_and_spread
 from stpipe.core.windows import Triple, Window
 from stpipe.errors import PlanError, RunError, ScratchError
-from stpipe.execution.cluster import connect
+from stpipe.execution.clusters.connect import connect
 from stpipe.execution.context import Scale
 from stpipe.execution.learning import filler_for, read_crop
 from stpipe.execution.stages import StageResult

@@ -16,7 +16,7 @@ from stpipe.core.ports import SceneFiller
 from stpipe.core.windows import Window
 from stpipe.errors import ScratchError
 from stpipe.execution import rounds
-from stpipe.execution.cluster import connect
+from stpipe.execution.clusters.connect import connect
 from stpipe.execution.context import RunContext
 from stpipe.execution.rounds import run_rounds, settled_filler
 from stpipe.execution.run import finish_survey, run_blocks

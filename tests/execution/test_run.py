@@ -16,7 +16,7 @@ from stpipe.core.plan import make_plan
 from stpipe.core.ports import SceneFiller, VariableInfo
 from stpipe.core.windows import Window
 from stpipe.errors import ReadError, RunError
-from stpipe.execution.cluster import connect
+from stpipe.execution.clusters.connect import connect
 from stpipe.execution.context import RunContext
 from stpipe.execution.run import RunOutcome, run_blocks
 from stpipe.execution.runners import ClusterRunner

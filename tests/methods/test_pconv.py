@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from stpipe.core.blocks import BlockGrid, BlockSpec
 from stpipe.core.ports import BlockInput, Filler, Learner, Prediction
 from stpipe.errors import ShapeError
-from stpipe.execution.cluster import local_settings
+from stpipe.execution.clusters.connect import local_settings
 from stpipe.methods.eof import EofFiller
 from stpipe.methods.linear import LinearFiller
 from stpipe.methods.network import within_reach

@@ -22,7 +22,7 @@ from stpipe.core.ports import JSON, VariableInfo
 from stpipe.core.samples import check_fillable, gap_value
 from stpipe.core.trust import Trust, remarks
 from stpipe.errors import CubeError, RunError
-from stpipe.execution.cluster import (
+from stpipe.execution.clusters.connect import (
     check_cluster,
     check_workers,
     connect,
@@ -30,7 +30,7 @@ from stpipe.execution.cluster import (
     share_of_memory,
     worker_memory,
 )
-from stpipe.execution.clusters import ClusterPlan
+from stpipe.execution.clusters.plan import ClusterPlan
 from stpipe.execution.stages import ContextPlugin, Progress, StageResult, Task, clean_workers, process_memory, run_stage
 from stpipe.io.cube import Cube, Period
 from stpipe.io.fillable import open_fillable

@@ -19,8 +19,8 @@ from distributed.security import Security
 from tornado.ioloop import PeriodicCallback
 
 from stpipe.errors import OptionError
-from stpipe.execution.cluster_environment import environment, exports, with_environment
-from stpipe.execution.clusters import CERTIFICATES, JOB_SYSTEMS, ClusterPlan
+from stpipe.execution.clusters.environment import environment, exports, with_environment
+from stpipe.execution.clusters.plan import CERTIFICATES, JOB_SYSTEMS, ClusterPlan
 
 JOB_CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}
 """What dask-jobqueue calls them."""

@@ -15,9 +15,9 @@ from distributed import Client, LocalCluster
 
 from stpipe.core.sizes import gib
 from stpipe.errors import OptionError, RunError
-from stpipe.execution.cluster_start import dashboard as dashboard_of
-from stpipe.execution.cluster_start import describe, started
-from stpipe.execution.clusters import ClusterPlan
+from stpipe.execution.clusters.plan import ClusterPlan
+from stpipe.execution.clusters.start import dashboard as dashboard_of
+from stpipe.execution.clusters.start import describe, started
 from stpipe.resources import shipped
 
 

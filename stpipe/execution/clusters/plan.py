@@ -18,7 +18,7 @@ from typing import Any, Literal, cast
 from dask.utils import format_bytes, parse_bytes, parse_timedelta
 
 from stpipe.errors import OptionError
-from stpipe.execution.cluster_keys import (
+from stpipe.execution.clusters.keys import (
     LEAST_MEMORY,
     Check,
     Place,
