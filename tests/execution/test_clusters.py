@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stpipe.errors import OptionError
-from stpipe.execution import cluster_start
+from stpipe.execution.clusters import start as cluster_start
 from stpipe.execution.clusters.connect import local_settings
 from stpipe.execution.clusters.environment import environment, exports, with_environment
 from stpipe.execution.clusters.plan import (
