@@ -24,13 +24,20 @@ def start(cube: Path, out: Path, shard: str) -> subprocess.Popen[bytes]:
     )
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A cube, and the digests of what one driver makes of it."""
+    folder = tmp_path_factory.mktemp("whole")
+    make_cube(folder / "cube.zarr", frames=8, side=160)
+    assert run(["fill-scene", str(folder / "cube.zarr"), "-o", str(folder / "one"), *WORDS, "--workers", "1"]) == 0
+    return folder / "cube.zarr", digests(folder / "one")
+
+
 @pytest.mark.integration
 def test_shares_that_die_are_taken_over_and_the_bytes_are_those_of_one_driver(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cube, out = tmp_path / "cube.zarr", tmp_path / "out"
-    make_cube(cube, frames=8, side=160)
-    assert run(["fill-scene", str(cube), "-o", str(tmp_path / "one"), *WORDS, "--workers", "1"]) == 0
+    (cube, expected), out = whole, tmp_path / "out"
     first, second = start(cube, out, "1/3"), start(cube, out, "2/3")
     while first.poll() is None and len(list((out / "work" / "records" / "fill").glob("*.json"))) < 6:
         time.sleep(0.01)
@@ -41,20 +48,18 @@ def test_shares_that_die_are_taken_over_and_the_bytes_are_those_of_one_driver(
     assert not (out / "run.json").exists()
     monkeypatch.setattr(claims, "PATIENCE", 0.5)
     assert run(["fill-scene", str(cube), "-o", str(out), *WORDS, "--shard", "3/3", "--memory-limit", "2GiB"]) == 0
-    assert digests(out) == digests(tmp_path / "one")
+    assert digests(out) == expected
     assert not (out / "work").exists()
 
 
 @pytest.mark.integration
-def test_shares_that_work_together_end_together(tmp_path: Path) -> None:
-    cube, out = tmp_path / "cube.zarr", tmp_path / "out"
-    make_cube(cube, frames=8, side=160)
-    assert run(["fill-scene", str(cube), "-o", str(tmp_path / "one"), *WORDS, "--workers", "1"]) == 0
+def test_shares_that_work_together_end_together(whole: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    (cube, expected), out = whole, tmp_path / "out"
     processes = [start(cube, out, f"{number}/2") for number in (1, 2)]
     for process in processes:
         _, said = process.communicate(timeout=300)
         assert process.returncode == 0, said
-    assert digests(out) == digests(tmp_path / "one")
+    assert digests(out) == expected
     assert {path.name for path in out.iterdir()} == {"filled.zarr", "geotiff", "quicklook.png", "run.json"}
 
 
