@@ -306,6 +306,23 @@ def bytes_to_survey(tile: Triple, item: int, quality: QualityCost = NO_RULES) ->
     return math.prod(tile) * (item + 1) + tile[1] * tile[2] * FRAME_PIXEL_BYTES + quality.bytes(tile)
 
 
+def several_blocks(grid: BlockGrid, tiles: TileGrid) -> bool:
+    """Whether any tile is written into by more than one block.
+
+    Examples
+    --------
+    >>> from stpipe.core.blocks import BlockSpec
+    >>> grid = BlockGrid((4, 64, 64), BlockSpec(size=(4, 32, 32), overlap=(0, 0, 0)))
+    >>> [several_blocks(grid, TileGrid(grid.extent, shape)) for shape in ((2, 16, 32), (4, 48, 32))]
+    [False, True]
+    """
+    for starts, size, length, step in zip(grid.starts, grid.size, grid.extent, tiles.shape, strict=True):
+        for start in range(0, length, step):
+            if sum(a < min(start + step, length) and a + size > start for a in starts) > 1:
+                return True
+    return False
+
+
 def bytes_to_blend(tile: Triple, info: VariableInfo, quality: QualityCost = NO_RULES) -> int:
     """Return the memory that the blend of a tile takes at its peak, the blocks that it reads not counted."""
     item = np.dtype(info.dtype).itemsize

@@ -32,6 +32,7 @@ from stpipe.core.geometry import (
     choose_grid,
     default_overlap,
     output_chunk,
+    several_blocks,
     survey_tile_shape,
 )
 from stpipe.core.ports import JSON, Filler, Learner, SceneFiller, VariableInfo
@@ -278,8 +279,11 @@ def make_plan(
         learn=fixed + learn_bytes if crops else 0,
         fill=fixed + to_fill,
         blend=fixed
-        + blend_fixed
-        + max(bytes_to_blend(tiles.shape, info, quality) for tiles, info in zip(blend_tiles, variables, strict=True)),
+        + max(
+            # A tile that one block fills has not touched its sums yet while that block is decoded.
+            (blend_fixed if several_blocks(grid, tiles) else payload) + bytes_to_blend(tiles.shape, info, quality)
+            for tiles, info in zip(blend_tiles, variables, strict=True)
+        ),
     )
     if memory.peak > usable:
         worst = "blending" if memory.blend == memory.peak else "surveying"
