@@ -336,6 +336,25 @@ def test_too_little_disk_is_refused(cube: Path, tmp_path: Path, capsys: Any, mon
     assert not (tmp_path / "out").exists()
 
 
+def test_gaps_are_counted_before_disk_that_would_do_is_called_too_little(
+    cube: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    words = ["plan", str(cube), "-o", str(tmp_path / "out"), *SMALL, "--no-scan", "--json"]
+    has_free(2**40, monkeypatch)
+    assert run(words) == 0
+    plan = json.loads(capsys.readouterr().out)
+    all_gap = plan["scratch_bytes"] + plan["output_bytes"]
+    no_gap = all_gap - plan["gap_bytes"]
+    has_free(all_gap - 1, monkeypatch)  # a third of this cube is gap
+    assert run(words) == 0
+    has_free(no_gap, monkeypatch)
+    assert run(words) == 2
+    assert "of disk" in capsys.readouterr().err
+    # Where a range drops samples nobody knows how many are left.
+    has_free(all_gap - 1, monkeypatch)
+    assert run([*words, "--valid-range", "-1,1"]) == 2
+
+
 def test_a_block_too_large_for_the_memory_names_one_that_fits(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     has_free(2**40, monkeypatch)
     path = tmp_path / "large.zarr"

@@ -176,18 +176,12 @@ def test_what_kills_its_process_is_given_up(tmp_path: Path) -> None:
 
 
 def test_who_comes_when_all_is_over_goes(tmp_path: Path) -> None:
-    own, claims = runner(tmp_path, 1, 2)
-    finished = ShardRunner(shard=own.shard, claims=claims, over=lambda: True, poll=0.01)
-    with claims:
-        claims.take("work-0000001")  # held by somebody who will not end it
-        other = Claims(tmp_path / "claims")
-        with other:
-            late = ShardRunner(shard=own.shard, claims=other, over=lambda: True, poll=0.01)
-            result = late.run(
-                tasks_of(tmp_path, 2, lambda _, __: "done"), context=None, name="run", start=lambda _: None
-            )
-    assert result.had == 1
-    assert finished.over()
+    with Claims(tmp_path / "claims") as other, Claims(tmp_path / "claims") as own:
+        assert other.take("work-0000001") == 1  # it will not end this
+        late = ShardRunner(shard=Shard(1, 2), claims=own, over=lambda: True, poll=0.01)
+        tasks = tasks_of(tmp_path, 2, lambda _, __: "done")
+        result = late.run(tasks, context=None, name="run", start=lambda _: None)
+    assert (result.done, result.had) == (1, 1)
 
 
 @pytest.mark.parametrize("filler", [SumFiller, SceneMeanFiller])
