@@ -16,11 +16,9 @@ from zarr.codecs import BloscCodec, BloscShuffle
 from stpipe.core.geometry import TileGrid
 from stpipe.core.ports import JSON
 from stpipe.core.resampling import Axis
-from stpipe.core.windows import Window, triple
+from stpipe.core.windows import Window
 from stpipe.errors import CubeError, OptionError
 from stpipe.io.cube import Cube
-from stpipe.io.dimensions import coordinate_of
-from stpipe.io.georeference import crs_wkt_of, transform_of
 from stpipe.io.places import Place, axes_of
 from stpipe.io.radar import Radar
 from stpipe.io.run_folder import file_state
@@ -197,7 +195,9 @@ def open_coefficients(path: str | Path, cube: Cube, variable: str, radar: Radar)
     if first not in dataset:
         there = sorted(str(name)[: -len("_constant")] for name in dataset.data_vars if str(name).endswith("_constant"))
         raise CubeError(f"{place} has no coefficients of {variable}, but of {', '.join(there) or 'nothing'}")
-    rows, columns = axes_of(_place(dataset, place, first), Place.of_cube(cube))
+    y, x = map(str, dataset[first].dims)
+    own_place = Place.of_variable(dataset, first, (y, x), label=place, times=np.array([], dtype="datetime64[ns]"))
+    rows, columns = axes_of(own_place, Place.of_cube(cube))
     if not (rows.aligned and columns.aligned):
         raise CubeError(f"the pixels of the coefficients in {place} are not those of {cube.path}; fit them anew")
     made = GivenCoefficients(path=place, variable=variable, groups=radar.groups, rows=rows, columns=columns)
@@ -211,20 +211,3 @@ def _words(value: JSON) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return " and ".join(", ".join(group) for group in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _place(dataset: xr.Dataset, path: str, name: str) -> Place:
-    """Return where coefficients are."""
-    variable = dataset[name].variable
-    y, x = (str(dim) for dim in variable.dims)
-    along_y, along_x = coordinate_of(dataset, y, "y"), coordinate_of(dataset, x, "x")
-    ys, xs = (None if c is None or c.dtype.kind not in "iuf" else c.values for c in (along_y, along_x))
-    return Place(
-        label=path,
-        extent=triple((1, *variable.shape)),
-        times=np.array([], dtype="datetime64[ns]"),
-        crs_wkt=crs_wkt_of(dataset, variable, along_y, along_x),
-        transform=transform_of(dataset, variable, ys, xs),
-        y=ys,
-        x=xs,
-    )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from stpipe.core.resampling import Axis
@@ -59,16 +60,23 @@ class Place:
     @classmethod
     def of_object(cls, cube: ObjectCube, label: str) -> Place:
         """Return that of an object of xarray."""
-        dataset, (time, y, x) = cube.dataset, cube.dims
-        along_time = coordinate_of(dataset, time, "time")
+        along_time = coordinate_of(cube.dataset, cube.dims[0], "time")
         assert along_time is not None  # it was understood
+        times = decode_times(along_time, label).labels
+        return cls.of_variable(cube.dataset, cube.names[0], cube.dims[1:], label=label, times=times)
+
+    @classmethod
+    def of_variable(
+        cls, dataset: xr.Dataset, name: str, dims: tuple[str, str], *, label: str, times: NDArray[np.datetime64]
+    ) -> Place:
+        """Return that of a variable over (y, x), and over frames if there are any, of a dataset."""
+        variable, (y, x) = dataset[name].variable, dims
         along_y, along_x = coordinate_of(dataset, y, "y"), coordinate_of(dataset, x, "x")
-        variable = dataset[cube.names[0]].variable
         ys, xs = (None if c is None or c.dtype.kind not in "iuf" else c.values for c in (along_y, along_x))
         return cls(
             label=label,
-            extent=cube.extent,
-            times=decode_times(along_time, label).labels,
+            extent=(max(1, times.size), variable.sizes[y], variable.sizes[x]),
+            times=times,
             crs_wkt=crs_wkt_of(dataset, variable, along_y, along_x),
             transform=transform_of(dataset, variable, ys, xs),
             y=ys,
