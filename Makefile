@@ -2,6 +2,7 @@
 #   make demo    fill a made-up scene, score it, write demo/
 #   make scores  score every method on real data that nothing was trained on, write docs/scores.md
 #   make test    the whole test suite
+#   make integration  the tests on a real Slurm, which it installs from Debian's packages (as root)
 #   make lint    what a change must pass besides the tests
 #   make wheel   dist/stpipe-*.whl
 #   make clean   remove all that make has made here, the virtual environment too
@@ -13,17 +14,31 @@ JOBS ?= 2
 # What pytest, or the scores, should take besides, such as ARGS="tests/core -k blocks" or ARGS=--quick.
 ARGS ?=
 
-.PHONY: help demo scores test lint format wheel clean
+.PHONY: help demo scores test integration services lint format wheel clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '2,7s/^#   //p' Makefile
+	@sed -n '2,8s/^#   //p' Makefile
 
 demo: $(VENV)/.stamp-test
 	$(BIN)/stpipe demo -o demo
 
 test: $(VENV)/.stamp-test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+integration: services $(VENV)/.stamp-test
+	$(BIN)/python -m pytest --integration tests/integration $(ARGS)
+
+# What the integration tests start: Slurm and its key service. Without them those tests say so and are skipped.
+SERVICES := slurm-wlm munge
+services:
+	@PATH="$$PATH:/usr/sbin"; \
+	if (command -v slurmctld && command -v slurmd && command -v munged) > /dev/null; then exit 0; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	    echo "make: installing $(SERVICES) from Debian's packages"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -y -qq --no-install-recommends $(SERVICES) > /dev/null; \
+	else echo "make: no Slurm here; on Debian, as root: apt-get install $(SERVICES)"; fi
 
 # Half an hour on two cores; results stay in build/scores, so that a run that was interrupted goes on.
 scores: $(VENV)/.stamp-test

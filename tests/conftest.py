@@ -20,7 +20,11 @@ settings.register_profile("stpipe", deadline=None, suppress_health_check=[Health
 settings.load_profile("stpipe")
 
 
-OPT_IN = {"slow": "takes more than ten seconds", "gpu": "needs an accelerator"}
+OPT_IN = {
+    "slow": "takes more than ten seconds",
+    "gpu": "needs an accelerator",
+    "integration": "needs services that make integration installs",
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

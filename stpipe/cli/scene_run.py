@@ -44,6 +44,9 @@ from stpipe.io.scratch import ZarrBlockStore, ZarrFieldStore, ZarrOverviewStore,
 from stpipe.io.workers import start_fill_worker, start_mosaic_worker
 from stpipe.methods.sar.coefficients import in_units
 
+MOSAIC = "mosaic"
+"""The stage that makes GeoTIFFs of the filled cube; all others lead to that."""
+
 
 @dataclass(slots=True)
 class RunResult:
@@ -342,7 +345,7 @@ def _load_outcome(folder: RunFolder, plan: Plan) -> dict[str, JSON]:
 
 
 def _mosaic_name(prepared: Prepared) -> str:
-    return f"mosaic-{prepared.plan.run_id}"
+    return f"{MOSAIC}-{prepared.plan.run_id}"
 
 
 def _mosaic(prepared: Prepared, runner: Runner) -> tuple[list[dict[str, Any]], int, list[str]]:
@@ -357,7 +360,7 @@ def _mosaic(prepared: Prepared, runner: Runner) -> tuple[list[dict[str, Any]], i
         tasks=tasks, reader=filled.reader(), folder=str(folder.product("geotiff").absolute()), book=book
     )
     result = runner.run(
-        Tasks(stage="mosaic", task=mosaic_task, numbers=range(len(tasks)), book=book),
+        Tasks(stage=MOSAIC, task=mosaic_task, numbers=range(len(tasks)), book=book),
         context=context,
         name=_mosaic_name(prepared),
         start=start_mosaic_worker,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from stpipe.cli.scene_plan import Prepared, begin
-from stpipe.cli.scene_run import RunResult, as_run_error, carry_out, make_stores
+from stpipe.cli.scene_run import MOSAIC, RunResult, as_run_error, carry_out, make_stores
 from stpipe.errors import OutputError
 from stpipe.execution.claims import Claims
 from stpipe.execution.shards import Shard, ShardRunner
@@ -51,8 +51,12 @@ def _take_part(
     """Do what is to be done; return the run if it was this process that finished it."""
     folder = prepared.folder
 
-    def over() -> bool:
+    def finished() -> bool:
         return (folder.path / "run.json").exists()
+
+    def over(stage: str) -> bool:
+        # Once the cube has its final name, whoever still checks or waits for what led to it may stop.
+        return finished() or (stage != MOSAIC and folder.product("filled.zarr").exists())
 
     with folder.alone():
         state = begin(prepared)
@@ -64,7 +68,7 @@ def _take_part(
         runner = ShardRunner(shard=shard, claims=claims, over=over, progress=progress)
         report = carry_out(prepared, runner, tell, notes, alone=folder.alone)
     with folder.alone():
-        if over():
+        if finished():
             return None
         folder.finish(report, keep_work=True)
     return RunResult(folder.path, report, notes=notes)

@@ -69,8 +69,8 @@ class ShardRunner:
     claims: Claims
     """Who is at what."""
 
-    over: Callable[[], bool]
-    """Whether another process has finished the whole run meanwhile."""
+    over: Callable[[str], bool]
+    """Whether a stage needs no more work, since others have made of it what it is for and moved that away."""
 
     progress: Progress | None = None
     """Told about tasks that have ended."""
@@ -86,12 +86,12 @@ class ShardRunner:
         own = {*tasks.numbers[self.shard.number - 1 :: self.shard.shares]}  # what was there before is checked by them
         while left:
             left = [number for number in left if not self._ended(tasks, context, number, result, own)]
-            if left and self.over():
+            if left and self.over(tasks.stage):
                 result.had += len(left)
                 break
             if left:
                 time.sleep(self.poll)
-        if self.over():  # what fails now does so because the scratch has been removed
+        if self.over(tasks.stage):  # what failed did so because it was no longer there
             result.failures.clear()
         result.failures.sort(key=lambda failure: failure.number)
         return result

@@ -239,7 +239,7 @@ def test_a_plan_takes_workers_and_memory_from_the_cluster(cube: Path, tmp_path: 
 # --- check and runs --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.integration
+@pytest.mark.processes
 def test_one_worker_of_this_machine_shows_what_it_can_do(cube: Path, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "my.yaml").write_text(
         f"local: {{n_workers: 3, memory_limit: 1GiB, local_directory: {tmp_path}/scratch}}"
@@ -260,7 +260,7 @@ def test_one_worker_of_this_machine_shows_what_it_can_do(cube: Path, tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["my.yaml", "scratch"]
 
 
-@pytest.mark.integration
+@pytest.mark.processes
 def test_a_job_shows_what_it_can_do_and_is_cancelled(slurm: Path, cube: Path, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "my.yaml").write_text(JOBS.replace("cores: 1", "cores: 2").replace("1GiB", "2GiB"))
     assert run(["cluster", "check", str(tmp_path / "my.yaml"), "--cube", str(cube)]) == 0
@@ -285,7 +285,7 @@ def examine(client: Client, **more: Any) -> dict[str, Any]:
     return verb._examine(client, plan, **asked)
 
 
-@pytest.mark.integration
+@pytest.mark.processes
 def test_what_a_worker_sees_otherwise_is_told(
     client: Client, cube: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,7 +302,7 @@ def test_what_a_worker_sees_otherwise_is_told(
     assert "use the same on both" in examine(client)["notes"][0]
 
 
-@pytest.mark.integration
+@pytest.mark.processes
 def test_a_folder_that_is_another_one_there_is_found_out(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,7 +314,7 @@ def test_a_folder_that_is_another_one_there_is_found_out(
 
 
 @pytest.mark.slow
-@pytest.mark.integration
+@pytest.mark.processes
 def test_a_job_that_is_killed_is_replaced_and_the_products_are_the_same_bytes(
     slurm: Path, cube: Path, tmp_path: Path, capsys: Any
 ) -> None:
@@ -340,7 +340,7 @@ def test_a_job_that_is_killed_is_replaced_and_the_products_are_the_same_bytes(
 
 
 @pytest.mark.slow
-@pytest.mark.integration
+@pytest.mark.processes
 def test_jobs_hand_over_before_their_walltime(slurm: Path, cube: Path, tmp_path: Path, capsys: Any) -> None:
     lives = JOBS.replace("  deploy", "  worker: {lifetime: {duration: 6s, stagger: 1s}}\n  deploy")
     (tmp_path / "my.yaml").write_text(lives.replace("00:10:00", "00:01:00"))
@@ -351,13 +351,13 @@ def test_jobs_hand_over_before_their_walltime(slurm: Path, cube: Path, tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.integration
+@pytest.mark.processes
 def test_a_worker_loads_the_packaged_weights(capsys: Any) -> None:
     assert run(["cluster", "check", "local", "--model", "default"]) == 0
     assert "default: loaded in " in capsys.readouterr().out
 
 
-@pytest.mark.integration
+@pytest.mark.processes
 def test_gaps_run_on_a_cluster_too(cube: Path, tmp_path: Path, capsys: Any) -> None:
     for name, more in (("a", ["--cluster", "local", "--workers", "1"]), ("b", [])):
         assert run(["gaps", str(cube), "-o", str(tmp_path / name), *more]) == 0

@@ -34,7 +34,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return pipeline
 
 
-@pytest.mark.integration
+@pytest.mark.processes
 def test_the_demo_fills_scores_and_draws_and_may_be_run_again(
     quick: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -495,7 +495,7 @@ def worker_processes(driver: int) -> list[int]:
         return []
 
 
-@pytest.mark.integration
+@pytest.mark.processes
 def test_products_do_not_depend_on_workers_deaths_or_interruptions(tmp_path: Path) -> None:
     path = tmp_path / "cube.zarr"
     make_cube(path, frames=8, side=160)

@@ -222,7 +222,7 @@ def test_what_is_read_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixt
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.zarr", "in"]
 
 
-@pytest.mark.integration
+@pytest.mark.processes
 def test_a_killed_ingest_leaves_nothing_under_the_final_name_and_can_be_run_again(tmp_path: Path) -> None:
     series(tmp_path / "in", days=28, size=1024)
     output = tmp_path / "c.zarr"

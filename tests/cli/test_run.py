@@ -14,7 +14,7 @@ from rasterio.transform import from_origin
 
 from stpipe.cli.main import run
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.processes
 
 CHEAP = ("fill.method=pyramid", "fill.workers=1")
 CLEAR = {2, 4, 5, 6, 7}

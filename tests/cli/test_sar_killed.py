@@ -35,7 +35,7 @@ def kill_all(driver: subprocess.Popen[bytes]) -> None:
     driver.wait()
 
 
-@pytest.mark.integration
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "stages",
     [

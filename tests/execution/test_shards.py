@@ -47,7 +47,7 @@ def test_what_is_no_share_is_refused(text: str) -> None:
 
 def runner(folder: Path, number: int, shares: int, *, patience: float = 60.0) -> tuple[ShardRunner, Claims]:
     claims = Claims(folder / "claims", patience=patience)
-    return ShardRunner(shard=Shard(number, shares), claims=claims, over=lambda: False, poll=0.01), claims
+    return ShardRunner(shard=Shard(number, shares), claims=claims, over=lambda _: False, poll=0.01), claims
 
 
 def tasks_of(folder: Path, size: int, task: Callable[[Any, int], str]) -> Tasks:
@@ -178,10 +178,27 @@ def test_what_kills_its_process_is_given_up(tmp_path: Path) -> None:
 def test_who_comes_when_all_is_over_goes(tmp_path: Path) -> None:
     with Claims(tmp_path / "claims") as other, Claims(tmp_path / "claims") as own:
         assert other.take("work-0000001") == 1  # it will not end this
-        late = ShardRunner(shard=Shard(1, 2), claims=own, over=lambda: True, poll=0.01)
+        late = ShardRunner(shard=Shard(1, 2), claims=own, over=lambda _: True, poll=0.01)
         tasks = tasks_of(tmp_path, 2, lambda _, __: "done")
         result = late.run(tasks, context=None, name="run", start=lambda _: None)
     assert (result.done, result.had) == (1, 1)
+
+
+def test_what_fails_because_others_have_moved_it_away_has_not_failed(tmp_path: Path) -> None:
+    gone: list[bool] = []
+
+    def task(_: Any, number: int) -> str:
+        gone.append(True)  # the others finish the stage while this one looks
+        raise FileNotFoundError(f"number {number} is not here")
+
+    for stages, failures in ((("work",), 0), (("another",), 2)):
+        with Claims(tmp_path / "claims") as claims:
+            late = ShardRunner(
+                shard=Shard(1, 1), claims=claims, over=lambda stage, of=stages: bool(gone) and stage in of, poll=0.01
+            )
+            gone.clear()
+            result = late.run(tasks_of(tmp_path, 2, task), context=None, name="run", start=lambda _: None)
+        assert len(result.failures) == failures
 
 
 @pytest.mark.parametrize("filler", [SumFiller, SceneMeanFiller])
