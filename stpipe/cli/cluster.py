@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
@@ -155,15 +156,19 @@ def _existing(output: Path) -> Path:
 
 
 def _wait(client: Client, plan: ClusterPlan, timeout: float) -> None:
-    try:
-        client.wait_for_workers(1, timeout=timeout)
-    except TimeoutError as error:
-        logs = plan.keywords.get("log_directory")
-        hint = f"; what it wrote is in {logs}" if logs else ""
-        raise RunError(
-            f"no worker of {plan.name} came within {timeout:g} s; its job may still wait in the queue (--timeout), or "
-            f"have died{hint}"
-        ) from error
+    from stpipe.execution.stages import check_jobs
+
+    end = time.monotonic() + timeout
+    while not client.scheduler_info()["workers"]:
+        check_jobs(client)
+        if time.monotonic() >= end:
+            logs = plan.keywords.get("log_directory")
+            hint = f"; what it wrote is in {logs}" if logs else ""
+            raise RunError(
+                f"no worker of {plan.name} came within {timeout:g} s; its job may still wait in the queue (--timeout), "
+                f"or have died{hint}"
+            )
+        time.sleep(min(0.2, timeout))
 
 
 def _examine(

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from distributed import Client
 
 from stpipe.execution.records import RecordBook
-from stpipe.execution.stages import ContextPlugin, Progress, StageResult, Task, run_stage
+from stpipe.execution.stages import ContextPlugin, Progress, StageResult, Task, needed, run_stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,5 +67,6 @@ class ClusterRunner:
 
     def run(self, tasks: Tasks, *, context: Any, name: str, start: Callable[[Any], None]) -> StageResult:
         """Hand the context to all workers there are and will be, in place of an earlier one, and run the tasks."""
-        self.client.register_plugin(ContextPlugin(name, context, start), name=name)
+        with needed(self.client):
+            self.client.register_plugin(ContextPlugin(name, context, start), name=name)
         return run_stage(self.client, name, tasks.stage, tasks.task, tasks.numbers, self.progress)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,10 +23,16 @@ import numpy as np
 from distributed import Client, KilledWorker, Worker, WorkerPlugin, as_completed
 from numpy.typing import NDArray
 
-from stpipe.errors import ReadError, StpipeError
+from stpipe.errors import ReadError, RunError, StpipeError
 
 BATCH = 1024
 """Tasks that the scheduler holds at a time."""
+
+LOST_AFTER = 5.0
+"""Seconds without the scheduler after which a run ends. What it had in hand is lost, should it come back."""
+
+PAUSE = 0.01
+"""Seconds between two looks at whether tasks have ended."""
 
 MESSAGE_BYTES = 800
 """Longest error message that comes home."""
@@ -36,6 +43,10 @@ Task = Callable[[Any, int], str]
 
 class BadBlocksError(Exception):
     """Blocks in scratch are not what their records say; the arguments are their numbers over all variables."""
+
+
+class SchedulerLostError(RunError):
+    """The scheduler is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +165,40 @@ def clean_workers(client: Client, name: str) -> Iterator[None]:
             client.unregister_worker_plugin(name)
 
 
+def check_jobs(client: Client) -> None:
+    """Refuse to wait on for workers of a cluster that says of itself that none can come.
+
+    Raises
+    ------
+    RunError
+        With the reason.
+    """
+    amiss = getattr(client.cluster, "amiss", None)
+    if amiss is not None and (reason := amiss()) is not None:
+        raise RunError(reason)
+
+
+@contextmanager
+def needed(client: Client) -> Iterator[None]:
+    """Tell whatever goes wrong because the scheduler is gone as that.
+
+    Raises
+    ------
+    SchedulerLostError
+        If the client is without its scheduler.
+    """
+    where = client.scheduler.address if client.scheduler else "its address"
+    try:
+        yield
+    except Exception as error:
+        if client.status == "running":
+            raise
+        raise SchedulerLostError(
+            f"the scheduler at {where} is gone; what is done is kept: start another one and run the same command again "
+            "to go on from here"
+        ) from error
+
+
 def forget_peak() -> None:
     """Let the system count this process's peak memory anew, where it can, so that a stage's figure is its own."""
     try:
@@ -179,11 +224,12 @@ def run_stage(
 ) -> StageResult:
     """Run a task for each number; return when all have ended, one way or another."""
     result = StageResult()
-    for rows in _batches(client, name, task, numbers):
-        for row in rows:
-            count(result, row)
-            if progress is not None:
-                progress(stage, result.done + result.had + len(result.failures), len(numbers))
+    with needed(client):
+        for rows in _batches(client, name, task, numbers):
+            for row in rows:
+                count(result, row)
+                if progress is not None:
+                    progress(stage, result.done + result.had + len(result.failures), len(numbers))
     result.failures.sort(key=lambda failure: failure.number)
     return result
 
@@ -209,8 +255,13 @@ def _batch(client: Client, name: str, task: Task, numbers: Sequence[int]) -> Ite
     parts = rows.to_delayed().ravel()
     futures = client.compute(list(parts), optimize_graph=False, retries=0)
     which = {future.key: number for future, number in zip(futures, numbers, strict=True)}
-    for future in as_completed(futures, loop=client.loop):
+    waiting = as_completed(futures, loop=client.loop)
+    # What is done may be forgotten: else a worker that goes would have all its tasks of the batch done again.
+    del futures, parts
+    for future in _ended(client, waiting):
         if future.status not in ("finished", "error"):
+            if client.status != "running":
+                raise SchedulerLostError("the scheduler is gone")
             yield Failure(number=which[future.key], message=f"the cluster lost the task ({future.status})")
             continue
         error = future.exception() if future.status == "error" else None
@@ -220,6 +271,24 @@ def _batch(client: Client, name: str, task: Task, numbers: Sequence[int]) -> Ite
             yield Failure(number=which[future.key], message="its worker died each time it was tried")
         else:
             yield Failure(number=which[future.key], message=f"{type(error).__name__}: {error}"[:MESSAGE_BYTES])
+
+
+def _ended(client: Client, waiting: Any) -> Iterator[Any]:
+    """Give futures as they end; see to it that the scheduler is there meanwhile."""
+    lost: float | None = None
+    while not waiting.is_empty():
+        if waiting.has_ready():
+            yield from waiting.next_batch(block=False)
+            continue
+        check_jobs(client)
+        if client.status == "running":
+            lost = None
+        else:
+            now = time.monotonic()
+            lost = now if lost is None else lost
+            if now - lost >= LOST_AFTER:
+                raise SchedulerLostError("the scheduler is gone")
+        time.sleep(PAUSE)
 
 
 def count(result: StageResult, row: Failure | np.void) -> None:

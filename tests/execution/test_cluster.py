@@ -1,9 +1,17 @@
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from threading import Timer
 
 import pytest
+from distributed import Client, LocalCluster
 
 from stpipe.core.sizes import GIB
+from stpipe.execution import stages
 from stpipe.execution.clusters.connect import KEPT_BYTES, connect
+from stpipe.execution.stages import ContextPlugin, SchedulerLostError, run_stage
 
 TRIM = "MALLOC_TRIM_THRESHOLD_"
 MMAP = "MALLOC_MMAP_THRESHOLD_"
@@ -19,3 +27,44 @@ def test_workers_keep_memory_where_told_to_and_the_user_does_not_say_otherwise(m
     with connect(scheduler=None, workers=1, memory_limit=GIB, keep_memory=True) as client:
         (told,) = client.run(allocator).values()
     assert told == (str(KEPT_BYTES), "131072")
+
+
+def quick(_: object, __: int) -> str:
+    time.sleep(0.02)
+    return "done"
+
+
+def nothing(_: object) -> None:
+    """Make nothing ready."""
+
+
+def test_a_scheduler_that_goes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "LOST_AFTER", 0.2)
+    words = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(tmp_path / "file")]
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", *words]
+    scheduler = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "file").exists():
+        time.sleep(0.05)
+    with Client(scheduler_file=str(tmp_path / "file"), timeout=1, set_as_default=False) as client:
+        stop = Timer(0.5, scheduler.kill)
+        stop.start()
+        with pytest.raises(SchedulerLostError, match=r"tcp://127.0.0.1:\d+ is gone; what is done is kept"):
+            run_stage(client, "run", "work", quick, range(100))
+        stop.join()
+        scheduler.wait()
+
+
+def test_what_has_ended_is_not_done_again_when_its_worker_goes() -> None:
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        client.register_plugin(ContextPlugin("run", None, nothing), name="run")
+        held: list[int] = []
+
+        def look(_: str, ended: int, __: int) -> None:
+            if ended > 1:
+                held.append(sum(len(worker.data) for worker in cluster.workers.values()))
+
+        assert run_stage(client, "run", "work", quick, range(60), look).done == 60
+    assert max(held) < 30  # the scheduler takes a moment to let them go

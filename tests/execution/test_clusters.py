@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -38,7 +37,7 @@ from stpipe.execution.clusters.plan import (
     read_cluster,
     walltime_seconds,
 )
-from stpipe.execution.clusters.start import Keeper, job_keywords, job_script, kubernetes_keywords
+from stpipe.execution.clusters.start import job_keywords, job_script, kubernetes_keywords
 
 KNOWN = dask.config.config["distributed"]
 WALLTIMES = {"slurm": "01:00:00", "pbs": "01:00:00", "lsf": "01:00"}
@@ -367,65 +366,6 @@ def test_shell_words_of_the_prologue_come_after_the_settings() -> None:
     lines = job_keywords(read(jobs(job_script_prologue=["export OMP_NUM_THREADS=4"])), local_settings())
     assert lines["job_script_prologue"].index("export OMP_NUM_THREADS=1") < len(lines["job_script_prologue"]) - 1
     assert lines["job_script_prologue"][-1] == "export OMP_NUM_THREADS=4"
-
-
-# --- jobs that end ----------------------------------------------------------------------------------------------------
-
-
-class Job:
-    def __init__(self) -> None:
-        self.closed = False
-
-    async def close(self) -> None:
-        self.closed = True
-
-
-def looked(keeper: Keeper, *present: str) -> set[str]:
-    """Let a keeper look while some workers are there; return the jobs that are left in the plan."""
-    import asyncio
-
-    keeper.cluster.scheduler.workers = {name: SimpleNamespace(name=name) for name in present}
-    asyncio.run(keeper())
-    return set(keeper.cluster.worker_spec)
-
-
-def kept(jobs: Mapping[str, Job], per_job: int) -> Keeper:
-    cluster = SimpleNamespace(
-        worker_spec=dict.fromkeys(jobs), workers=dict(jobs), scheduler=SimpleNamespace(workers={})
-    )
-    keeper = Keeper(cluster, per_job)
-    keeper.patience = 0
-    return keeper
-
-
-def test_a_job_is_given_up_when_all_its_workers_have_gone_and_not_before() -> None:
-    first, second = Job(), Job()
-    keeper = kept({"a": first, "b": second}, per_job=2)
-    assert looked(keeper) == {"a", "b"}  # both wait in the queue
-    assert looked(keeper, "a-0", "a-1") == {"a", "b"}
-    assert looked(keeper, "a-1") == {"a", "b"}
-    assert looked(keeper) == {"b"}
-    assert first.closed
-    assert not second.closed
-
-
-def test_a_job_in_place_of_another_of_its_name_may_wait_in_the_queue() -> None:
-    keeper = kept({"a": Job()}, per_job=1)
-    assert looked(keeper, "a") == {"a"}
-    keeper.cluster.workers["a"] = Job()
-    assert looked(keeper) == {"a"}
-    assert looked(keeper, "a") == {"a"}
-    del keeper.cluster.workers["a"]  # as Dask itself leaves it
-    assert looked(keeper) == set()
-
-
-def test_a_job_that_is_silent_for_a_moment_is_kept() -> None:
-    keeper = kept({"a": Job()}, per_job=1)
-    keeper.patience = 3600
-    assert looked(keeper, "a") == {"a"}
-    assert looked(keeper) == {"a"}
-    keeper.patience = 0
-    assert looked(keeper) == set()
 
 
 def test_nothing_of_the_environment_is_needed_to_read_a_file(monkeypatch: pytest.MonkeyPatch) -> None:

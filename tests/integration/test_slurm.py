@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from stpipe.cli.main import run
+from stpipe.execution.clusters import keeper
 from stpipe.resources import shelf
 from tests.cli.test_fill_scene import digests, make_cube
 from tests.integration.slurm_site import SlurmSite, wait_for
@@ -154,3 +155,20 @@ def test_what_slurm_refuses_is_told_in_a_line(
     assert "invalid partition" in said
     assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_jobs_that_die_before_their_worker_comes_end_the_run_with_their_last_words(
+    slurm: SlurmSite, whole: tuple[Path, dict[str, str]], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "LOOK", 1.0)
+    path = site_file(tmp_path)
+    prologue = "job-script-prologue: ['echo module: no python here >&2; exit 3']"
+    path.write_text(path.read_text().replace("memory: 1GiB", f"memory: 1GiB, {prologue}"))
+    assert run(fill(whole[0], tmp_path / "out", "--cluster", str(path), "--workers", "1")) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(
+        f"stpipe: error: {path}: {keeper.STILLBIRTHS} jobs in a row have ended before their worker came"
+    )
+    assert "wrote: module: no python here;" in said
+    assert run(["cluster", "check", str(path), "--timeout", "60"]) == 1
+    assert "module: no python here" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import dask
 import psutil
 import yaml
 from distributed import Client, LocalCluster
+from distributed.utils import silence_logging_cmgr
 
 from stpipe.core.sizes import gib
 from stpipe.errors import OptionError, RunError
@@ -92,6 +94,9 @@ def _dotted(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", value
 
 
+TRY, TRIES = 4, 5
+"""Seconds that a scheduler has to answer, and how often it is asked."""
+
 KEPT_BYTES = 2**28
 """What glibc's allocator keeps of the memory that a worker gives back, if it is told to keep any."""
 
@@ -100,6 +105,25 @@ def _keeping() -> dict[str, Any]:
     """Return settings for workers that keep the memory they give back; what the user's environment says goes before."""
     names = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
     return {f"distributed.nanny.pre-spawn-environ.{name}": KEPT_BYTES for name in names}
+
+
+def _client_of(scheduler: str) -> Client:
+    """Return a client of a scheduler that was there already, which may take a moment to answer.
+
+    A client that has lost its scheduler looks for it as long as it was told to when it was made, and holds up the end
+    of the run meanwhile: hence several short tries in place of a long one.
+    """
+    for tries_left in reversed(range(TRIES)):
+        try:
+            return Client(scheduler, timeout=TRY, set_as_default=False)
+        except (OSError, ValueError, TimeoutError) as error:
+            if tries_left and isinstance(error, TimeoutError | OSError):
+                continue
+            raise OptionError(
+                f"no scheduler answers at {scheduler!r} ({type(error).__name__}); start one with "
+                "`dask scheduler` and give its address, or leave --scheduler out"
+            ) from error
+    raise AssertionError("the last try returns or raises")
 
 
 @contextmanager
@@ -134,14 +158,7 @@ def connect(
                 yield client
             return
         if scheduler is not None:
-            try:
-                client = Client(scheduler, timeout="20s", set_as_default=False)
-            except (OSError, ValueError, TimeoutError) as error:
-                raise OptionError(
-                    f"no scheduler answers at {scheduler!r} ({type(error).__name__}); start one with "
-                    "`dask scheduler` and give its address, or leave --scheduler out"
-                ) from error
-            with client:
+            with silence_logging_cmgr(logging.CRITICAL), _client_of(scheduler) as client:
                 if not client.scheduler_info()["workers"]:
                     try:
                         client.wait_for_workers(1, timeout=60)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import dask
-from dask.utils import parse_timedelta
 from distributed import LocalCluster, Status
 from distributed.deploy.cluster import Cluster
 from distributed.security import Security
@@ -20,6 +19,7 @@ from tornado.ioloop import PeriodicCallback
 
 from stpipe.errors import OptionError
 from stpipe.execution.clusters.environment import environment, exports, with_environment
+from stpipe.execution.clusters.keeper import Keeper, job_of, jobs_alive
 from stpipe.execution.clusters.plan import CERTIFICATES, JOB_SYSTEMS, ClusterPlan
 
 JOB_CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}
@@ -194,14 +194,16 @@ def _jobs(plan: ClusterPlan, settings: Mapping[str, Any]) -> Iterator[Any]:
             raise OptionError(
                 f"{command} refused the job: {reason}; stpipe cluster show {plan.name} prints the script"
             ) from None
-        keeper = PeriodicCallback(Keeper(cluster, plan.per_job), 1000)
-        cluster.loop.add_callback(keeper.start)
+        keeper = Keeper(cluster, plan.per_job, alive=partial(jobs_alive, plan.system))
+        turns = PeriodicCallback(keeper, 1000)
+        cluster.loop.add_callback(turns.start)
         together = {"worker_key": job_of} if plan.per_job > 1 else {}
         cluster.adapt(minimum=plan.minimum, maximum=plan.maximum, **together)
+        cluster.amiss = lambda: None if keeper.trouble is None else f"{plan.name}: {keeper.trouble}"
         try:
             yield cluster
         finally:
-            cluster.loop.add_callback(keeper.stop)
+            cluster.loop.add_callback(turns.stop)
 
 
 async def _ask(cluster: Any, jobs: int) -> None:
@@ -223,59 +225,6 @@ def _reason(error: Exception) -> str:
     text = str(error)
     said = text.rsplit("stderr:", 1)[-1].split() or text.split() or [type(error).__name__]
     return " ".join(said)[:400]
-
-
-def job_of(worker: Any) -> str:
-    """Return what workers of the same job have in common; they are given back together.
-
-    >>> from types import SimpleNamespace
-    >>> job_of(SimpleNamespace(name="stpipe-3-0"))
-    'stpipe-3'
-    """
-    return str(worker.name).rsplit("-", 1)[0]
-
-
-class Keeper:
-    """Forgets jobs whose workers have all gone, so that others are asked for in their place.
-
-    Workers leave before the walltime, or are killed with their job. dask-jobqueue goes on counting them: a job of
-    several workers is never given up, and one of a single worker is left in the plan. Called now and then by the
-    cluster's own event loop.
-    """
-
-    def __init__(self, cluster: Any, per_job: int) -> None:
-        self.cluster = cluster
-        self.per_job = per_job
-        self.patience: float = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
-        self.seen: dict[Any, int | None] = {}
-        self.gone: dict[Any, float] = {}
-
-    async def __call__(self) -> None:
-        """Look once."""
-        present = {worker.name for worker in self.cluster.scheduler.workers.values()}
-        lost = [name for name in list(self.cluster.worker_spec) if self._is_lost(name, present)]
-        for name in lost:
-            self.cluster.worker_spec.pop(name, None)
-            job = self.cluster.workers.pop(name, None)
-            self.seen.pop(name, None)
-            self.gone.pop(name, None)
-            if job is not None:
-                await job.close()
-
-    def _is_lost(self, name: Any, present: set[Any]) -> bool:
-        job = self.cluster.workers.get(name)
-        mark = None if job is None else id(job)  # a reference would keep closed jobs alive
-        if any(each in present for each in self._workers(name)):
-            self.seen[name] = mark
-            self.gone.pop(name, None)
-            return False
-        if name not in self.seen or (mark is not None and self.seen[name] not in (None, mark)):
-            return False  # it waits in the queue
-        now = time.monotonic()
-        return now - self.gone.setdefault(name, now) >= self.patience
-
-    def _workers(self, name: Any) -> list[Any]:
-        return [name] if self.per_job == 1 else [f"{name}-{number}" for number in range(self.per_job)]
 
 
 @contextmanager
