@@ -15,6 +15,10 @@ class StpipeError(Exception):
 
     exit_code: ClassVar[int] = 1
 
+    def __reduce__(self) -> tuple[type[StpipeError], tuple[object, ...]]:
+        """Say how it is made again elsewhere; what Dask would make of two built-in bases is refused by both."""
+        return type(self), self.args
+
 
 class RefusedError(StpipeError, ValueError):
     """The request can't be carried out; nothing was done."""
