@@ -74,6 +74,17 @@ class StageResult:
     workers: set[int] = field(default_factory=set)
     """Process ids that worked."""
 
+    retries: int = 0
+    """Tasks that were taken over from a process that died at them, where processes share the work."""
+
+    recorded: tuple[int, int] = (0, 0)
+    """Tasks that had a record at first and have one now, whoever made it, where processes share the work."""
+
+    @property
+    def ended(self) -> int:
+        """Tasks that have ended, one way or another."""
+        return self.done + self.had + len(self.failures)
+
     def add(self, other: StageResult) -> None:
         """Take in how a further part of the same stage ended."""
         self.done += other.done
@@ -81,10 +92,14 @@ class StageResult:
         self.failures += other.failures
         self.peak_bytes = max(self.peak_bytes, other.peak_bytes)
         self.workers |= other.workers
+        self.retries += other.retries
 
 
-Progress = Callable[[str, int, int], None]
-"""Told the stage, the tasks that have ended and how many there are, after each one."""
+Progress = Callable[[str, StageResult, int], None]
+"""Told the stage, how its tasks have gone so far and how many there are, before the first one and after each.
+
+Several calls are about the same part of a stage if they bring the same result.
+"""
 
 
 _contexts: dict[str, Any] = {}
@@ -179,13 +194,18 @@ def run_stage(
 ) -> StageResult:
     """Run a task for each number; return when all have ended, one way or another."""
     result = StageResult()
+    tell = progress or untold
+    tell(stage, result, len(numbers))
     for rows in _batches(client, name, task, numbers):
         for row in rows:
             count(result, row)
-            if progress is not None:
-                progress(stage, result.done + result.had + len(result.failures), len(numbers))
+            tell(stage, result, len(numbers))
     result.failures.sort(key=lambda failure: failure.number)
     return result
+
+
+def untold(*_: object) -> None:
+    """Tell nobody how a stage goes."""
 
 
 def _name_of(task: Task) -> str:
