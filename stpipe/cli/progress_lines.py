@@ -12,6 +12,9 @@ NOUNS = {"survey": "tile", "learn": "variable", "fill": "block", "blend": "tile"
 QUICK = 10.0
 """Seconds below which a stage without tasks is not worth a line."""
 
+BRIEF = 0.001
+"""Seconds below which there is no rate."""
+
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
 SPEEDS = ((1.0, "a second"), (MINUTE, "a minute"), (HOUR, "an hour"))
@@ -71,6 +74,11 @@ class Standing:
     """Tasks that were handed out again because the worker that had them was gone."""
 
     @property
+    def mean_rate(self) -> float | None:
+        """Tasks that this run has done a second, over all of the stage's time; None if there is nothing to divide."""
+        return self.done / self.seconds if self.done and self.seconds >= BRIEF else None
+
+    @property
     def worth_telling(self) -> bool:
         """Whether its end is worth a line."""
         return self.total > 0 or self.seconds >= QUICK
@@ -127,8 +135,8 @@ def ended_line(at: Standing) -> str:
     parts = [f"{at.stage}: {some}{_noun(at)} in {duration(at.seconds)}"]
     if at.had:
         parts.append(f"{at.had:,} of them there before")
-    if at.done and at.seconds > 0:
-        parts.append(speed(at.done / at.seconds))
+    if at.mean_rate is not None:
+        parts.append(speed(at.mean_rate))
     if at.workers is not None:
         parts.append(_counted(at.workers_seen, "worker"))
     return ", ".join(parts + _troubles(at))

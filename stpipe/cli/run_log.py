@@ -182,29 +182,28 @@ class RunLog:
             else:
                 self.write("worker_gone", worker=one.worker, workers=one.workers, retries=one.retries)
         now, (since, before) = self._clock(), self._last
-        if at is None or now - since < PROGRESS_EVERY:
+        if at is None or now - since < (SIGN_EVERY if _alike(at, before) else PROGRESS_EVERY):
             return
-        still = now - since < SIGN_EVERY
-        if (
-            before is None
-            or not still
-            or (at.stage, at.ended, at.workers) != (before.stage, before.ended, before.workers)
-        ):
-            self._last = (now, at)
-            self.write(
-                "progress",
-                stage=at.stage,
-                tasks=at.total,
-                ended=at.ended,
-                had=at.had,
-                failed=at.failed,
-                rate=None if at.rate is None else float(f"{at.rate:.4g}"),
-                seconds_left=None if at.left is None else round(at.left, 1),
-                workers=at.workers,
-                worker_bytes=at.memory,
-                worker_limit_bytes=at.limit,
-                retries=at.retries,
-            )
+        self._last = (now, at)
+        self.write(
+            "progress",
+            stage=at.stage,
+            tasks=at.total,
+            ended=at.ended,
+            had=at.had,
+            failed=at.failed,
+            rate=None if at.rate is None else float(f"{at.rate:.4g}"),
+            seconds_left=None if at.left is None else round(at.left, 1),
+            workers=at.workers,
+            worker_bytes=at.memory,
+            worker_limit_bytes=at.limit,
+            retries=at.retries,
+        )
+
+
+def _alike(at: Standing, before: Standing | None) -> bool:
+    """Whether nothing has happened."""
+    return before is not None and (at.stage, at.ended, at.workers) == (before.stage, before.ended, before.workers)
 
 
 @contextmanager

@@ -284,7 +284,7 @@ def row(at: Standing) -> dict[str, Any]:
         "done": at.done,
         "had": at.had,
         "failed": at.failed,
-        "rate": float(f"{at.done / at.seconds:.4g}") if at.done and at.seconds > 0 else None,
+        "rate": None if at.mean_rate is None else float(f"{at.mean_rate:.4g}"),
         "retries": at.retries,
         "workers_seen": at.workers_seen,
         "peak_bytes": at.peak,
