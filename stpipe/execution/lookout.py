@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
@@ -16,8 +17,8 @@ POLL = 5.0
 TOPIC = "all"
 """Where a scheduler tells of workers."""
 
-LOST = ("processing-tasks", "lost-computed-tasks")
-"""What a scheduler says of a worker that goes: the tasks that it hands out again."""
+HELD = "processing-tasks"
+"""What a scheduler says of a worker that goes: the tasks that it had in hand, which are handed out again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,8 @@ class Lookout:
         self._client = client
         self._every = every
         self._there: set[str] = set()
+        self._gone: set[str] = set()
+        self._lacking: set[str] = set()
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="stpipe-lookout", daemon=True)
@@ -98,16 +101,28 @@ class Lookout:
         if message.get("action") == "add-worker":
             self._come(str(message["worker"]))
         elif message.get("action") == "remove-worker":
-            held = {key for name in LOST for key in message.get(name) or ()}
-            # A cluster may work for others too: what this client waits for is its own.
-            self._go(str(message["worker"]), sum(key in self._client.futures for key in held))
+            self._go(str(message["worker"]), self._ours(message.get(HELD) or ()))
+
+    def _ours(self, keys: Iterable[Any]) -> int:
+        """Return how many of some tasks are this client's; a cluster may work for others too.
+
+        What a client waits for may be done under another name, with what comes before it: ``b`` as ``a-b``.
+        """
+        names = tuple({_name(key) for key in tuple(self._client.futures)})
+        return sum(_name(key).endswith(names) for key in keys)
 
     def see(self, workers: dict[str, Any]) -> None:
-        """Take in what the scheduler knows of its workers."""
-        for address in workers.keys() - self._there:
+        """Take in what the scheduler knows of its workers.
+
+        That may be older than the last event that was heard, so that it has no say on workers that went, and on those
+        that it lacks only if it does so twice; it is there for events that were missed.
+        """
+        for address in workers.keys() - self._there - self._gone:
             self._come(address)
-        for address in self._there - workers.keys():
+        lacking = self._there - workers.keys()
+        for address in lacking & self._lacking:
             self._go(address, 0)
+        self._lacking = lacking
         self.memory = max((_memory(about) for about in workers.values()), default=0)
         self.limit = min((limit for about in workers.values() if (limit := about["memory_limit"])), default=0)
         self.looks += 1
@@ -124,6 +139,7 @@ class Lookout:
             self.retries += retries
             if address in self._there:
                 self._there = self._there - {address}
+                self._gone.add(address)
                 self.news.append(News(worker=address, came=False, workers=len(self._there), retries=retries))
 
     def _poll(self) -> None:
@@ -135,6 +151,11 @@ class Lookout:
         found = self._client.scheduler_info(n_workers=-1)["workers"]
         if not self._over.is_set():
             self.see(found)
+
+
+def _name(key: Any) -> str:
+    """Return the name that a task's key begins with."""
+    return str(key[0]) if isinstance(key, tuple) else str(key)
 
 
 def _memory(about: dict[str, Any]) -> int:

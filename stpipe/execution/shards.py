@@ -118,12 +118,12 @@ class ShardRunner:
             tries = self.claims.take(claim)
             if tries is None:
                 return False
-            result.retries += tries > 1
             try:
                 if tries > MOST_TRIES:
                     message = f"{MOST_TRIES} processes died at it"
                     count(result, Failure(number=number, message=message))
                 else:
+                    result.retries += tries > 1
                     count(result, attempt(tasks.task, context, number)[0])
             finally:
                 self.claims.drop(claim)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from distributed import Client, KilledWorker, Worker, WorkerPlugin, as_completed
+from distributed import Client, Future, KilledWorker, Worker, WorkerPlugin, as_completed
 from numpy.typing import NDArray
 
 from stpipe.errors import ReadError, StpipeError
@@ -230,16 +230,21 @@ def _batch(client: Client, name: str, task: Task, numbers: Sequence[int]) -> Ite
     futures = client.compute(list(parts), optimize_graph=False, retries=0)
     which = {future.key: number for future, number in zip(futures, numbers, strict=True)}
     for future in as_completed(futures, loop=client.loop):
-        if future.status not in ("finished", "error"):
-            yield Failure(number=which[future.key], message=f"the cluster lost the task ({future.status})")
-            continue
-        error = future.exception() if future.status == "error" else None
-        if error is None:
-            yield future.result()[0]
-        elif isinstance(error, KilledWorker):
-            yield Failure(number=which[future.key], message="its worker died each time it was tried")
-        else:
-            yield Failure(number=which[future.key], message=f"{type(error).__name__}: {error}"[:MESSAGE_BYTES])
+        yield _outcome(future, which[future.key])
+        # Or the row stays with its worker until the batch is over, and is worked out once more if that one dies.
+        future.release()
+
+
+def _outcome(future: Future, number: int) -> Failure | np.void:
+    """Return how a task ended."""
+    if future.status not in ("finished", "error"):
+        return Failure(number=number, message=f"the cluster lost the task ({future.status})")
+    error = future.exception() if future.status == "error" else None
+    if error is None:
+        return future.result()[0]
+    if isinstance(error, KilledWorker):
+        return Failure(number=number, message="its worker died each time it was tried")
+    return Failure(number=number, message=f"{type(error).__name__}: {error}"[:MESSAGE_BYTES])
 
 
 def count(result: StageResult, row: Failure | np.void) -> None:
