@@ -235,13 +235,14 @@ def _batch(client: Client, name: str, task: Task, numbers: Sequence[int]) -> Ite
         future.release()
 
 
-def _outcome(future: Future, number: int) -> Failure | np.void:
+def _outcome(future: Future[Any], number: int) -> Failure | np.void:
     """Return how a task ended."""
     if future.status not in ("finished", "error"):
         return Failure(number=number, message=f"the cluster lost the task ({future.status})")
     error = future.exception() if future.status == "error" else None
     if error is None:
-        return future.result()[0]
+        row: np.void = future.result()[0]
+        return row
     if isinstance(error, KilledWorker):
         return Failure(number=number, message="its worker died each time it was tried")
     return Failure(number=number, message=f"{type(error).__name__}: {error}"[:MESSAGE_BYTES])
