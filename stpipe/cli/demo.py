@@ -190,14 +190,16 @@ def _run_method(scene: Scene, output: Path, method: str, workers: int | None, bl
 
 def fill(scene: Path, folder: Path, method: str, *, workers: int | None, block: Triple | None) -> None:
     """Fill the scene just as `stpipe fill-scene` does."""
-    from stpipe.cli.fill_scene import shown_progress
+    from stpipe.cli.progress import shown
     from stpipe.cli.scene_plan import FillOptions, prepare
     from stpipe.cli.scene_run import execute
+    from stpipe.cli.watch import Watch
 
     options = FillOptions(cube=scene, output=folder, method=method, domain="land", workers=workers, block=block)
     prepared = prepare(options)
-    with shown_progress() as (progress, on_stage):
-        execute(prepared, progress=progress, on_stage=on_stage)
+    watch = Watch(limit=prepared.memory_limit)
+    with shown(watch):
+        execute(prepared, watch=watch)
 
 
 def _frames(folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -4,33 +4,42 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stpipe.cli.options import fill_options, run_options
 from stpipe.errors import RunError
 
+if TYPE_CHECKING:
+    from stpipe.cli.scene_plan import Prepared
+
 
 @click.command(name="fill-scene")
 @run_options
 def command(as_json: bool, **typed: Any) -> None:
     """Fill the gaps of a cube and mosaic it to GeoTIFF."""
+    from stpipe.cli.progress import shown
+    from stpipe.cli.run_log import RunLog, logged
     from stpipe.cli.scene_plan import prepare
     from stpipe.cli.scene_run import execute
+    from stpipe.cli.watch import Watch
 
     prepared = prepare(fill_options(**typed))
-    with interruptible(), shown_progress() as (progress, on_stage):
-        if prepared.options.shard is None:
-            result = execute(prepared, progress=progress, on_stage=on_stage)
+    options, watch = prepared.options, Watch(limit=prepared.memory_limit)
+    log = None if options.log is None else RunLog(options.log)
+    if log is not None:
+        watch.tell(log)
+    with logged(log, **about(prepared)), interruptible(), shown(watch):
+        if options.shard is None:
+            result = execute(prepared, watch=watch)
         else:
             from stpipe.cli.shard_run import execute_shard
 
-            result = execute_shard(prepared, prepared.options.shard, progress=progress, on_stage=on_stage)
+            result = execute_shard(prepared, options.shard, watch=watch)
     if as_json:
         click.echo(json.dumps({"folder": str(result.folder), "already": result.already, **result.report}))
         return
@@ -40,6 +49,22 @@ def command(as_json: bool, **typed: Any) -> None:
         click.echo(f"nothing to do: this run is finished in {result.folder}")
         return
     show(result.folder, result.report)
+
+
+def about(prepared: Prepared) -> dict[str, Any]:
+    """Return what a log says of a run at its beginning."""
+    options, plan = prepared.options, prepared.plan
+    return {
+        "run_id": plan.run_id,
+        "input": prepared.cube.path,
+        "output": str(prepared.folder.path),
+        "method": prepared.filler.name,
+        "blocks": plan.n_blocks,
+        "workers": prepared.workers,
+        "worker_limit_bytes": prepared.memory_limit,
+        "projected_peak_bytes": plan.memory.peak,
+        "shard": None if options.shard is None else f"{options.shard.number}/{options.shard.shares}",
+    }
 
 
 def show(folder: Path, report: dict[str, Any]) -> None:
@@ -87,43 +112,3 @@ def interruptible() -> Iterator[None]:
         raise RunError("interrupted; what is done is kept: run the same command again to go on from here") from None
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def shown_progress() -> Iterator[tuple[Callable[[str, int, int], None] | None, Callable[[str], None] | None]]:
-    """Give callbacks that draw bars on a terminal's stderr; none where there is no terminal."""
-    if not sys.stderr.isatty():
-        yield None, None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    with Progress(
-        TextColumn("{task.description:>9}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    ) as bars:
-        known: dict[str, Any] = {}
-
-        def on_stage(stage: str) -> None:
-            if stage not in known:
-                known[stage] = bars.add_task(stage, total=None, rate="")
-
-        def progress(stage: str, done: int, total: int) -> None:
-            on_stage(stage)
-            bar = known[stage]
-            speed = bars.tasks[bars.task_ids.index(bar)].speed
-            bars.update(bar, completed=done, total=total, rate=f"{speed:.1f}/s" if speed else "")
-
-        yield progress, on_stage

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stpipe.cli.cluster_files import cluster_option, parse_cluster, say
-from stpipe.cli.options import parse_period, parse_range, parse_size
-from stpipe.cli.progress import progress_bar
+from stpipe.cli.options import log_option, parse_period, parse_range, parse_size
+from stpipe.cli.progress import shown
+from stpipe.cli.run_log import RunLog, check_log, logged
 from stpipe.cli.trust import parse_trust, trust_options
+from stpipe.cli.watch import Watch
 from stpipe.core.gap_statistics import BOUNDARIES, BY, GapOptions, parse_percentiles
 from stpipe.errors import OptionError
 
@@ -49,6 +51,7 @@ _LEAST_CLEAR = 5
 @click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster of this scheduler (tcp://...).")
 @cluster_option
 @click.option("--overwrite", is_flag=True, help="Replace earlier statistics.")
+@log_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     cube: Path,
@@ -71,6 +74,7 @@ def command(
     scheduler: str | None,
     cluster: str | None,
     overwrite: bool,
+    log: Path | None,
     as_json: bool,
 ) -> None:
     """Show how long the gaps of a cube are.
@@ -112,11 +116,19 @@ def command(
             overwrite=overwrite,
         )
     )
-    with progress_bar("gaps") as bar:
+    watch, written = Watch(limit=prepared.memory_limit), None
+    if log is not None:
+        check_log(log, output=prepared.folder.path, inputs=[cube])
+        written = RunLog(log)
+        watch.tell(written)
+    about = {"input": prepared.cube.path, "output": str(prepared.folder.path), "workers": prepared.workers}
+    with logged(written, **about), shown(watch):
         report = run_gaps(
             prepared,
             draw=draw_gaps,
-            progress=None if bar is None else lambda _, done, total: bar(done, total),
+            progress=watch.progress,
+            on_stage=watch.stage,
+            on_client=watch.following,
             announce=say,
         )
     for note in report["notes"]:

@@ -124,7 +124,7 @@ def run(arguments: Sequence[str]) -> int:
     words, debug = _take_debug(arguments)
     try:
         # Not cli.main(): it has its own answers to Ctrl-C and to a closed pipe.
-        with cli.make_context("stpipe", words) as context:
+        with cli.make_context("stpipe", list(words), obj=tuple(words)) as context:
             cli.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as leave:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from stpipe.cli.progress import progress_bar
 from stpipe.errors import OptionError, OutputError, PlanError
 
 if TYPE_CHECKING:
@@ -83,9 +82,10 @@ def command(
         click.echo(f"stpipe: warning: {note}", err=True)
     written: list[WrittenFile] = []
     reader = source.reader(sorted({task.variable for task in tasks}))
-    with _progress(tasks) as counted:
-        for task in counted:
+    with progress_bar("mosaic") as progress:
+        for number, task in enumerate(tasks, start=1):
             written += write_frames(task, reader, folder, replace=overwrite, threads=_threads())
+            progress(number, len(tasks))
     if as_json:
         files = [{"path": file.path, "bytes": file.bytes, "sha256": file.sha256, "kept": file.kept} for file in written]
         click.echo(json.dumps({"folder": str(folder), "layout": layout, "warning": note, "files": files}, indent=2))
@@ -165,16 +165,6 @@ def _check_disk(folder: Path, needed: int) -> None:
             f"the mosaic may need {needed / 2**30:.2f} GiB in {folder}, where {free / 2**30:.2f} GiB are free; "
             "choose fewer variables with --var, or another disk with -o"
         )
-
-
-@contextmanager
-def _progress(tasks: Sequence[MosaicTask]) -> Iterator[Iterable[MosaicTask]]:
-    """Show how far the tasks are, on a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    yield track(tasks, description="mosaic", console=console, disable=not sys.stderr.isatty())
 
 
 def _report(folder: Path, written: Sequence[WrittenFile]) -> None:

@@ -161,6 +161,12 @@ def _parse_shard(text: str | None) -> Shard | None:
     return Shard.parse(text)
 
 
+log_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--log", type=click.Path(path_type=Path), metavar="FILE", help="Write down how the run goes, as lines of JSON."
+)
+"""Adds the option to a command."""
+
+
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add what decides a run to a command."""
     decorators: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
@@ -211,6 +217,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="One GeoTIFF a frame, or one a variable [frames].",
         ),
         click.option("--keep-work", is_flag=True, help="Keep the scratch folder."),
+        log_option,
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
     ]
     for decorate in reversed(decorators):
@@ -252,6 +259,7 @@ def fill_options(
     no_geotiff: bool,
     layout: str | None,
     keep_work: bool,
+    log: Path | None,
     **sar: Any,
 ) -> FillOptions:
     """Turn what was typed into options, or refuse."""
@@ -291,4 +299,5 @@ def fill_options(
         geotiff=not no_geotiff,
         layout="stack" if layout == "stack" else "frames",
         keep_work=keep_work,
+        log=log,
     )

@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from stpipe import __version__
+from stpipe.cli.run_log import check_log
 from stpipe.cli.sar_options import SarChoice
 from stpipe.core.plan import Plan, check_max_gap, make_plan
 from stpipe.core.ports import JSON, Filler
@@ -125,6 +126,9 @@ class FillOptions:
     keep_work: bool = False
     """Whether the scratch stays."""
 
+    log: Path | None = None
+    """Where to write down how the run goes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
@@ -221,6 +225,9 @@ def prepare(options: FillOptions) -> Prepared:
     plan, workers, limit = _fitting_plan(options, cube, filler, workers)
     output = options.output or default_output(options.cube)
     _refuse_overlap(options, cube, output)
+    if options.log is not None:
+        read = [options.cube, *options.guides, *([options.sar.coefficients] if options.sar is not None else [])]
+        check_log(options.log, output=output, inputs=[source for source in read if source is not None])
     return Prepared(
         options=options,
         cube=cube,

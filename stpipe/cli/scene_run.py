@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from stpipe import __version__
 from stpipe.cli.cluster_files import say
 from stpipe.cli.scene_plan import Prepared, begin, describe_guides
+from stpipe.cli.watch import Watch
 from stpipe.core.plan import Plan
 from stpipe.core.ports import JSON, SceneFiller
 from stpipe.core.sizes import MIB
@@ -31,7 +31,7 @@ from stpipe.execution.context import RunContext
 from stpipe.execution.records import RecordBook
 from stpipe.execution.run import RunOutcome, run_blocks
 from stpipe.execution.runners import ClusterRunner, Runner, Tasks
-from stpipe.execution.stages import Progress, clean_workers
+from stpipe.execution.stages import clean_workers
 from stpipe.io.coefficients import COEFFICIENTS, write_coefficients
 from stpipe.io.cube import open_source
 from stpipe.io.filled import ZarrFilledStore, create_filled
@@ -65,13 +65,15 @@ class RunResult:
     """What the user should know."""
 
 
-def execute(
-    prepared: Prepared,
-    *,
-    progress: Progress | None = None,
-    on_stage: Callable[[str], None] | None = None,
-) -> RunResult:
+def execute(prepared: Prepared, *, watch: Watch | None = None) -> RunResult:
     """Carry out a run, or go on with it; return what it left.
+
+    Parameters
+    ----------
+    prepared : Prepared
+        The run.
+    watch : Watch, optional
+        Told how it goes.
 
     Raises
     ------
@@ -88,17 +90,18 @@ def execute(
             folder.remove_work()  # killed between its last two steps
         return RunResult(folder.path, report, already=True)
     notes = list(prepared.notes)
-    tell = on_stage or _ignore
+    watch = watch or Watch(limit=prepared.memory_limit)
     try:
         # A cluster that can't be had, or can't hold a block, is refused before the folder is touched.
-        tell("start")
-        with cluster(prepared) as client, folder.locked():
+        watch.stage("start")
+        with cluster(prepared) as client, watch.following(client), folder.locked():
             if begin(prepared) is not state:
                 raise OutputError(f"another process has worked in {folder.path} meanwhile; run the same command again")
             if state is State.NEW:
                 make_stores(prepared)
             with clean_workers(client, prepared.plan.run_id), clean_workers(client, _mosaic_name(prepared)):
-                report = carry_out(prepared, ClusterRunner(client, progress), tell, notes)
+                report = carry_out(prepared, ClusterRunner(client, watch.progress), watch, notes)
+            watch.stage("clear")
             folder.finish(report, keep_work=prepared.options.keep_work)
     except OSError as error:
         raise as_run_error(error, folder) from error
@@ -113,10 +116,6 @@ def as_run_error(error: OSError, folder: RunFolder) -> Exception:
         f"{error.strerror} ({error.filename or folder.path}); what is done is kept: run the same command again to go "
         "on from here"
     )
-
-
-def _ignore(_: str) -> None:
-    """Take no notice of a stage."""
 
 
 def make_stores(prepared: Prepared) -> None:
@@ -197,7 +196,7 @@ def cluster(prepared: Prepared) -> Iterator[Client]:
 def carry_out(
     prepared: Prepared,
     runner: Runner,
-    on_stage: Callable[[str], None],
+    watch: Watch,
     notes: list[str],
     *,
     alone: Callable[[], AbstractContextManager[None]] = nullcontext,
@@ -210,40 +209,36 @@ def carry_out(
         The run.
     runner : Runner
         Who does the work.
-    on_stage : callable
-        Told about each stage as it begins.
+    watch : Watch
+        Told how it goes; what it knows of the stages goes into the report.
     notes : list of str
         Grows by what the user should know.
     alone : callable
         Returns what keeps out other processes that share the run, if there are any.
     """
     folder, plan = prepared.folder, prepared.plan
-    clock = _Clock()
-
-    def tell(stage: str) -> None:
-        clock.enter(stage)
-        on_stage(stage)
-
     peaks: dict[str, int] = {}
     if not folder.product("filled.zarr").exists():
-        outcome = run_blocks(runner, run_context(prepared), start_worker=start_fill_worker, on_stage=tell)
+        outcome = run_blocks(runner, run_context(prepared), start_worker=start_fill_worker, on_stage=watch.stage)
         with alone():
             if not folder.product("filled.zarr").exists():
-                _publish(prepared, outcome, tell)
+                _publish(prepared, outcome, watch)
     files: list[dict[str, Any]] = []
     if prepared.options.geotiff:
-        tell("mosaic")
+        watch.stage("mosaic")
         files, peaks["mosaic"], warned = _mosaic(prepared, runner)
         notes += warned
-    tell("quicklook")
+    watch.stage("quicklook")
     with alone():
         _quicklook(prepared)
-    tell("digests")
+    watch.stage("digests")
     names = ("filled.zarr", COEFFICIENTS, "quicklook.png")
     products = [_product(folder, name) for name in names if folder.product(name).exists()]
     products += [{**file, "path": f"geotiff/{file['path']}"} for file in files]
-    clock.leave()
+    watch.close()
     saved = _load_outcome(folder, plan)
+    own = watch.rows()
+    stages = {**saved.get("stages", {}), **own}
     peaks = {**saved["peak_bytes"], **peaks}
     notes += empty_notes(saved["counts"], limited=prepared.options.valid_range is not None)
     notes += learning_notes(saved["learned"])
@@ -262,23 +257,26 @@ def carry_out(
         "counts": saved["counts"],
         "blocks": {"total": plan.n_blocks, "with_gaps": saved["blocks_with_gaps"], "shape": plan.blocks.size},
         "scales": saved["scales"],
-        "seconds": clock.seconds,
+        "seconds": {stage: told["seconds"] for stage, told in own.items() if stage != "start"},
+        "stages": stages,
         "peak_worker_bytes": max(peaks.values()),
         "stage_peak_bytes": peaks,
         "projected_peak_bytes": plan.memory.peak,
         "workers": prepared.workers,
+        "workers_seen": max(told["workers_seen"] for told in stages.values()),
+        "retries": sum(told["retries"] for told in stages.values()),
         "versions": versions(),
         "products": products,
         "notes": notes,
     }
 
 
-def _publish(prepared: Prepared, outcome: RunOutcome, tell: Callable[[str], None]) -> None:
+def _publish(prepared: Prepared, outcome: RunOutcome, watch: Watch) -> None:
     """Give what was blended its final name, and what goes with it."""
     folder = prepared.folder
-    _save_outcome(folder, prepared.plan, outcome)
+    _save_outcome(folder, prepared.plan, outcome, watch.rows())
     if isinstance(prepared.guides, Radar) and not folder.product(COEFFICIENTS).exists():
-        tell("coefficients")
+        watch.stage("coefficients")
         _write_coefficients(prepared, prepared.guides, outcome.context)
         folder.publish(COEFFICIENTS)
     folder.publish("filled.zarr")
@@ -320,7 +318,7 @@ def learning_notes(learned: dict[str, JSON]) -> list[str]:
     return [prefix.format(name) + note for name, row in learned.items() for note in row["notes"]]
 
 
-def _save_outcome(folder: RunFolder, plan: Plan, outcome: RunOutcome) -> None:
+def _save_outcome(folder: RunFolder, plan: Plan, outcome: RunOutcome, stages: dict[str, JSON]) -> None:
     RecordBook(str(folder.work / "records"), plan.run_id).write(
         "outcome",
         {
@@ -328,6 +326,7 @@ def _save_outcome(folder: RunFolder, plan: Plan, outcome: RunOutcome) -> None:
             "blocks_with_gaps": outcome.blocks_with_gaps,
             "rule_counts": outcome.rule_counts,
             "learned": outcome.learned,
+            "stages": stages,
             "peak_bytes": {name: stage.peak_bytes for name, stage in outcome.stages.items()},
             "scales": {
                 name: {"location": scale.location, "spread": scale.spread}
@@ -391,25 +390,6 @@ def _quicklook(prepared: Prepared) -> None:
 def _product(folder: RunFolder, name: str) -> dict[str, JSON]:
     size, sha256 = tree_digest(folder.product(name))
     return {"path": name, "bytes": size, "sha256": sha256}
-
-
-class _Clock:
-    """Seconds spent in each stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._stage: str | None = None
-        self._since = 0.0
-
-    def enter(self, stage: str) -> None:
-        self.leave()
-        self._stage, self._since = stage, time.perf_counter()
-
-    def leave(self) -> None:
-        if self._stage is not None:
-            spent = time.perf_counter() - self._since
-            self.seconds[self._stage] = round(self.seconds.get(self._stage, 0.0) + spent, 3)
-        self._stage = None
 
 
 def versions(packages: Sequence[str] = ("dask", "distributed", "numpy", "xarray", "zarr", "rasterio")) -> JSON:

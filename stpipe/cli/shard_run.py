@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 
 from stpipe.cli.scene_plan import Prepared, begin
 from stpipe.cli.scene_run import MOSAIC, RunResult, as_run_error, carry_out, make_stores
+from stpipe.cli.watch import Watch
 from stpipe.errors import OutputError
 from stpipe.execution.claims import Claims
 from stpipe.execution.shards import Shard, ShardRunner
-from stpipe.execution.stages import Progress
 from stpipe.io.run_folder import RunFolder, State
 
 
-def execute_shard(
-    prepared: Prepared,
-    shard: Shard,
-    *,
-    progress: Progress | None = None,
-    on_stage: Callable[[str], None] | None = None,
-) -> RunResult:
+def execute_shard(prepared: Prepared, shard: Shard, *, watch: Watch | None = None) -> RunResult:
     """Take part in a run until all of it is done, by whomever.
 
     Raises
@@ -31,13 +24,13 @@ def execute_shard(
         If it stopped on the way; what is done is kept.
     """
     folder, notes = prepared.folder, list(prepared.notes)
-    tell = on_stage or (lambda _: None)
+    watch = watch or Watch(limit=prepared.memory_limit)
     result: RunResult | None = None
     if begin(prepared) is not State.FINISHED:
         try:
-            tell("start")
+            watch.stage("start")
             with folder.locked(shared=True):
-                result = _take_part(prepared, shard, progress, tell, notes)
+                result = _take_part(prepared, shard, watch, notes)
         except OSError as error:
             raise as_run_error(error, folder) from error
     if not prepared.options.keep_work:
@@ -45,9 +38,7 @@ def execute_shard(
     return result or RunResult(folder.path, folder.report(), already=True)
 
 
-def _take_part(
-    prepared: Prepared, shard: Shard, progress: Progress | None, tell: Callable[[str], None], notes: list[str]
-) -> RunResult | None:
+def _take_part(prepared: Prepared, shard: Shard, watch: Watch, notes: list[str]) -> RunResult | None:
     """Do what is to be done; return the run if it was this process that finished it."""
     folder = prepared.folder
 
@@ -65,8 +56,8 @@ def _take_part(
     if state is State.FINISHED:
         return None
     with Claims(folder.work / "claims") as claims:
-        runner = ShardRunner(shard=shard, claims=claims, over=over, progress=progress)
-        report = carry_out(prepared, runner, tell, notes, alone=folder.alone)
+        runner = ShardRunner(shard=shard, claims=claims, over=over, progress=watch.progress)
+        report = carry_out(prepared, runner, watch, notes, alone=folder.alone)
     with folder.alone():
         if finished():
             return None

@@ -166,8 +166,7 @@ def _read(
         def step(samples: int) -> None:
             nonlocal done
             done += samples
-            if progress is not None:
-                progress(min(done, total), total)
+            progress(min(done, total), total)
 
         for family in families:
             scenes[family.name], empty = gather(family.learned, learned_samples, step=step)
@@ -218,14 +217,12 @@ def _hide(
             for part, scene in enumerate(group, start=1):
                 rng = generator(Purpose.TRAINING, seed, number, part)
                 learned.append(learning_visit(scene, family, rng, shapes, WAYS))
-                if progress is not None:
-                    progress(sum(sizes[: len(learned)]), sum(sizes))
+                progress(sum(sizes[: len(learned)]), sum(sizes))
         for number, (family, group) in enumerate(judges.items()):
             for part, scene in enumerate(group, start=1):
                 rng = generator(Purpose.TRAINING_JUDGES, seed, number, part)
                 held_out.append(judging_visit(scene, family, rng, shapes))
-                if progress is not None:
-                    progress(sum(sizes[: len(learned) + len(held_out)]), sum(sizes))
+                progress(sum(sizes[: len(learned) + len(held_out)]), sum(sizes))
     return learned, held_out
 
 

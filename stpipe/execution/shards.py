@@ -7,6 +7,7 @@ order and at any time, even one alone, comes to the end.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,16 @@ from typing import Any
 from stpipe.errors import OptionError
 from stpipe.execution.claims import Claims
 from stpipe.execution.runners import Tasks
-from stpipe.execution.stages import Failure, Progress, StageResult, attempt, count
+from stpipe.execution.stages import Failure, Progress, StageResult, attempt, count, untold
 
 POLL = 1.0
 """Seconds between two looks at what others do."""
+
+LOOK = 5.0
+"""Seconds between two counts of what all of them have done."""
+
+LOOKS_SHARE = 0.02
+"""Share of the time that such counts may take, where folders are slow."""
 
 MOST_TRIES = 3
 """Processes that may die at a task before it is given up."""
@@ -81,11 +88,11 @@ class ShardRunner:
     def run(self, tasks: Tasks, *, context: Any, name: str, start: Callable[[Any], None]) -> StageResult:  # noqa: ARG002
         """Do tasks, first those of this share; return when all have a record, or have failed here too."""
         start(context)
-        result = StageResult()
+        result, recorded = StageResult(), _Recorded(tasks)
         left = self.shard.order(tasks.numbers)
         own = {*tasks.numbers[self.shard.number - 1 :: self.shard.shares]}  # what was there before is checked by them
         while left:
-            left = [number for number in left if not self._ended(tasks, context, number, result, own)]
+            left = [number for number in left if not self._ended(tasks, context, number, result, own, recorded)]
             if left and self.over(tasks.stage):
                 result.had += len(left)
                 break
@@ -96,8 +103,13 @@ class ShardRunner:
         result.failures.sort(key=lambda failure: failure.number)
         return result
 
-    def _ended(self, tasks: Tasks, context: Any, number: int, result: StageResult, own: set[int]) -> bool:
+    def _ended(
+        self, tasks: Tasks, context: Any, number: int, result: StageResult, own: set[int], recorded: _Recorded
+    ) -> bool:
         """Whether a task has ended, after doing it if nobody else does."""
+        tell = self.progress or untold
+        if self.progress is not None and recorded.look(result):
+            tell(tasks.stage, result, len(tasks.numbers))
         record = tasks.record(number)
         if number not in own and tasks.book.read(record) is not None:
             result.had += 1
@@ -111,11 +123,43 @@ class ShardRunner:
                     message = f"{MOST_TRIES} processes died at it"
                     count(result, Failure(number=number, message=message))
                 else:
+                    result.retries += tries > 1
                     count(result, attempt(tasks.task, context, number)[0])
             finally:
                 self.claims.drop(claim)
             own.discard(number)
-        if self.progress is not None:
-            ended = result.done + result.had + len(result.failures)
-            self.progress(tasks.stage, ended, len(tasks.numbers))
+        tell(tasks.stage, result, len(tasks.numbers))
         return True
+
+
+class _Recorded:
+    """Counts the tasks of a stage that have a record, now and then: how far all processes together have come."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._folder = tasks.book.folder
+        self._prefix = tasks.name.partition("{")[0]
+        self._first: int | None = None
+        self._next = 0.0
+
+    def look(self, result: StageResult) -> bool:
+        """Write down in a result what there is, if it is time to look again; say whether it was."""
+        began = time.monotonic()
+        if began < self._next:
+            return False
+        count = self._count()
+        self._first = count if self._first is None else self._first
+        result.recorded = (self._first, count)
+        now = time.monotonic()
+        self._next = now + max(LOOK, (now - began) / LOOKS_SHARE)
+        return True
+
+    def _count(self) -> int:
+        try:
+            with os.scandir(self._folder) as entries:
+                return sum(self._is_record(entry.name) for entry in entries)
+        except FileNotFoundError:
+            return 0
+
+    def _is_record(self, name: str) -> bool:
+        """Whether a file is a record of these tasks, and not of others that share the folder."""
+        return name.startswith(self._prefix) and name[len(self._prefix) :].removesuffix(".json").isdigit()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from distributed import Client, KilledWorker, Worker, WorkerPlugin, as_completed
+from distributed import Client, Future, KilledWorker, Worker, WorkerPlugin, as_completed
 from numpy.typing import NDArray
 
 from stpipe.errors import ReadError, RunError, StpipeError
@@ -85,6 +85,17 @@ class StageResult:
     workers: set[int] = field(default_factory=set)
     """Process ids that worked."""
 
+    retries: int = 0
+    """Tasks that were taken over from a process that died at them, where processes share the work."""
+
+    recorded: tuple[int, int] = (0, 0)
+    """Tasks that had a record at first and have one now, whoever made it, where processes share the work."""
+
+    @property
+    def ended(self) -> int:
+        """Tasks that have ended, one way or another."""
+        return self.done + self.had + len(self.failures)
+
     def add(self, other: StageResult) -> None:
         """Take in how a further part of the same stage ended."""
         self.done += other.done
@@ -92,10 +103,14 @@ class StageResult:
         self.failures += other.failures
         self.peak_bytes = max(self.peak_bytes, other.peak_bytes)
         self.workers |= other.workers
+        self.retries += other.retries
 
 
-Progress = Callable[[str, int, int], None]
-"""Told the stage, the tasks that have ended and how many there are, after each one."""
+Progress = Callable[[str, StageResult, int], None]
+"""Told the stage, how its tasks have gone so far and how many there are, before the first one and after each.
+
+Several calls are about the same part of a stage if they bring the same result.
+"""
 
 
 _contexts: dict[str, Any] = {}
@@ -224,14 +239,19 @@ def run_stage(
 ) -> StageResult:
     """Run a task for each number; return when all have ended, one way or another."""
     result = StageResult()
+    tell = progress or untold
+    tell(stage, result, len(numbers))
     with needed(client):
         for rows in _batches(client, name, task, numbers):
             for row in rows:
                 count(result, row)
-                if progress is not None:
-                    progress(stage, result.done + result.had + len(result.failures), len(numbers))
+                tell(stage, result, len(numbers))
     result.failures.sort(key=lambda failure: failure.number)
     return result
+
+
+def untold(*_: object) -> None:
+    """Tell nobody how a stage goes."""
 
 
 def _name_of(task: Task) -> str:
@@ -255,22 +275,25 @@ def _batch(client: Client, name: str, task: Task, numbers: Sequence[int]) -> Ite
     parts = rows.to_delayed().ravel()
     futures = client.compute(list(parts), optimize_graph=False, retries=0)
     which = {future.key: number for future, number in zip(futures, numbers, strict=True)}
-    waiting = as_completed(futures, loop=client.loop)
-    # What is done may be forgotten: else a worker that goes would have all its tasks of the batch done again.
-    del futures, parts
-    for future in _ended(client, waiting):
-        if future.status not in ("finished", "error"):
-            if client.status != "running":
-                raise SchedulerLostError("the scheduler is gone")
-            yield Failure(number=which[future.key], message=f"the cluster lost the task ({future.status})")
-            continue
-        error = future.exception() if future.status == "error" else None
-        if error is None:
-            yield future.result()[0]
-        elif isinstance(error, KilledWorker):
-            yield Failure(number=which[future.key], message="its worker died each time it was tried")
-        else:
-            yield Failure(number=which[future.key], message=f"{type(error).__name__}: {error}"[:MESSAGE_BYTES])
+    for future in _ended(client, as_completed(futures, loop=client.loop)):
+        if future.status not in ("finished", "error") and client.status != "running":
+            raise SchedulerLostError("the scheduler is gone")
+        yield _outcome(future, which[future.key])
+        # Or the row stays with its worker until the batch is over, and is worked out once more if that one dies.
+        future.release()
+
+
+def _outcome(future: Future[Any], number: int) -> Failure | np.void:
+    """Return how a task ended."""
+    if future.status not in ("finished", "error"):
+        return Failure(number=number, message=f"the cluster lost the task ({future.status})")
+    error = future.exception() if future.status == "error" else None
+    if error is None:
+        row: np.void = future.result()[0]
+        return row
+    if isinstance(error, KilledWorker):
+        return Failure(number=number, message="its worker died each time it was tried")
+    return Failure(number=number, message=f"{type(error).__name__}: {error}"[:MESSAGE_BYTES])
 
 
 def _ended(client: Client, waiting: Any) -> Iterator[Any]:

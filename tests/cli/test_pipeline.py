@@ -329,6 +329,7 @@ def remove(path: str) -> Callable[[Path], None]:
     [
         pytest.param([], None, "", id="nothing-changed"),
         pytest.param(["fill.workers=1", "gaps.memory-limit=4GiB"], None, "", id="how-the-work-is-done"),
+        pytest.param(["fill.log=run.log"], touch("run.log"), "", id="a-log-that-grew"),
         pytest.param(["ingest.same-day=first"], None, "ingest! gaps! fill! mosaic!", id="first-stage"),
         pytest.param(["gaps.by=year"], None, "gaps!", id="gaps-which-nothing-builds-on"),
         pytest.param(["fill.method=idw"], None, "fill! mosaic!", id="fill"),

@@ -11,7 +11,7 @@ from distributed import Client, LocalCluster
 from stpipe.core.sizes import GIB
 from stpipe.execution import stages
 from stpipe.execution.clusters.connect import KEPT_BYTES, connect
-from stpipe.execution.stages import ContextPlugin, SchedulerLostError, run_stage
+from stpipe.execution.stages import ContextPlugin, SchedulerLostError, StageResult, run_stage
 
 TRIM = "MALLOC_TRIM_THRESHOLD_"
 MMAP = "MALLOC_MMAP_THRESHOLD_"
@@ -62,8 +62,8 @@ def test_what_has_ended_is_not_done_again_when_its_worker_goes() -> None:
         client.register_plugin(ContextPlugin("run", None, nothing), name="run")
         held: list[int] = []
 
-        def look(_: str, ended: int, __: int) -> None:
-            if ended > 1:
+        def look(_: str, result: StageResult, __: int) -> None:
+            if result.ended > 1:
                 held.append(sum(len(worker.data) for worker in cluster.workers.values()))
 
         assert run_stage(client, "run", "work", quick, range(60), look).done == 60

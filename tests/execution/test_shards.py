@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from stpipe.core.windows import Window
 from stpipe.errors import OptionError
+from stpipe.execution import shards
 from stpipe.execution.claims import Claims
 from stpipe.execution.records import RecordBook
 from stpipe.execution.run import run_blocks
@@ -83,6 +84,40 @@ def test_every_task_is_done_once(tmp_path: Path, shares: int) -> None:
     assert sum(result.done for result in results) == 40
     assert all(result.done + result.had == 40 and not result.failures for result in results)
     assert not [path for path in (tmp_path / "claims").iterdir() if not path.name.startswith(".")]
+
+
+def test_each_tells_how_far_all_of_them_have_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "LOOK", 0.0)
+    monkeypatch.setattr(shards, "LOOKS_SHARE", 1e9)
+    book, told = RecordBook(str(tmp_path / "work"), "key"), list[tuple[int, int, int]]()
+    for number in range(5):
+        book.write(f"{number:07d}", {})
+    for other in ("level1-0000001", "variable-0000001"):  # records of other tasks in the same folder
+        book.write(other, {})
+
+    def task(_: object, number: int) -> str:
+        if number < 5:
+            return "had"
+        if number == 7:  # another process does two meanwhile
+            for done in (18, 19):
+                book.write(f"{done:07d}", {})
+        book.write(f"{number:07d}", {})
+        return "done"
+
+    def see(_: str, result: StageResult, total: int) -> None:
+        assert total == 20
+        told.append((*result.recorded, result.ended))
+
+    with Claims(tmp_path / "claims") as claims:
+        own = ShardRunner(shard=Shard(1, 2), claims=claims, over=lambda _: False, progress=see, poll=0.01)
+        result = own.run(tasks_of(tmp_path, 20, task), context=None, name="run", start=lambda _: None)
+    assert {first for first, _, _ in told} == {5}
+    assert told[0] == (5, 5, 0)
+    assert [now for _, now, _ in told] == sorted(now for _, now, _ in told)
+    # What others did counts as soon as it is recorded, and not when this process comes upon it.
+    assert any(now - 5 - max(0, ended - 5) >= 2 for _, now, ended in told)
+    assert told[-1][2] == result.ended == 20
+    assert result.done + result.had == 20
 
 
 def test_one_alone_does_the_shares_of_all(tmp_path: Path) -> None:
@@ -165,6 +200,9 @@ def test_what_kills_its_process_is_given_up(tmp_path: Path) -> None:
     grave = folder / "work-0000002"
     grave.write_text(str(MOST_TRIES))
     os.utime(grave, (0, 0))
+    left = folder / "work-0000001"
+    left.write_text("1")
+    os.utime(left, (0, 0))
 
     def task(_: object, number: int) -> str:
         assert number != 2, "it was tried once more"
@@ -172,6 +210,7 @@ def test_what_kills_its_process_is_given_up(tmp_path: Path) -> None:
         return "done"
 
     (result,) = share_out(tmp_path, 4, task, 1)
+    assert result.retries == 1  # that which was left, and not that which was given up
     assert [(failure.number, failure.message) for failure in result.failures] == [(2, "3 processes died at it")]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import stpipe
 from stpipe.core.gap_statistics import GapOptions, gap_calendar
 from stpipe.core.ports import VariableInfo
 from stpipe.errors import CubeError, OptionError, OutputError, PlanError, RunError
+from stpipe.execution.stages import StageResult
 from stpipe.io.frames import RasterGrid
 from stpipe.io.gaps import plan as planning
 from stpipe.io.gaps import run as running
@@ -459,8 +461,20 @@ def test_a_cluster_gives_the_same_bytes(cube: Path, tmp_path: Path, monkeypatch:
     gaps_of(cube, tmp_path / "here")
     monkeypatch.setattr(running, "HERE_SAMPLES", 0)
     seen: list[tuple[str, int, int]] = []
+    clients: list[object] = []
+
+    @contextmanager
+    def meet(client: object) -> Iterator[None]:
+        clients.append(client)
+        yield
+
+    def see(stage: str, result: StageResult, total: int) -> None:
+        seen.append((stage, result.ended, total))
+
     prepared = prepare(GapsRequest(cube=cube, output=tmp_path / "there", workers=1))
-    run_gaps(prepared, draw=no_picture, progress=lambda *row: seen.append(row))
+    run_gaps(prepared, draw=no_picture, progress=see, on_client=meet)
     one, other = (tmp_path / name / "ndvi_gaps.tif" for name in ("here", "there"))
     assert one.read_bytes() == other.read_bytes()
+    assert len(clients) == 1
+    assert seen[0][1] == 0 < seen[0][2]
     assert seen[-1][1] == seen[-1][2] > 0

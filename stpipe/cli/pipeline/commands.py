@@ -21,7 +21,7 @@ from stpipe.errors import MissingFileError, OptionError, StpipeError
 OUTPUTS = {"ingest": "cube.zarr", "gaps": "gaps", "fill": "filled", "mosaic": "geotiff"}
 """Where each stage writes, in the folder of the run."""
 
-IDLE = frozenset({"workers", "scheduler", "cluster", "shard", "memory-limit", "keep-work"})
+IDLE = frozenset({"workers", "scheduler", "cluster", "shard", "memory-limit", "keep-work", "log"})
 """Keys that say how the work is done, and not what comes out."""
 
 FILES = frozenset({"src", "cube", "align", "model", "guide"})
@@ -73,6 +73,8 @@ class Stage:
         return {"verb": VERB_OF[self.name], "settings": {s.key: s.values for s in said}, "implied": implied}
 
     def _names_files(self, setting: Setting) -> bool:
+        if setting.key in IDLE:
+            return False
         return setting.key in FILES or isinstance(keys_of(self.name)[setting.key].type, click.Path)
 
     def place_of(self, message: str) -> str:
@@ -188,11 +190,12 @@ def do_stage(stage: Stage, *, overwrite: bool, as_json: bool) -> Mapping[str, An
     verb, *words = stage.words(overwrite=overwrite)
     command = command_of(stage.name)
     if not as_json:
-        with command.make_context(f"stpipe {verb}", list(words)) as context:
+        with command.make_context(f"stpipe {verb}", list(words), obj=(verb, *words)) as context:
             command.invoke(context)
         return None
     said = io.StringIO()
-    with redirect_stdout(said), command.make_context(f"stpipe {verb}", [*words, "--json"]) as context:
+    words = [*words, "--json"]
+    with redirect_stdout(said), command.make_context(f"stpipe {verb}", list(words), obj=(verb, *words)) as context:
         command.invoke(context)
     result: Mapping[str, Any] = json.loads(said.getvalue())
     return result

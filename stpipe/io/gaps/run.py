@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from distributed import Client
 
 from stpipe import __version__
 from stpipe.core.gap_statistics import GapCalendar, GapOptions, check_dates, gap_calendar
@@ -31,7 +32,16 @@ from stpipe.execution.clusters.connect import (
     worker_memory,
 )
 from stpipe.execution.clusters.plan import ClusterPlan
-from stpipe.execution.stages import ContextPlugin, Progress, StageResult, Task, clean_workers, process_memory, run_stage
+from stpipe.execution.stages import (
+    ContextPlugin,
+    Progress,
+    StageResult,
+    Task,
+    clean_workers,
+    process_memory,
+    run_stage,
+    untold,
+)
 from stpipe.io.cube import Cube, Period
 from stpipe.io.fillable import open_fillable
 from stpipe.io.frames import RasterGrid, safe_names
@@ -252,6 +262,8 @@ def run_gaps(
     *,
     draw: Draw,
     progress: Progress | None = None,
+    on_stage: Callable[[str], None] | None = None,
+    on_client: Callable[[Client], AbstractContextManager[None]] | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> dict[str, JSON]:
     """Work out gap statistics and leave their products; return what gaps.json says.
@@ -264,6 +276,10 @@ def run_gaps(
         Draws the picture of a variable.
     progress : callable, optional
         Told about finished tasks.
+    on_stage : callable, optional
+        Told about what comes before and after tasks, as it begins.
+    on_client : callable, optional
+        Given the client of the cluster, if there is one; what it returns is entered while the cluster works.
     announce : callable, optional
         Told where a cluster that is started can be watched.
 
@@ -274,12 +290,14 @@ def run_gaps(
     """
     folder, request = prepared.folder, prepared.request
     started = time.perf_counter()
+    tell = on_stage or untold
+    tell("start")
     new = not folder.path.exists()
-    with _runner(prepared, announce) as run, folder.locked():
+    with _runner(prepared, announce, on_client) as run, folder.locked():
         folder.check(overwrite=request.overwrite)
         try:
             folder.begin(prepared.products)
-            report = _carry_out(prepared, run, draw, progress)
+            report = _carry_out(prepared, run, draw, progress, tell)
             report["seconds"]["total"] = round(time.perf_counter() - started, 3)
             folder.publish(report, prepared.products)
         except BaseException:
@@ -300,21 +318,28 @@ Run = Callable[[GapContext, str, Task, int, "Progress | None"], StageResult]
 
 
 @contextmanager
-def _runner(prepared: PreparedGaps, announce: Callable[[str], None] | None = None) -> Iterator[Run]:
+def _runner(
+    prepared: PreparedGaps,
+    announce: Callable[[str], None] | None = None,
+    on_client: Callable[[Client], AbstractContextManager[None]] | None = None,
+) -> Iterator[Run]:
     """Give what runs tasks: on a cluster, or right here if that is sooner."""
     request, needed = prepared.request, max(plan.peak_bytes for plan in prepared.plans)
     samples = prod(prepared.cube.extent) * len(prepared.plans)
     if request.scheduler is None and request.cluster is None and samples < HERE_SAMPLES:
         yield _run_here
         return
-    with connect(
-        scheduler=request.scheduler,
-        workers=prepared.workers,
-        memory_limit=prepared.memory_limit,
-        keep_memory=True,
-        cluster=request.cluster,
-        announce=announce,
-    ) as client:
+    with (
+        connect(
+            scheduler=request.scheduler,
+            workers=prepared.workers,
+            memory_limit=prepared.memory_limit,
+            keep_memory=True,
+            cluster=request.cluster,
+            announce=announce,
+        ) as client,
+        nullcontext() if on_client is None else on_client(client),
+    ):
         if request.scheduler is not None or request.cluster is not None:
             check_cluster(client, needed)
 
@@ -328,16 +353,19 @@ def _runner(prepared: PreparedGaps, announce: Callable[[str], None] | None = Non
 
 def _run_here(context: GapContext, stage: str, task: Task, count: int, progress: Progress | None) -> StageResult:
     result = StageResult()
+    tell = progress or untold
+    tell(stage, result, count)
     for number in range(count):
         task(context, number)
         result.done += 1
-        if progress is not None:
-            progress(stage, number + 1, count)
+        tell(stage, result, count)
     result.peak_bytes = process_memory()[0]
     return result
 
 
-def _carry_out(prepared: PreparedGaps, run: Run, draw: Draw, progress: Progress | None) -> dict[str, JSON]:
+def _carry_out(
+    prepared: PreparedGaps, run: Run, draw: Draw, progress: Progress | None, tell: Callable[[str], None]
+) -> dict[str, JSON]:
     request, cube, calendar, work = prepared.request, prepared.cube, prepared.calendar, prepared.folder.work
     store = None
     if request.zarr:
@@ -354,6 +382,7 @@ def _carry_out(prepared: PreparedGaps, run: Run, draw: Draw, progress: Progress 
         begun = time.perf_counter()
         peak = max(peak, *_work_out(context, run, progress))
         seconds["read and work out"] += time.perf_counter() - begun
+        tell("write")
         begun = time.perf_counter()
         stem = prepared.names[info.name]
         tif = work / f"{stem}_gaps.tif"
