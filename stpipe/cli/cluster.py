@@ -156,7 +156,7 @@ def _existing(output: Path) -> Path:
 
 
 def _wait(client: Client, plan: ClusterPlan, timeout: float) -> None:
-    from stpipe.execution.stages import check_jobs
+    from stpipe.execution.waiting import check_jobs
 
     end = time.monotonic() + timeout
     while not client.scheduler_info()["workers"]:

@@ -30,6 +30,10 @@ LEAST_SIZE = 2**20
 """Bytes; less than this is a number whose unit was forgotten."""
 
 
+BLOCK_TIMEOUT = 3600.0
+"""Seconds; blocks take some seconds to some minutes, and what takes an hour hangs."""
+
+
 def parse_triple(option: str, text: str | None) -> Triple | None:
     """Read T,Y,X.
 
@@ -161,6 +165,13 @@ def _parse_shard(text: str | None) -> Shard | None:
     return Shard.parse(text)
 
 
+def _parse_timeout(seconds: float) -> float | None:
+    """Check the seconds that a block may take; None for as long as it takes."""
+    if not seconds >= 0:
+        raise OptionError(f"--block-timeout is a number of seconds, or 0 for none, got {seconds:g}")
+    return seconds or None
+
+
 log_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--log", type=click.Path(path_type=Path), metavar="FILE", help="Write down how the run goes, as lines of JSON."
 )
@@ -208,6 +219,14 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster of this scheduler (tcp://...)."),
         cluster_option,
         click.option("--shard", metavar="K/N", help="Be the K-th of N processes that share the work; no scheduler."),
+        click.option(
+            "--block-timeout",
+            type=float,
+            default=BLOCK_TIMEOUT,
+            show_default=True,
+            metavar="SECONDS",
+            help="Try a block again elsewhere that takes longer; 0: never.",
+        ),
         click.option("--resume", is_flag=True, help="Only go on with a run that was begun here."),
         click.option("--overwrite", is_flag=True, help="Replace an earlier run's products."),
         click.option("--no-geotiff", is_flag=True, help="Stop after filled.zarr."),
@@ -254,6 +273,7 @@ def fill_options(
     scheduler: str | None,
     cluster: str | None,
     shard: str | None,
+    block_timeout: float,
     resume: bool,
     overwrite: bool,
     no_geotiff: bool,
@@ -299,5 +319,6 @@ def fill_options(
         geotiff=not no_geotiff,
         layout="stack" if layout == "stack" else "frames",
         keep_work=keep_work,
+        block_timeout=_parse_timeout(block_timeout),
         log=log,
     )

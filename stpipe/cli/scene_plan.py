@@ -126,6 +126,9 @@ class FillOptions:
     keep_work: bool = False
     """Whether the scratch stays."""
 
+    block_timeout: float | None = None
+    """Seconds that a block, or another task of a stage, may take."""
+
     log: Path | None = None
     """Where to write down how the run goes."""
 

@@ -100,7 +100,9 @@ def execute(prepared: Prepared, *, watch: Watch | None = None) -> RunResult:
             if state is State.NEW:
                 make_stores(prepared)
             with clean_workers(client, prepared.plan.run_id), clean_workers(client, _mosaic_name(prepared)):
-                report = carry_out(prepared, ClusterRunner(client, watch.progress), watch, notes)
+                report = carry_out(
+                    prepared, ClusterRunner(client, watch.progress, prepared.options.block_timeout), watch, notes
+                )
             watch.stage("clear")
             folder.finish(report, keep_work=prepared.options.keep_work)
     except OSError as error:

@@ -56,7 +56,9 @@ def _take_part(prepared: Prepared, shard: Shard, watch: Watch, notes: list[str])
     if state is State.FINISHED:
         return None
     with Claims(folder.work / "claims") as claims:
-        runner = ShardRunner(shard=shard, claims=claims, over=over, progress=watch.progress)
+        runner = ShardRunner(
+            shard=shard, claims=claims, over=over, progress=watch.progress, limit=prepared.options.block_timeout
+        )
         report = carry_out(prepared, runner, watch, notes, alone=folder.alone)
     with folder.alone():
         if finished():

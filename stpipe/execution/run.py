@@ -26,7 +26,10 @@ from stpipe.execution.runners import Runner, Tasks
 from stpipe.execution.stages import Failure, StageResult, Task
 from stpipe.execution.tasks import blend_task, complete_survey, fill_task, survey_tile
 
-NOUNS = {"survey": "tile", "learn": "variable", "fill": "block"}
+LEARN = "learn"
+"""The stage that looks at a variable as a whole; all others work on blocks and tiles."""
+
+NOUNS = {"survey": "tile", LEARN: "variable", "fill": "block"}
 """What the numbers of a stage's tasks stand for; parts of the scene elsewhere."""
 
 REPAIRS = 3
@@ -94,7 +97,7 @@ def run_blocks(
         _refuse_failures(ended, tasks.stage, NOUNS.get(tasks.stage, "part"), at)
 
     def plain(at: RunContext, name: str, task: Task, numbers: Sequence[int]) -> Tasks:
-        return Tasks(stage=name, task=task, numbers=numbers, book=at.book(name))
+        return Tasks(stage=name, task=task, numbers=numbers, book=at.book(name), blocks=name != LEARN)
 
     tiles = range(len(context.plan.survey_tiles) * len(context.plan.variables))
     stage(context, plain(context, "survey", survey_tile, tiles))
@@ -111,7 +114,7 @@ def run_blocks(
     gappy = sorted({number // len(context.plan.blocks) for number in todo})
     context = outcome.context = run_rounds(context, gappy, stage)
     if isinstance(context.filler, Learner):
-        stage(context, plain(context, "learn", learn_task, gappy))
+        stage(context, plain(context, LEARN, learn_task, gappy))
         context, outcome.learned = finish_learning(context, gappy)
         outcome.context = context
     stage(context, plain(context, "fill", fill_task, todo))
@@ -168,7 +171,7 @@ def rule_counts(context: RunContext) -> list[list[int]]:
 
 def finish_learning(context: RunContext, numbers: Iterable[int]) -> tuple[RunContext, dict[str, JSON]]:
     """Return the context with the digests of what was learned, and all that the records say of it."""
-    book = context.book("learn")
+    book = context.book(LEARN)
     rows: dict[str, JSON] = {}
     for number in numbers:
         name = context.variable(number).name
@@ -247,7 +250,7 @@ def _reason(failure: Failure, stage: str, noun: str, context: RunContext) -> str
         grid = context.plan.blocks
         block = grid.block(failure.number % len(grid))
         where = f"block {block.index} at {block.write.start} of {context.variable(failure.number // len(grid)).name!r}"
-    elif stage == "learn":
+    elif stage == LEARN:
         where = f"variable {context.variable(failure.number).name!r}"
     else:
         where = f"{noun} {failure.number}"

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from distributed import Client
 
 from stpipe.execution.records import RecordBook
-from stpipe.execution.stages import ContextPlugin, Progress, StageResult, Task, needed, run_stage
+from stpipe.execution.stages import ContextPlugin, Progress, StageResult, Task, run_stage
+from stpipe.execution.waiting import needed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,13 @@ class Tasks:
 
     name: str = "{:07d}"
     """What the record is called, given the task's number."""
+
+    blocks: bool = True
+    """Whether a task is the work of a block or a tile, and not of a whole variable."""
+
+    def limit(self, seconds: float | None) -> float | None:
+        """Return the seconds that a task may take, given those of a block; None for as long as it takes."""
+        return seconds if self.blocks else None
 
     def record(self, number: int) -> str:
         """Return the name of a task's record."""
@@ -65,8 +73,12 @@ class ClusterRunner:
     progress: Progress | None = None
     """Told about tasks that have ended."""
 
+    limit: float | None = None
+    """Seconds that a task may take."""
+
     def run(self, tasks: Tasks, *, context: Any, name: str, start: Callable[[Any], None]) -> StageResult:
         """Hand the context to all workers there are and will be, in place of an earlier one, and run the tasks."""
         with needed(self.client):
             self.client.register_plugin(ContextPlugin(name, context, start), name=name)
-        return run_stage(self.client, name, tasks.stage, tasks.task, tasks.numbers, self.progress)
+        limit = tasks.limit(self.limit)
+        return run_stage(self.client, name, tasks.stage, tasks.task, tasks.numbers, self.progress, limit=limit)

@@ -82,6 +82,9 @@ class ShardRunner:
     progress: Progress | None = None
     """Told about tasks that have ended."""
 
+    limit: float | None = None
+    """Seconds that a task may take; this process ends with one that takes longer, and others go on."""
+
     poll: float = POLL
     """Seconds between two looks at what others do."""
 
@@ -124,7 +127,7 @@ class ShardRunner:
                     count(result, Failure(number=number, message=message))
                 else:
                     result.retries += tries > 1
-                    count(result, attempt(tasks.task, context, number)[0])
+                    count(result, attempt(tasks.task, context, number, tasks.limit(self.limit))[0])
             finally:
                 self.claims.drop(claim)
             own.discard(number)

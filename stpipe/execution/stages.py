@@ -9,9 +9,9 @@ it aside after a few deaths, while all others finish.
 
 from __future__ import annotations
 
+import faulthandler
 import itertools
 import os
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,19 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from distributed import Client, Future, KilledWorker, Worker, WorkerPlugin, as_completed
+from distributed import Client, Future, KilledWorker, Worker, WorkerPlugin
 from numpy.typing import NDArray
 
-from stpipe.errors import ReadError, RunError, StpipeError
+from stpipe.errors import ReadError, StpipeError
+from stpipe.execution.waiting import SchedulerLostError, as_they_end, needed
 
 BATCH = 1024
 """Tasks that the scheduler holds at a time."""
 
-LOST_AFTER = 5.0
-"""Seconds without the scheduler after which a run ends. What it had in hand is lost, should it come back."""
-
-PAUSE = 0.01
-"""Seconds between two looks at whether tasks have ended."""
+STDERR = 2
+"""The descriptor, which is there whatever Python's own stderr has been made."""
 
 MESSAGE_BYTES = 800
 """Longest error message that comes home."""
@@ -43,10 +41,6 @@ Task = Callable[[Any, int], str]
 
 class BadBlocksError(Exception):
     """Blocks in scratch are not what their records say; the arguments are their numbers over all variables."""
-
-
-class SchedulerLostError(RunError):
-    """The scheduler is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,16 +139,21 @@ ROW = np.dtype(
 DONE, HAD, FAILED, BAD_BLOCKS, UNREADABLE = range(5)
 
 
-def _row(numbers: NDArray[np.int64], *, task: Task, context: str) -> NDArray[np.void]:
+def _row(numbers: NDArray[np.int64], *, task: Task, context: str, limit: float | None) -> NDArray[np.void]:
     """Run one task in a worker and tell how it went."""
-    return attempt(task, _contexts[context], int(numbers[0]))
+    return attempt(task, _contexts[context], int(numbers[0]), limit)
 
 
-def attempt(task: Task, context: Any, number: int) -> NDArray[np.void]:
-    """Run one task in this process and return one `ROW` that tells how it went."""
+def attempt(task: Task, context: Any, number: int, limit: float | None = None) -> NDArray[np.void]:
+    """Run one task in this process and return one `ROW` that tells how it went.
+
+    A task that takes longer than `limit` seconds ends this process, for there is no other way to end what hangs; its
+    log then says where it was.
+    """
     state, blocks, message = DONE, (), ""
     try:
-        state = HAD if task(context, number) == "had" else DONE
+        with _ended_after(limit):
+            state = HAD if task(context, number) == "had" else DONE
     except BadBlocksError as error:
         state, blocks, message = BAD_BLOCKS, error.args, "blocks in scratch are not what their records say"
     except ReadError as error:
@@ -171,6 +170,19 @@ def attempt(task: Task, context: Any, number: int) -> NDArray[np.void]:
 
 
 @contextmanager
+def _ended_after(limit: float | None) -> Iterator[None]:
+    """End this process if what is inside takes too long, even where it holds Python's lock; say where it was."""
+    if limit is None:
+        yield
+        return
+    faulthandler.dump_traceback_later(limit, exit=True, file=STDERR)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@contextmanager
 def clean_workers(client: Client, name: str) -> Iterator[None]:
     """Take a context away from the workers at the end, however it comes; a cluster may outlive many runs."""
     try:
@@ -178,40 +190,6 @@ def clean_workers(client: Client, name: str) -> Iterator[None]:
     finally:
         with suppress(Exception):  # the cluster may be gone, which is told elsewhere
             client.unregister_worker_plugin(name)
-
-
-def check_jobs(client: Client) -> None:
-    """Refuse to wait on for workers of a cluster that says of itself that none can come.
-
-    Raises
-    ------
-    RunError
-        With the reason.
-    """
-    amiss = getattr(client.cluster, "amiss", None)
-    if amiss is not None and (reason := amiss()) is not None:
-        raise RunError(reason)
-
-
-@contextmanager
-def needed(client: Client) -> Iterator[None]:
-    """Tell whatever goes wrong because the scheduler is gone as that.
-
-    Raises
-    ------
-    SchedulerLostError
-        If the client is without its scheduler.
-    """
-    where = client.scheduler.address if client.scheduler else "its address"
-    try:
-        yield
-    except Exception as error:
-        if client.status == "running":
-            raise
-        raise SchedulerLostError(
-            f"the scheduler at {where} is gone; what is done is kept: start another one and run the same command again "
-            "to go on from here"
-        ) from error
 
 
 def forget_peak() -> None:
@@ -235,14 +213,25 @@ def process_memory() -> tuple[int, int]:
 
 
 def run_stage(
-    client: Client, name: str, stage: str, task: Task, numbers: Sequence[int], progress: Progress | None = None
+    client: Client,
+    name: str,
+    stage: str,
+    task: Task,
+    numbers: Sequence[int],
+    progress: Progress | None = None,
+    *,
+    limit: float | None = None,
 ) -> StageResult:
-    """Run a task for each number; return when all have ended, one way or another."""
+    """Run a task for each number; return when all have ended, one way or another.
+
+    Of a task that takes longer than `limit` seconds the worker is ended, so that it is tried again like one whose
+    worker has died.
+    """
     result = StageResult()
     tell = progress or untold
     tell(stage, result, len(numbers))
     with needed(client):
-        for rows in _batches(client, name, task, numbers):
+        for rows in _batches(client, name, task, numbers, limit):
             for row in rows:
                 count(result, row)
                 tell(stage, result, len(numbers))
@@ -259,31 +248,36 @@ def _name_of(task: Task) -> str:
     return str(getattr(getattr(task, "func", task), "__name__", "task"))
 
 
-def _batches(client: Client, name: str, task: Task, numbers: Sequence[int]) -> Iterator[Iterator[Failure | np.void]]:
+def _batches(
+    client: Client, name: str, task: Task, numbers: Sequence[int], limit: float | None
+) -> Iterator[Iterator[Failure | np.void]]:
     for first in range(0, len(numbers), BATCH):
-        yield _batch(client, name, task, numbers[first : first + BATCH])
+        yield _batch(client, name, task, numbers[first : first + BATCH], limit)
 
 
-def _batch(client: Client, name: str, task: Task, numbers: Sequence[int]) -> Iterator[Failure | np.void]:
+def _batch(
+    client: Client, name: str, task: Task, numbers: Sequence[int], limit: float | None
+) -> Iterator[Failure | np.void]:
     """Submit a batch as one map_blocks over the numbers and give the rows as they come."""
     import dask.array as da  # the driver's alone: workers, and processes without a scheduler, need none of it
 
     array = da.from_array(np.asarray(numbers, dtype=np.int64), chunks=1)
     # A task that is tried again needs a new name, or the scheduler may still know the outcome of the first try.
     label = f"{_name_of(task)}-{name[:16]}-{next(_tries)}"
-    rows = array.map_blocks(_row, task=task, context=name, name=label, dtype=ROW, meta=np.empty(0, dtype=ROW))
+    given = {"task": task, "context": name, "limit": limit}
+    rows = array.map_blocks(_row, **given, name=label, dtype=ROW, meta=np.empty(0, dtype=ROW))
     parts = rows.to_delayed().ravel()
     futures = client.compute(list(parts), optimize_graph=False, retries=0)
     which = {future.key: number for future, number in zip(futures, numbers, strict=True)}
-    for future in _ended(client, as_completed(futures, loop=client.loop)):
+    for future in as_they_end(client, futures):
         if future.status not in ("finished", "error") and client.status != "running":
             raise SchedulerLostError("the scheduler is gone")
-        yield _outcome(future, which[future.key])
+        yield _outcome(future, which[future.key], limit)
         # Or the row stays with its worker until the batch is over, and is worked out once more if that one dies.
         future.release()
 
 
-def _outcome(future: Future[Any], number: int) -> Failure | np.void:
+def _outcome(future: Future[Any], number: int, limit: float | None) -> Failure | np.void:
     """Return how a task ended."""
     if future.status not in ("finished", "error"):
         return Failure(number=number, message=f"the cluster lost the task ({future.status})")
@@ -292,26 +286,9 @@ def _outcome(future: Future[Any], number: int) -> Failure | np.void:
         row: np.void = future.result()[0]
         return row
     if isinstance(error, KilledWorker):
-        return Failure(number=number, message="its worker died each time it was tried")
+        late = "" if limit is None else f", or took longer than the {limit:g} s that it may (--block-timeout)"
+        return Failure(number=number, message=f"its worker died each time it was tried{late}")
     return Failure(number=number, message=f"{type(error).__name__}: {error}"[:MESSAGE_BYTES])
-
-
-def _ended(client: Client, waiting: Any) -> Iterator[Any]:
-    """Give futures as they end; see to it that the scheduler is there meanwhile."""
-    lost: float | None = None
-    while not waiting.is_empty():
-        if waiting.has_ready():
-            yield from waiting.next_batch(block=False)
-            continue
-        check_jobs(client)
-        if client.status == "running":
-            lost = None
-        else:
-            now = time.monotonic()
-            lost = now if lost is None else lost
-            if now - lost >= LOST_AFTER:
-                raise SchedulerLostError("the scheduler is gone")
-        time.sleep(PAUSE)
 
 
 def count(result: StageResult, row: Failure | np.void) -> None:

@@ -147,7 +147,7 @@ def on_a_terminal(words: Sequence[str]) -> tuple[int, str, str]:
     return child.wait(timeout=60), printed, drawn.decode(errors="replace")
 
 
-@pytest.mark.integration
+@pytest.mark.processes
 def test_a_terminal_shows_the_stage_that_goes_on_and_keeps_a_line_of_each_that_has_ended(tmp_path: Path) -> None:
     make_cube(tmp_path / "cube.zarr", side=48)
     words = ["fill-scene", str(tmp_path / "cube.zarr"), *BLOCKS, "--workers", "1", "--json"]

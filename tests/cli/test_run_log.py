@@ -82,7 +82,7 @@ def test_a_log_adds_up_to_the_report_and_a_second_run_follows_the_first(
     assert last["error"] in capsys.readouterr().err
 
 
-@pytest.mark.integration
+@pytest.mark.processes
 def test_an_interrupted_run_says_so_and_the_next_one_says_what_was_there(cube: Path, tmp_path: Path) -> None:
     out, log = tmp_path / "out", tmp_path / "run.log"
     words = ["fill-scene", str(cube), "-o", str(out), *BLOCKS, "--workers", "1", "--log", str(log)]

@@ -9,9 +9,10 @@ import pytest
 from distributed import Client, LocalCluster
 
 from stpipe.core.sizes import GIB
-from stpipe.execution import stages
+from stpipe.execution import waiting
 from stpipe.execution.clusters.connect import KEPT_BYTES, connect
-from stpipe.execution.stages import ContextPlugin, SchedulerLostError, StageResult, run_stage
+from stpipe.execution.stages import ContextPlugin, StageResult, run_stage
+from stpipe.execution.waiting import SchedulerLostError
 
 TRIM = "MALLOC_TRIM_THRESHOLD_"
 MMAP = "MALLOC_MMAP_THRESHOLD_"
@@ -39,7 +40,7 @@ def nothing(_: object) -> None:
 
 
 def test_a_scheduler_that_goes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "LOST_AFTER", 0.2)
+    monkeypatch.setattr(waiting, "LOST_AFTER", 0.2)
     words = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(tmp_path / "file")]
     command = [sys.executable, "-m", "distributed.cli.dask_scheduler", *words]
     scheduler = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -68,3 +69,22 @@ def test_what_has_ended_is_not_done_again_when_its_worker_goes() -> None:
 
         assert run_stage(client, "run", "work", quick, range(60), look).done == 60
     assert max(held) < 30  # the scheduler takes a moment to let them go
+
+
+def hang(_: object, number: int) -> str:
+    if number == 3:
+        time.sleep(600)
+    return "done"
+
+
+def test_what_hangs_is_set_aside_and_the_others_are_done() -> None:
+    with connect(scheduler=None, workers=1, memory_limit=GIB) as client:
+        client.register_plugin(ContextPlugin("run", None, nothing), name="run")
+        result = run_stage(client, "run", "work", hang, range(6), limit=0.5)
+    assert result.done == 5
+    ((failure),) = result.failures
+    assert failure.number == 3
+    assert (
+        failure.message
+        == "its worker died each time it was tried, or took longer than the 0.5 s that it may (--block-timeout)"
+    )

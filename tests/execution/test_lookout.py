@@ -25,7 +25,7 @@ def fatal_once(folder: str, number: int) -> str:
     return "done"
 
 
-@pytest.mark.integration
+@pytest.mark.processes
 def test_a_death_is_seen_with_what_the_dead_had_in_hand(tmp_path: Path) -> None:
     with connect(scheduler=None, workers=2, memory_limit=2**30) as client, Lookout(client, every=0.1) as lookout:
         assert (lookout.workers, lookout.came, lookout.retries) == (2, 2, 0)

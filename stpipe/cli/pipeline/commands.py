@@ -21,7 +21,7 @@ from stpipe.errors import MissingFileError, OptionError, StpipeError
 OUTPUTS = {"ingest": "cube.zarr", "gaps": "gaps", "fill": "filled", "mosaic": "geotiff"}
 """Where each stage writes, in the folder of the run."""
 
-IDLE = frozenset({"workers", "scheduler", "cluster", "shard", "memory-limit", "keep-work", "log"})
+IDLE = frozenset({"workers", "scheduler", "cluster", "shard", "memory-limit", "keep-work", "log", "block-timeout"})
 """Keys that say how the work is done, and not what comes out."""
 
 FILES = frozenset({"src", "cube", "align", "model", "guide"})
