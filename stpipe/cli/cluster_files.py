@@ -85,7 +85,7 @@ def read_cluster_file(name: str) -> ClusterPlan:
     import yaml
 
     from stpipe.execution.clusters.connect import cores
-    from stpipe.execution.clusters.plan import read_cluster
+    from stpipe.execution.clusters.files import read_cluster
 
     path = find_cluster(name)
     shown = name if path.name != name and path.parent.name == name else path.name

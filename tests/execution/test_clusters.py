@@ -23,20 +23,12 @@ from hypothesis import strategies as st
 
 from stpipe.errors import OptionError
 from stpipe.execution.clusters import start as cluster_start
+from stpipe.execution.clusters.batch import JOBS, SCHEDULER_OPTIONS, walltime_seconds
 from stpipe.execution.clusters.connect import local_settings
 from stpipe.execution.clusters.environment import environment, exports, with_environment
-from stpipe.execution.clusters.plan import (
-    CERTIFICATES,
-    JOB_SYSTEMS,
-    JOBS,
-    LIFETIME,
-    LOCAL,
-    SCHEDULER_OPTIONS,
-    STAGGER,
-    ClusterPlan,
-    read_cluster,
-    walltime_seconds,
-)
+from stpipe.execution.clusters.files import read_cluster
+from stpipe.execution.clusters.local import LOCAL
+from stpipe.execution.clusters.plan import CERTIFICATES, JOB_SYSTEMS, LIFETIME, STAGGER, ClusterPlan
 from stpipe.execution.clusters.start import job_keywords, job_script, kubernetes_keywords
 
 KNOWN = dask.config.config["distributed"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import pairwise
 from typing import Any, cast
 
 from dask.utils import format_bytes, parse_bytes, parse_timedelta
@@ -143,3 +145,42 @@ def checked(place: Place, path: Sequence[str], table: Mapping[str, Any], checks:
         except ValueError as error:
             raise place.refuse((*path, key), f"{error}, got {shown(value)}") from None
     return found
+
+
+def bounds_of(place: Place, settings: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the fewest and the most workers of what is adaptive, or None where nothing is said of it."""
+    names = ("distributed.adaptive.minimum", "distributed.adaptive.maximum")
+    low, high = (settings.get(name) for name in names)
+    for name, value, least in zip(names, (low, high), (0, 1), strict=True):
+        if value is not None:
+            try:
+                a_count(value, least)
+            except ValueError as error:
+                raise place.refuse(name.split("."), f"{error}, got {shown(value)}") from None
+    if high is None:
+        if low is not None:
+            raise place.refuse(names[0].split("."), "needs a maximum beside it")
+        return None
+    if (low or 0) > high:
+        raise place.refuse(names[0].split("."), f"is {low}, which is more than the maximum, {high}")
+    return low or 0, high
+
+
+def needed_bounds(place: Place, settings: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the fewest and the most workers, which have to be said."""
+    bounds = bounds_of(place, settings)
+    if bounds is None:
+        raise place.refuse(("distributed", "adaptive", "maximum"), "has to say how many workers there may be")
+    return bounds
+
+
+def arguments_of(words: Sequence[str]) -> dict[str, str]:
+    """Return the values of the options in a command line, whether behind a space or an equals sign.
+
+    >>> arguments_of(["--lifetime", "55m", "--lifetime-stagger=4m"])
+    {'--lifetime': '55m', '--lifetime-stagger': '4m'}
+    """
+    flat = [
+        part for word in words for part in (re.split("[= ]", word, maxsplit=1) if word.startswith("--") else [word])
+    ]
+    return {name: value for name, value in pairwise(flat) if name.startswith("--")}
