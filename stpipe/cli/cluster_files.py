@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stpipe.cli.words import tell
 from stpipe.errors import MissingFileError, OptionError
 from stpipe.resources import shelf
 
@@ -35,7 +36,7 @@ cluster_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.optio
 
 def say(line: str) -> None:
     """Tell the user on stderr what is being done."""
-    click.echo(f"stpipe: {line}", err=True)
+    tell(f"stpipe: {line}", err=True)
 
 
 def packaged_clusters() -> dict[str, Path]:

@@ -16,6 +16,7 @@ from typing import NamedTuple, NoReturn
 import click
 
 from stpipe import __version__
+from stpipe.cli.words import plain
 from stpipe.errors import StpipeError
 
 EXIT_FAILED = 1
@@ -116,7 +117,7 @@ def _one_line(message: str) -> str:
 
 def _complain(message: str) -> None:
     sys.stdout.flush()
-    print(f"stpipe: error: {_one_line(message)}", file=sys.stderr)  # noqa: T201 - this is the door
+    print(f"stpipe: error: {plain(_one_line(message))}", file=sys.stderr)  # noqa: T201 - this is the door
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stpipe.cli.words import tell, warn
 from stpipe.errors import OptionError, OutputError, PlanError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def command(
     _check_disk(folder, mosaic_bytes(todo))
     note = RasterGrid.of(source).note
     if note is not None:
-        click.echo(f"stpipe: warning: {note}", err=True)
+        warn(note)
     written: list[WrittenFile] = []
     reader = source.reader(sorted({task.variable for task in tasks}))
     with _progress(tasks) as counted:
@@ -184,4 +185,4 @@ def _report(folder: Path, written: Sequence[WrittenFile]) -> None:
         kept = sum(file.kept for file in mine)
         size = sum(file.bytes for file in mine) / 2**20
         again = f", {kept} of them there already" if kept else ""
-        click.echo(f"{folder / name}: {count} file{'s' if count > 1 else ''}, {size:.1f} MiB{again}")
+        tell(f"{folder / name}: {count} file{'s' if count > 1 else ''}, {size:.1f} MiB{again}")
