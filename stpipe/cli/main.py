@@ -164,6 +164,9 @@ def _explain(error: Exception, *, debug: bool) -> int:
         where = f": {error.filename}" if error.filename else ""
         _complain(f"{error.strerror or error}{where}")
         return EXIT_FAILED
+    if isinstance(error, MemoryError):
+        _complain(f"not enough memory{f': {error}' if str(error) else ''}; give it a smaller part, or a larger machine")
+        return EXIT_FAILED
     hint = "" if debug else "; run again with --debug"
     _complain(f"internal error {type(error).__name__}: {str(error) or 'no message'}{hint}")
     return EXIT_FAILED

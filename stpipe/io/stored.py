@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import isfinite, isnan
@@ -23,10 +24,17 @@ Kind = Literal["zarr", "netcdf"]
 CONTIGUOUS_CHUNKS: Triple = (32, 256, 256)
 """Windows to read a variable by that is stored in one piece."""
 
+LONGEST_AXIS = 20_000_000
+"""Frames or pixels along an axis; a file that claims more has no such samples, and no memory holds its coordinates."""
+
 _SHOWN = 4
 
 _NETCDF_MAGIC = (b"\x89HDF", b"CDF\x01", b"CDF\x02", b"CDF\x05")
 _TIFF_MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+# An index would be read at once, whatever length a file claims; xarray has not always had a way to leave it out.
+_NO_INDEXES = {
+    name: False for name in ("create_default_indexes",) if name in inspect.signature(xr.open_dataset).parameters
+}
 _ENCODING_ATTRS = frozenset(
     {
         *("_FillValue", "missing_value", "nodata", "scale_factor", "add_offset", "_Unsigned", "dtype"),
@@ -131,7 +139,7 @@ def open_raw(path: str, kind: Kind, *, lazy_chunks: bool = False) -> xr.Dataset:
     lazy_chunks : bool
         Back variables with Dask arrays of the stored chunks.
     """
-    options: dict[str, Any] = {"mask_and_scale": False, "decode_times": False, "decode_coords": False}
+    options: dict[str, Any] = {"mask_and_scale": False, "decode_times": False, "decode_coords": False, **_NO_INDEXES}
     if kind == "zarr":
         # Reading each array's own metadata avoids both a stale consolidated copy and the warning where there is none.
         options |= {"engine": "zarr", "consolidated": None if is_remote(path) else False}
@@ -157,6 +165,43 @@ def netcdf_engine() -> str:
     except ImportError:
         return "h5netcdf"
     return "netcdf4"
+
+
+def check_lengths(sizes: Mapping[Hashable, int], dims: Sequence[str], path: str) -> None:
+    """Refuse axes without a sample, and lengths that no cube has, before coordinates are read.
+
+    >>> check_lengths({"x": 10**12}, ["x"], "cube.zarr")
+    Traceback (most recent call last):
+    ...
+    stpipe.errors.CubeError: axis 'x' of cube.zarr claims a length of 1000000000000; the most is 20000000
+    """
+    for dim in dims:
+        if sizes[dim] == 0:
+            raise CubeError(f"axis {dim!r} of {path} has length 0, so there is nothing to read")
+        if sizes[dim] > LONGEST_AXIS:
+            raise CubeError(f"axis {dim!r} of {path} claims a length of {sizes[dim]}; the most is {LONGEST_AXIS}")
+
+
+def loaded(coordinate: xr.Variable, path: str) -> xr.Variable:
+    """Return a coordinate with its values in memory."""
+    try:
+        return coordinate.copy(deep=False).load()
+    except Exception as error:
+        raise CubeError(f"coordinate {coordinate.dims[0]!r} of {path} can't be read: {one_line(error)}") from error
+
+
+def unpacked(coordinate: xr.Variable, path: str) -> xr.Variable:
+    """Return a coordinate along y or x in memory and in physical units: CF lets it be packed as data are."""
+    packed = loaded(coordinate, path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            decoded = xr.conventions.decode_cf_variable(
+                "coordinate", packed, decode_times=False, decode_timedelta=False
+            )
+            return decoded.load()
+    except Exception as error:
+        raise CubeError(f"coordinate {coordinate.dims[0]!r} of {path} can't be decoded: {one_line(error)}") from error
 
 
 def stored_dtype(variable: xr.Variable) -> np.dtype[Any]:
@@ -185,7 +230,7 @@ def nodata_values(variable: xr.Variable) -> tuple[float, ...]:
     names = [name for name in ("_FillValue", "missing_value") if name in variable.attrs] or ["nodata"]
     values: list[float] = []
     for name in names:
-        for item in np.ravel(np.asarray(variable.attrs.get(name, []))):
+        for item in _items(variable.attrs.get(name, [])):
             number = _number(item)
             if number is None or (isinstance(number, float) and isnan(number)):
                 continue
@@ -250,6 +295,14 @@ def plain_attrs(attrs: Mapping[Any, Any], *, without: frozenset[str] = frozenset
     return plain
 
 
+def _items(value: Any) -> Any:
+    """Return an attribute as a flat array; lists of lists of odd lengths as something that is no number."""
+    try:
+        return np.ravel(np.asarray(value))
+    except ValueError:
+        return np.array([None])
+
+
 def _number(value: Any) -> float | None:
     """Return an attribute as a number; integers stay exact."""
     if isinstance(value, np.generic):
@@ -264,7 +317,8 @@ def _number(value: Any) -> float | None:
 
 def _factor(variable: xr.Variable, attribute: str, default: float, name: str, path: str) -> float:
     raw = variable.attrs.get(attribute, default)
-    number = _number(np.ravel(np.asarray(raw))[0]) if np.size(raw) else default
+    items = _items(raw)
+    number = _number(items[0]) if items.size else default
     if number is None or not isfinite(number):
         raise CubeError(f"variable {name!r} in {path} has {attribute} {raw!r}, which is not a number")
     return float(number)
