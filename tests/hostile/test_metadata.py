@@ -18,6 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stpipe.cli.main import run
+from stpipe.io.cube import open_source
 from stpipe.io.stored import LONGEST_AXIS
 
 from .doors import QUICK, edited, snapshot, tiny_cube
@@ -205,3 +206,28 @@ def test_odd_coordinates_are_taken_for_none_or_refused(kind: str, tmp_path: Path
         assert (code, verb) == (0, verb) or (code, verb) == (2, "ingest"), said
         assert "internal error" not in said
     assert json.loads((tmp_path / "cube.zarr" / ".zgroup").read_text())
+
+
+@pytest.mark.parametrize("year", [1, 1600, 2100, 2300, 9998])
+def test_dates_far_out_are_what_files_are_called_by(year: int, tmp_path: Path) -> None:
+    cube = tiny_cube(tmp_path / "cube.zarr")
+    with edited(cube / "time" / "zarr.json") as metadata:
+        metadata["attributes"]["units"] = f"days since {year:04d}-03-01"
+    assert run(["mosaic", str(cube), "-o", str(tmp_path / "geotiff")]) == 0
+    stamps = [f"ndvi_{year:04d}03{day:02d}T000000.tif" for day in (1, 6, 11, 16)]
+    assert sorted(path.name for path in (tmp_path / "geotiff" / "ndvi").iterdir()) == stamps
+    assert run(["ingest", str(cube), "-o", str(tmp_path / "again.zarr")]) == 0
+    times = open_source(tmp_path / "again.zarr").times
+    assert [str(time)[:10] for time in times] == [f"{year:04d}-03-{day:02d}" for day in (1, 6, 11, 16)]
+    if year in {1, 9998}:  # the first and the last that can be drawn
+        assert run(["gaps", str(cube), "--workers", "1", "-o", str(tmp_path / "gaps")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("verb", "start"), [("info", "99999999-01-01"), ("mosaic", "-4000-01-01"), ("ingest", "9999-12-30")]
+)
+def test_dates_that_no_calendar_has_are_refused(verb: str, start: str, tmp_path: Path, refused: Any) -> None:
+    cube = tiny_cube(tmp_path / "cube.zarr")
+    with edited(cube / "time" / "zarr.json") as metadata:
+        metadata["attributes"]["units"] = f"days since {start}"
+    assert "dates lie in the years 1 to 9999, but frame" in refused(*VERBS[verb](cube, tmp_path / "out.zarr"))

@@ -29,9 +29,13 @@ from stpipe.io.ingest.scenes import Frame, Scene
 from stpipe.io.rasters import Grid, crs_name
 from stpipe.io.run_folder import check_writable
 from stpipe.io.stored import one_line
+from stpipe.io.times import nanoseconds
 
 SOURCE = "stpipe ingest"
 """Attribute `source` of a cube made here, by which --overwrite knows what it may delete."""
+
+YEAR_OF_REFORM = 1582
+"""When the Gregorian calendar began."""
 
 CUBE = "cube"
 """Name of the cube until it is complete, in a hidden folder beside the output."""
@@ -274,8 +278,10 @@ def coordinates(times: tuple[datetime, ...], grid: Grid) -> dict[str, xr.Variabl
     geographic = _is_geographic(grid.crs_wkt)
     whole_days = all(time.time() == datetime.min.time() for time in times)
     unit = "days" if whole_days else "microseconds" if any(time.microsecond for time in times) else "seconds"
-    labels = np.array(times, dtype="datetime64[us]").astype("datetime64[ns]")
-    encoding = {"units": f"{unit} since 1970-01-01", "calendar": "standard", "dtype": "int64"}
+    labels = nanoseconds(np.array(times, dtype="datetime64[us]"))
+    # The standard calendar is Julian before its reform, and Python's dates are not.
+    calendar = "standard" if min(times).year > YEAR_OF_REFORM else "proleptic_gregorian"
+    encoding = {"units": f"{unit} since 1970-01-01", "calendar": calendar, "dtype": "int64"}
     coords = {
         "time": xr.Variable("time", labels, {"standard_name": "time", "axis": "T"}, encoding),
         "y": xr.Variable("y", f + e * (np.arange(rows) + 0.5), _axis_attrs("y", geographic), {"_FillValue": None}),
