@@ -130,11 +130,17 @@ def _threads() -> int:
 
 
 def _check_folder(folder: Path, cube: str, tasks: Sequence[MosaicTask], *, overwrite: bool) -> None:
-    """Refuse a folder in which something would be lost or mixed."""
+    """Refuse a folder in which something would be lost or mixed, or that leads elsewhere."""
+    from stpipe.io.run_folder import check_writable
+
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; choose another folder with -o")
+    check_writable(folder)
     if "://" not in cube and Path(cube).resolve() in (folder.resolve(), *folder.resolve().parents):
         raise OptionError(f"{folder} lies inside the cube {cube}; choose another folder with -o")
+    for name in {Path(name).parent for task in tasks for name in task.files}:
+        if (folder / name).is_symlink():
+            raise OutputError(f"{folder / name} is a link, and nothing is written through one; remove it")
     if overwrite or not folder.exists():
         return
     others = list(_others(folder, {name for task in tasks for name in task.files}))

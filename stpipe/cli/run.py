@@ -214,6 +214,8 @@ def _clear_mosaic(stage: Stage) -> None:
     """Remove the files of an earlier mosaic: other dates or variables would else stay among the new ones."""
     from stpipe.io.geotiff import is_mosaic_file
 
+    if stage.output.is_symlink():
+        raise OutputError(f"{stage.output} is a link, and nothing is removed through one")
     for path in sorted(stage.output.rglob("*")):
         if path.is_file() and is_mosaic_file(path):
             path.unlink()

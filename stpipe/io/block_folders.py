@@ -201,6 +201,7 @@ def write_bands(
     """Write (time, y, x) as the bands of a GeoTIFF, which appears under its name only when complete."""
     bands, height, width = values.shape
     draft = path.with_name(f".{path.name}.part")
+    draft.unlink(missing_ok=True)  # it may be a link
     try:
         with (
             _quiet(),

@@ -159,6 +159,7 @@ def save_model(
     bare = build_unet(spec)  # without the optimizer's state, which is twice the weights
     bare.set_weights(network.get_weights())
     draft = path.with_name(f".{path.stem}.draft.keras")
+    draft.unlink(missing_ok=True)  # it may be a link
     try:
         bare.save(draft)
         with zipfile.ZipFile(draft, "a") as archive:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
@@ -21,7 +20,7 @@ from stpipe.io.georeference import grid_mapping_attrs
 from stpipe.io.indices import SCALED
 from stpipe.io.ingest.cubes import forget_batches
 from stpipe.io.ingest.files import OPEN
-from stpipe.io.ingest.partial import clear, locked, remove
+from stpipe.io.ingest.partial import clear, locked, remove, remove_entry
 from stpipe.io.ingest.pictures import Tally, count_clear, read_frame
 from stpipe.io.ingest.plan import IngestPlan, Progress
 from stpipe.io.ingest.records import Records
@@ -191,7 +190,7 @@ def _is_ours(output: Path) -> bool:
     try:
         document = json.loads((output / "zarr.json").read_text())
         return str(document["attributes"]["source"]).startswith(SOURCE)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
@@ -200,15 +199,15 @@ def _put_in_place(partial: Path, output: Path) -> None:
         partial.rename(output)
         return
     old = output.with_name(f".{output.name}.old")
-    if old.exists():
-        shutil.rmtree(old)
+    if old.exists() or old.is_symlink():
+        remove_entry(old)
     output.rename(old)  # a folder can't be renamed over another one
     try:
         partial.rename(output)
     except BaseException:
         old.rename(output)
         raise
-    shutil.rmtree(old)
+    remove_entry(old)
 
 
 # --- metadata ----------------------------------------------------------------------------------------------------
