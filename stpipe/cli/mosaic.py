@@ -96,7 +96,9 @@ def command(
 
 def _inside_run(cube: str) -> str:
     """Return the filled cube of a run's folder, or the path itself."""
-    return str(Path(cube) / FILLED) if "://" not in cube and (Path(cube) / FILLED).is_dir() else cube
+    from stpipe.io.stored import is_remote, local
+
+    return str(Path(cube) / FILLED) if not is_remote(cube) and (local(cube) / FILLED).is_dir() else cube
 
 
 def _output_folder(path: str) -> Path:

@@ -28,6 +28,7 @@ LONGEST_AXIS = 20_000_000
 """Frames or pixels along an axis; a file that claims more has no such samples, and no memory holds its coordinates."""
 
 _SHOWN = 4
+_SHOWN_OF_PATH = 200
 
 _NETCDF_MAGIC = (b"\x89HDF", b"CDF\x01", b"CDF\x02", b"CDF\x05")
 _TIFF_MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
@@ -81,7 +82,20 @@ def absolute(path: str | Path) -> str:
     """Return a local path as absolute; a URL as it is."""
     if not str(path):
         raise MissingFileError("no cube is named: its path is empty")
-    return str(path) if is_remote(str(path)) else str(Path(path).expanduser().resolve())
+    return str(path) if is_remote(str(path)) else str(local(path).resolve())
+
+
+def local(path: str | Path) -> Path:
+    """Return a path without ``~``; refuse what the system takes for no path at all."""
+    try:
+        place = Path(path).expanduser()
+        place.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise MissingFileError(f"{str(path)[:_SHOWN_OF_PATH]!r} can't be looked at: {reason}") from error
+    return place
 
 
 def kind_of(path: str) -> Kind:
@@ -94,20 +108,33 @@ def kind_of(path: str) -> Kind:
     if place.is_dir():
         if (place / ".zarray").exists():
             raise CubeError(f"{path} is a single Zarr array; name the Zarr group that holds it and its coordinates")
-        if any((place / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata", ".zattrs")):
+        marks = [place / name for name in ("zarr.json", ".zgroup", ".zmetadata", ".zattrs") if (place / name).exists()]
+        for mark in marks:
+            check_plain(mark)
+        if marks:
             return "zarr"
         if any(p.suffix.lower() in {".tif", ".tiff", ".jp2"} for p in place.iterdir()):
             raise CubeError(f"{path} is a folder of images, not a Zarr group; make a cube of them with: stpipe ingest")
         inside = ", ".join(sorted(p.name for p in place.glob("*.zarr"))[:4])
         hint = f"; inside it: {inside}" if inside else ""
         raise CubeError(f"{path} is not a Zarr group: it has no zarr.json, .zgroup or .zmetadata{hint}")
-    with place.open("rb") as file:
-        magic = file.read(4)
+    check_plain(place)
+    try:
+        with place.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise CubeError(f"{path} can't be read: {error.strerror}") from error
     if magic in _NETCDF_MAGIC:
         return "netcdf"
     if magic in _TIFF_MAGIC:
         raise CubeError(f"{path} is a GeoTIFF, not a cube; make a cube of the series with: stpipe ingest")
     raise CubeError(f"{path} is neither a Zarr group nor a NetCDF file (its first bytes are {magic!r})")
+
+
+def check_plain(place: Path) -> None:
+    """Refuse pipes and devices, of which some never end, and some never begin."""
+    if not place.is_file():
+        raise CubeError(f"{place} is a pipe, a device or the like, and no plain file")
 
 
 def beside(place: Path) -> str:
