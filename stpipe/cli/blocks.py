@@ -14,6 +14,7 @@ import click
 from stpipe.cli.options import parse_period, parse_range, parse_triple
 from stpipe.cli.progress import progress_bar
 from stpipe.cli.trust import parse_trust, trust_options
+from stpipe.cli.words import tell, tell_note
 from stpipe.errors import OptionError, ShapeError
 
 if TYPE_CHECKING:
@@ -83,9 +84,7 @@ def fill(folder: Path, output: Path, model: str, raw: bool, overwrite: bool, as_
     if as_json:
         click.echo(json.dumps(result))
         return
-    click.echo(
-        f"{len(written)} blocks filled into {output} in {result['seconds']} s by the {info.kind} model {info.path}"
-    )
+    tell(f"{len(written)} blocks filled into {output} in {result['seconds']} s by the {info.kind} model {info.path}")
     if "mae" in result:
         click.echo(f"hidden samples: {result['scored']}, MAE {result['mae']:.6g}, RMSE {result['rmse']:.6g}")
 
@@ -259,7 +258,7 @@ def export(
     with progress_bar("writing") as progress:
         exported = export_blocks(source, chosen, spec, output, progress=progress)
     for note in (*notes, *_remarks(source, spec, chosen, exported)):
-        click.echo(f"stpipe: note: {note}", err=True)
+        tell_note(note)
     blocks, valid, hidden = (sum(getattr(part, key) for part in exported) for key in ("blocks", "valid", "hidden"))
     shape = [min(pair) for pair in zip(spec.size, source.extent, strict=True)]
     seconds = round(time.monotonic() - began, 2)
@@ -284,7 +283,7 @@ def export(
         }
         click.echo(json.dumps(result))
         return
-    click.echo(
+    tell(
         f"{_blocks(blocks)} of {' x '.join(map(str, shape))} written into {output} in {seconds} s; "
         f"{100 * hidden / valid:.3g} % of their valid samples are hidden"
     )

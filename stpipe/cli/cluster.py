@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stpipe.cli.cluster_files import find_cluster, read_cluster_file, say
+from stpipe.cli.words import tell, tell_note
 from stpipe.errors import OptionError, RunError, StpipeError
 
 if TYPE_CHECKING:
@@ -126,9 +127,9 @@ def check(
         click.echo(json.dumps(report, indent=2))
     else:
         for name, line in _lines(report):
-            click.echo(f"{name:<{_WIDTH}}{line}")
+            tell(f"{name:<{_WIDTH}}{line}")
     for note in report["notes"]:
-        click.echo(f"stpipe: note: {note}", err=True)
+        tell_note(note)
 
 
 def _expected(cube: str | None, model: str | None) -> dict[str, Any]:

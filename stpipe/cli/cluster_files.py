@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stpipe.cli.words import tell
+from stpipe.cli.yaml_files import check_tokens, read_text
 from stpipe.errors import MissingFileError, OptionError
 from stpipe.resources import shelf
 
@@ -19,11 +21,8 @@ FILE = "cluster.yaml"
 
 SUFFIXES = (".yaml", ".yml")
 
-LARGEST = 1 << 20
-"""Bytes; a file that is larger is something else."""
-
-DEEPEST = 40
-"""Levels of keys in keys; reading takes the square of it, and then all of Python's stack."""
+WHAT = "a cluster's file"
+"""What it is called in messages."""
 
 cluster_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--cluster",
@@ -35,7 +34,7 @@ cluster_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.optio
 
 def say(line: str) -> None:
     """Tell the user on stderr what is being done."""
-    click.echo(f"stpipe: {line}", err=True)
+    tell(f"stpipe: {line}", err=True)
 
 
 def packaged_clusters() -> dict[str, Path]:
@@ -89,21 +88,10 @@ def read_cluster_file(name: str) -> ClusterPlan:
 
     path = find_cluster(name)
     shown = name if path.name != name and path.parent.name == name else path.name
-    text = _text_of(path)
+    text = read_text(path, WHAT)
     lines = _checked_lines(text, path.name)
     known = dask.config.config["distributed"]
     return read_cluster(yaml.safe_load(text), name=shown, known=known, cores=cores(), lines=lines)
-
-
-def _text_of(path: Path) -> str:
-    try:
-        if path.stat().st_size > LARGEST:
-            raise OptionError(f"{path} is larger than 1 MiB; a cluster's file has a few lines")
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise OptionError(f"{path.name}: this is not YAML: {error.reason}") from error
-    except OSError as error:
-        raise OptionError(f"can't read {path}: {error.strerror}") from error
 
 
 def _checked_lines(text: str, name: str) -> dict[tuple[str, ...], int]:
@@ -114,21 +102,8 @@ def _checked_lines(text: str, name: str) -> dict[tuple[str, ...], int]:
     """
     import yaml
 
-    depth = 0
     try:
-        for token in yaml.scan(text, Loader=yaml.SafeLoader):
-            opens = isinstance(token, yaml.FlowSequenceStartToken | yaml.FlowMappingStartToken)
-            opens |= isinstance(token, yaml.BlockSequenceStartToken | yaml.BlockMappingStartToken)
-            depth += opens
-            ends = isinstance(token, yaml.FlowSequenceEndToken | yaml.FlowMappingEndToken | yaml.BlockEndToken)
-            depth -= ends
-            if depth > DEEPEST:
-                line = token.start_mark.line + 1
-                raise OptionError(f"{name}, line {line}: this is nested too deep for a cluster's file")
-            if isinstance(token, yaml.TagToken | yaml.AliasToken):
-                what = "tags such as !!python" if isinstance(token, yaml.TagToken) else "aliases such as *name"
-                line = token.start_mark.line + 1
-                raise OptionError(f"{name}, line {line}: a cluster's file has no {what}; write the value out")
+        check_tokens(text, name, WHAT, aliases=False)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         return {} if root is None else dict(_lines(root, (), name))
     except yaml.MarkedYAMLError as error:

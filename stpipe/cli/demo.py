@@ -303,10 +303,12 @@ def _summary(scene: Scene, outcomes: list[Outcome], best: Outcome, output: Path)
 
 def _print(scene: Scene, outcomes: list[Outcome], best: Outcome, output: Path) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console(highlight=False)
+    from stpipe.cli.console import PlainConsole
+
+    console = PlainConsole()
     inside = int((scene.sample != Sample.OUTSIDE_DOMAIN).sum())
     table = Table(box=SIMPLE_HEAD)
     for name in ("", "method", "MAE", "RMSE", "bias", "in 90 %", "width", "filled", "seconds"):
@@ -319,7 +321,8 @@ def _print(scene: Scene, outcomes: list[Outcome], best: Outcome, output: Path) -
         table.add_row(
             mark, outcome.method, *errors, *interval, f"{s.filled:.1%}", f"{outcome.seconds:.0f}", style=style
         )
-    console.print("\nAgainst the truth, over all gap samples (NDVI):")
+    console.print()
+    console.print("Against the truth, over all gap samples (NDVI):")
     console.print(table)
 
     kinds = [kind for kind in outcomes[0].scores if kind != "all gaps"]
@@ -331,7 +334,7 @@ def _print(scene: Scene, outcomes: list[Outcome], best: Outcome, output: Path) -
         by_kind.add_column(outcome.method, justify="right", no_wrap=True)
     for kind in kinds:
         maes = [outcome.scores[kind].mae for outcome in outcomes]
-        cells = [f"[bold]*{mae:.4f}[/bold]" if mae == lowest[kind] else f"{mae:.4f}" for mae in maes]
+        cells = [Text(f"*{mae:.4f}", style="bold") if mae == lowest[kind] else f"{mae:.4f}" for mae in maes]
         by_kind.add_row(kind, f"{outcomes[0].scores[kind].samples / inside:.1%}", *cells)
     console.print("MAE by kind of gap, and the kind's share of the scene:")
     console.print(by_kind)

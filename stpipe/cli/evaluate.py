@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +15,16 @@ from stpipe.cli.options import guide_options, parse_guides, parse_period, parse_
 from stpipe.cli.progress import progress_bar
 from stpipe.cli.sar_options import lean_on_guides, parse_scored_sar, scored_sar_options
 from stpipe.cli.trust import parse_trust, trust_options
+from stpipe.cli.words import tell, tell_note
 from stpipe.errors import OptionError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from stpipe.core.comparison import Row
     from stpipe.core.evaluation import Evaluation
-
-_WIDE = 160
 
 
 @click.command(name="evaluate")
@@ -128,19 +127,19 @@ def command(
 
         draw_scores(results, picture)
     for note in (*remarks, *said, *(f"{result.variable}: {note}" for result in results for note in result.notes)):
-        click.echo(f"stpipe: note: {note}", err=True)
+        tell_note(note)
     if as_json:
         click.echo(json.dumps({"cube": str(cube), "variables": [result.as_dict() for result in results]}, indent=2))
         return
-    from rich.console import Console
+    from stpipe.cli.console import wide_console
 
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(width=_WIDE, highlight=False)
+    console = wide_console()
     for result in results:
         show(result, console)
         if by_frame or choice is not None:
             console.print(_by_frame(result, [cost.method for cost in result.costs]))
     if picture is not None:
-        click.echo(f"picture  {picture}")
+        tell(f"picture  {picture}")
 
 
 def _check_picture(picture: Path | None) -> None:
@@ -156,8 +155,9 @@ def _check_picture(picture: Path | None) -> None:
 def show(result: Evaluation, console: Console) -> None:
     """Print the scores of one variable: over all samples, by group, and the costs."""
     units = f" ({result.units})" if result.units not in {"", "1"} else ""
+    console.print()
     console.print(
-        f"\n{result.variable}{units}: {result.hidden:,} samples hidden in {result.draws} draws with seed {result.seed}"
+        f"{result.variable}{units}: {result.hidden:,} samples hidden in {result.draws} draws with seed {result.seed}"
     )
     methods = [cost.method for cost in result.costs]
     console.print(_overall(result, methods))
@@ -188,7 +188,7 @@ def _overall(result: Evaluation, methods: Sequence[str]) -> Table:
             _signed(row.bias),
             _fixed(row.r2, 3),
             _fixed(row.skill, 3),
-            "" if own or math.isnan(row.difference) else between.replace("[", "\\["),
+            "" if own or math.isnan(row.difference) else between,
             _percent(row.coverage),
             _number(row.width),
             _percent(row.filled),
@@ -207,7 +207,7 @@ def _by_group(result: Evaluation, methods: Sequence[str], grouping: str) -> Tabl
         rows = [result.row(method, group) for method in methods]
         lowest = _lowest([row.mae for row in rows])
         inside: Callable[[Row], str] = lambda row: f" ({_percent(row.coverage)})" if grouping == "gap class" else ""  # noqa: E731
-        table.add_row(group, f"{rows[0].samples:,}", *(_starred(row.mae, lowest) + inside(row) for row in rows))
+        table.add_row(group, f"{rows[0].samples:,}", *(_starred(row.mae, lowest, inside(row)) for row in rows))
     return table
 
 
@@ -252,8 +252,11 @@ def _lowest(values: Sequence[float]) -> float:
     return min((value for value in values if not math.isnan(value)), default=math.nan)
 
 
-def _starred(value: float, lowest: float) -> str:
-    return f"[bold]*{_number(value)}[/bold]" if value == lowest else _number(value)
+def _starred(value: float, lowest: float, more: str = "") -> Text:
+    """Return a number, the lowest one with a star and bold, and what stands behind it."""
+    from rich.text import Text
+
+    return Text.assemble((f"*{_number(value)}", "bold") if value == lowest else _number(value), more)
 
 
 def _number(value: float) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stpipe.cli.options import fill_options, run_options
+from stpipe.cli.words import tell, tell_note
 from stpipe.errors import RunError
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ def command(as_json: bool, **typed: Any) -> None:
         click.echo(json.dumps({"folder": str(result.folder), "already": result.already, **result.report}))
         return
     for note in result.notes:
-        click.echo(f"stpipe: note: {note}", err=True)
+        tell_note(note)
     if result.already:
-        click.echo(f"nothing to do: this run is finished in {result.folder}")
+        tell(f"nothing to do: this run is finished in {result.folder}")
         return
     show(result.folder, result.report)
 
@@ -69,9 +70,9 @@ def about(prepared: Prepared) -> dict[str, Any]:
 
 def show(folder: Path, report: dict[str, Any]) -> None:
     """Print what a run did."""
-    from rich.console import Console
     from rich.table import Table
 
+    from stpipe.cli.console import PlainConsole
     from stpipe.core.sizes import gib
     from stpipe.io.frames import half_width_name
 
@@ -82,7 +83,7 @@ def show(folder: Path, report: dict[str, Any]) -> None:
     for name, counts in report["counts"].items():
         total = sum(counts.values())
         table.add_row(name, *(f"{100 * counts[code] / total:.2f} %" for code in codes))
-    console = Console(soft_wrap=True, highlight=False)
+    console = PlainConsole(soft_wrap=True)
     console.print(table)
     seconds = sum(report["seconds"].values())
     blocks = report["blocks"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from stpipe.cli.progress import shown
 from stpipe.cli.run_log import RunLog, check_log, logged
 from stpipe.cli.trust import parse_trust, trust_options
 from stpipe.cli.watch import Watch
+from stpipe.cli.words import tell, tell_note
 from stpipe.core.gap_statistics import BOUNDARIES, BY, GapOptions, parse_percentiles
 from stpipe.errors import OptionError
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-_WIDE = 160
 _LEAST_CLEAR = 5
 
 
@@ -132,24 +131,25 @@ def command(
             announce=say,
         )
     for note in report["notes"]:
-        click.echo(f"stpipe: note: {note}", err=True)
+        tell_note(note)
     if as_json:
         products = sorted(prepared.products)
         click.echo(json.dumps({"folder": str(prepared.folder.path), "products": products, **report}, indent=2))
         return
-    from rich.console import Console
+    from stpipe.cli.console import wide_console
 
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(width=_WIDE, highlight=False)
+    console = wide_console()
     show(report, console)
-    click.echo(f"{prepared.folder.path}: {', '.join([*prepared.products, 'gaps.json'])}")
+    tell(f"{prepared.folder.path}: {', '.join([*prepared.products, 'gaps.json'])}")
 
 
 def show(report: Mapping[str, Any], console: Console) -> None:
     """Print what the gaps of each variable are like."""
     first, last = report["period"]
     for name, summary in report["variables"].items():
+        console.print()
         console.print(
-            f"\n{name}: {summary['pixels']:,} pixels, {report['dates']} dates of {report['frames']} frames, "
+            f"{name}: {summary['pixels']:,} pixels, {report['dates']} dates of {report['frames']} frames, "
             f"{first} to {last} ({report['period_days']} days), boundaries {report['boundaries']}d"
         )
         console.print(_statistics(summary["rows"]))

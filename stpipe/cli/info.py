@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.resources import files
@@ -15,12 +14,12 @@ import click
 from stpipe.cli.options import parse_period
 from stpipe.cli.progress import progress_bar
 from stpipe.cli.trust import parse_trust, trust_options
+from stpipe.cli.words import tell
 from stpipe.errors import OptionError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_WIDE = 160
 _LISTED = 5
 """Dates in a line."""
 
@@ -77,10 +76,9 @@ def command(
     if as_json:
         click.echo(json.dumps(report, indent=2))
         return
-    from rich.console import Console
+    from stpipe.cli.console import wide_console
 
-    # Away from a terminal there is no width to keep to, and a folded table can't be searched.
-    _show(report, Console() if sys.stdout.isatty() else Console(width=_WIDE))
+    _show(report, wide_console())
 
 
 def show_model(name: str, *, as_json: bool) -> None:
@@ -95,12 +93,14 @@ def show_model(name: str, *, as_json: bool) -> None:
         click.echo(files("stpipe.model").joinpath("packaged", "MODEL_CARD.md").read_text(), nl=False)
         return
     kind = "partial-convolution U-Net" if info.kind == "unet" else "the published network"
-    click.echo(f"model        {info.path}\nkind         {kind}\nsha256       {info.digest}")
-    click.echo(f"calibration  {info.calibration:g}")
+    tell(f"model        {info.path}")
+    tell(f"kind         {kind}")
+    tell(f"sha256       {info.digest}")
+    tell(f"calibration  {info.calibration:g}")
     for part, values in (("spec", asdict(info.spec)), ("provenance", info.provenance)):
-        click.echo(f"{part}{'' if values else '  none'}")
+        tell(f"{part}{'' if values else '  none'}")
         for key, value in values.items():
-            click.echo(f"  {key}: {value if isinstance(value, str) else json.dumps(value)}")
+            tell(f"  {key}: {value if isinstance(value, str) else json.dumps(value)}")
 
 
 def _show(report: dict[str, Any], console: Console) -> None:
@@ -112,7 +112,7 @@ def _show(report: dict[str, Any], console: Console) -> None:
     facts.add_column(no_wrap=True)
     facts.add_column(overflow="fold")
     for name, text in _facts(report):
-        facts.add_row(Text(name, style="bold"), Text(text))
+        facts.add_row(Text(name, style="bold"), text)
     console.print(facts)
     rows = [_cells(name, variable) for name, variable in report["variables"].items()]
     headings = [heading for heading in rows[0] if any(row[heading] for row in rows)]
@@ -121,12 +121,12 @@ def _show(report: dict[str, Any], console: Console) -> None:
         first = heading == "variable"
         table.add_column(heading, justify="left" if first else "right", overflow="fold", no_wrap=not first, min_width=8)
     for row in rows:
-        table.add_row(*(Text(row[heading]) for heading in headings))
+        table.add_row(*(row[heading] for heading in headings))
     console.print(table)
     for line in _without(report["variables"]):
-        console.print(Text(line))
+        console.print(line)
     for hint in report["hints"]:
-        console.print(Text(f"note: {hint}"))
+        console.print(f"note: {hint}")
 
 
 def _without(variables: dict[str, Any]) -> Iterator[str]:

@@ -12,6 +12,7 @@ import click
 from stpipe.cli.options import parse_period, parse_triple
 from stpipe.cli.progress import progress_bar
 from stpipe.cli.trust import parse_trust, trust_options
+from stpipe.cli.words import tell, warn
 from stpipe.core.compositing import COMPOSITES, Period
 from stpipe.errors import OptionError
 
@@ -95,12 +96,12 @@ def command(sources: tuple[str, ...], output: Path, overwrite: bool, as_json: bo
     with progress_bar("reading headers") as progress:
         plan = plan_ingest(sources, options, progress=progress)
     for warning in plan.warnings:
-        click.echo(f"stpipe: warning: {warning}", err=True)
+        warn(warning)
     with progress_bar("writing") as progress:
         tally = write_cube(plan, output, overwrite=overwrite, progress=progress)
     result = summary(plan, output, tally)
     for warning in result["warnings"][len(plan.warnings) :]:
-        click.echo(f"stpipe: warning: {warning}", err=True)
+        warn(warning)
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return
@@ -108,12 +109,12 @@ def command(sources: tuple[str, ...], output: Path, overwrite: bool, as_json: bo
     names = ", ".join(f"{name} ({variable['dtype']})" for name, variable in result["variables"].items())
     period = f"{t} frames from {_day(result['first'])} to {_day(result['last'])}"
     composited = len(result["composited"])
-    click.echo(f"{output}: {names}{'; without dates: ' * bool(result['static'])}{', '.join(result['static'])}")
-    click.echo(f"{period}, {y} x {x} pixels, {result['crs'] or 'no CRS'}")
-    click.echo(f"from {result['files']} files; {plan.warped} layers warped, {composited} frames composited")
+    tell(f"{output}: {names}{'; without dates: ' * bool(result['static'])}{', '.join(result['static'])}")
+    tell(f"{period}, {y} x {x} pixels, {result['crs'] or 'no CRS'}")
+    tell(f"from {result['files']} files; {plan.warped} layers warped, {composited} frames composited")
     if result["rules"]:
         shares = (f"{name} {v['dropped']:.1%}" for name, v in result["variables"].items() if "dropped" in v)
-        click.echo(f"{result['rules']} dropped {', '.join(shares) or 'nothing that is written'}")
+        tell(f"{result['rules']} dropped {', '.join(shares) or 'nothing that is written'}")
 
 
 def _options(

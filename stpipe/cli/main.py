@@ -16,6 +16,7 @@ from typing import NamedTuple, NoReturn
 import click
 
 from stpipe import __version__
+from stpipe.cli.words import plain
 from stpipe.errors import StpipeError
 
 EXIT_FAILED = 1
@@ -116,7 +117,7 @@ def _one_line(message: str) -> str:
 
 def _complain(message: str) -> None:
     sys.stdout.flush()
-    print(f"stpipe: error: {_one_line(message)}", file=sys.stderr)  # noqa: T201 - this is the door
+    print(f"stpipe: error: {plain(_one_line(message))}", file=sys.stderr)  # noqa: T201 - this is the door
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -162,6 +163,9 @@ def _explain(error: Exception, *, debug: bool) -> int:
         # A full disk or a folder without permission is nobody's bug.
         where = f": {error.filename}" if error.filename else ""
         _complain(f"{error.strerror or error}{where}")
+        return EXIT_FAILED
+    if isinstance(error, MemoryError):
+        _complain(f"not enough memory{f': {error}' if str(error) else ''}; give it a smaller part, or a larger machine")
         return EXIT_FAILED
     hint = "" if debug else "; run again with --debug"
     _complain(f"internal error {type(error).__name__}: {str(error) or 'no message'}{hint}")

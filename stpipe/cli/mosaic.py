@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stpipe.cli.progress import progress_bar
+from stpipe.cli.words import tell, warn
 from stpipe.errors import OptionError, OutputError, PlanError
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def command(
     _check_disk(folder, mosaic_bytes(todo))
     note = RasterGrid.of(source).note
     if note is not None:
-        click.echo(f"stpipe: warning: {note}", err=True)
+        warn(note)
     written: list[WrittenFile] = []
     reader = source.reader(sorted({task.variable for task in tasks}))
     with progress_bar("mosaic") as progress:
@@ -95,7 +96,9 @@ def command(
 
 def _inside_run(cube: str) -> str:
     """Return the filled cube of a run's folder, or the path itself."""
-    return str(Path(cube) / FILLED) if "://" not in cube and (Path(cube) / FILLED).is_dir() else cube
+    from stpipe.io.stored import is_remote, local
+
+    return str(Path(cube) / FILLED) if not is_remote(cube) and (local(cube) / FILLED).is_dir() else cube
 
 
 def _output_folder(path: str) -> Path:
@@ -129,11 +132,17 @@ def _threads() -> int:
 
 
 def _check_folder(folder: Path, cube: str, tasks: Sequence[MosaicTask], *, overwrite: bool) -> None:
-    """Refuse a folder in which something would be lost or mixed."""
+    """Refuse a folder in which something would be lost or mixed, or that leads elsewhere."""
+    from stpipe.io.run_folder import check_writable
+
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; choose another folder with -o")
+    check_writable(folder)
     if "://" not in cube and Path(cube).resolve() in (folder.resolve(), *folder.resolve().parents):
         raise OptionError(f"{folder} lies inside the cube {cube}; choose another folder with -o")
+    for name in {Path(name).parent for task in tasks for name in task.files}:
+        if (folder / name).is_symlink():
+            raise OutputError(f"{folder / name} is a link, and nothing is written through one; remove it")
     if overwrite or not folder.exists():
         return
     others = list(_others(folder, {name for task in tasks for name in task.files}))
@@ -174,4 +183,4 @@ def _report(folder: Path, written: Sequence[WrittenFile]) -> None:
         kept = sum(file.kept for file in mine)
         size = sum(file.bytes for file in mine) / 2**20
         again = f", {kept} of them there already" if kept else ""
-        click.echo(f"{folder / name}: {count} file{'s' if count > 1 else ''}, {size:.1f} MiB{again}")
+        tell(f"{folder / name}: {count} file{'s' if count > 1 else ''}, {size:.1f} MiB{again}")

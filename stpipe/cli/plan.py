@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from stpipe.cli.options import fill_options, run_options
+from stpipe.cli.words import tell_note
 from stpipe.errors import OutputError
 
 REFUSED = "refused"
@@ -30,11 +31,11 @@ def command(as_json: bool, no_scan: bool, **typed: Any) -> None:
         plan["state"] = begin(prepared).value
     except OutputError as error:
         plan["state"], plan["refusal"] = REFUSED, str(error)
-        click.echo(f"stpipe: note: fill-scene would refuse: {error}", err=True)
+        tell_note(f"fill-scene would refuse: {error}")
     if not no_scan:
         plan["blocks_with_gaps"], plan["gap_share"], said = scan(prepared)
         for line in said:
-            click.echo(f"stpipe: note: {line}", err=True)
+            tell_note(line)
         share = plan["blocks_with_gaps"] / plan["blocks"]
         filling = plan["core_seconds"] - plan["learn_seconds"]
         plan["core_seconds"] = round(filling * share + (plan["learn_seconds"] if share else 0), 1)
@@ -81,9 +82,9 @@ def scan(prepared: Any) -> tuple[int, float, tuple[str, ...]]:
 
 def show(plan: dict[str, Any]) -> None:
     """Print a plan for people."""
-    from rich.console import Console
     from rich.table import Table
 
+    from stpipe.cli.console import PlainConsole
     from stpipe.core.sizes import gib
 
     def lengths(values: Any) -> str:
@@ -118,4 +119,4 @@ def show(plan: dict[str, Any]) -> None:
     ]
     for name, text in rows:
         table.add_row(name, text)
-    Console(soft_wrap=True, highlight=False).print(table)
+    PlainConsole(soft_wrap=True).print(table)

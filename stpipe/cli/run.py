@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stpipe.cli.words import tell
 from stpipe.errors import OptionError, OutputError, RefusedError, RunError, StpipeError
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _list(*, as_json: bool) -> None:
         return
     width = max(map(len, found))
     for name, each in found.items():
-        click.echo(f"{name:{width}}  {each.about} ({', '.join(each.stages)})")
+        tell(f"{name:{width}}  {each.about} ({', '.join(each.stages)})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +121,8 @@ def _show_commands(stages: tuple[Stage, ...], records: Records, *, as_json: bool
         click.echo(json.dumps(rows, indent=2))
         return
     for step in steps:
-        click.echo(f"# {step.stage.name}: {step.need.value}")
-        click.echo(shlex.join(["stpipe", *step.words]))
+        tell(f"# {step.stage.name}: {step.need.value}")
+        tell(shlex.join(["stpipe", *step.words]))
 
 
 def _step(stage: Stage, records: Records, before: list[_Step]) -> _Step:
@@ -213,6 +214,8 @@ def _clear_mosaic(stage: Stage) -> None:
     """Remove the files of an earlier mosaic: other dates or variables would else stay among the new ones."""
     from stpipe.io.geotiff import is_mosaic_file
 
+    if stage.output.is_symlink():
+        raise OutputError(f"{stage.output} is a link, and nothing is removed through one")
     for path in sorted(stage.output.rglob("*")):
         if path.is_file() and is_mosaic_file(path):
             path.unlink()
@@ -254,4 +257,4 @@ def _unheeded(pipeline: Pipeline, ingest: Stage) -> Iterator[str]:
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    tell(line, err=True)

@@ -19,6 +19,7 @@ from stpipe import __version__
 from stpipe.cli.main import EXIT_INTERRUPTED
 from stpipe.cli.progress_lines import Standing
 from stpipe.cli.watch import row
+from stpipe.cli.words import warn
 from stpipe.errors import OptionError, StpipeError
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class RunLog:
                 os.write(self._file, line)
             except OSError as error:
                 self._shut()
-                click.echo(f"stpipe: warning: the log {self._path} ends here: {error.strerror}", err=True)
+                warn(f"the log {self._path} ends here: {error.strerror}")
 
     def close(self) -> None:
         """Write nothing more."""

@@ -24,11 +24,12 @@ from stpipe.execution.clusters.plan import ClusterPlan
 from stpipe.execution.shards import Shard
 from stpipe.io.coefficients import GivenCoefficients, open_coefficients
 from stpipe.io.cube import Cube
-from stpipe.io.frames import SOURCE_SUFFIX, half_width_name, interval_percent
+from stpipe.io.frames import SOURCE_SUFFIX, half_width_name, interval_percent, safe_names
 from stpipe.io.guide_sources import open_guides, open_led
 from stpipe.io.guides import GuideOptions, Guides
 from stpipe.io.inspection import sampled_gap_share
 from stpipe.io.mosaic import Layout
+from stpipe.io.names import check_array_names
 from stpipe.io.radar import Radar, open_radar, radar_variables
 from stpipe.io.run_folder import PRODUCTS, RunFolder, State, check_disk, check_writable, file_state, free_bytes
 from stpipe.methods import make_filler
@@ -210,7 +211,7 @@ def prepare(options: FillOptions) -> Prepared:
         aoi=options.aoi,
         trust=options.trust,
     )
-    _refuse_twins(cube, percent)
+    _refuse_names(cube, percent, geotiff=options.geotiff)
     for info in cube.variables:
         check_fillable(info)
     guides: Guides | Radar | None = None
@@ -336,8 +337,12 @@ def _refuse_overlap(options: FillOptions, cube: Cube, output: Path) -> None:
             raise OptionError(f"the {what} {given} lies in the output folder {output}; choose another one with -o")
 
 
-def _refuse_twins(cube: Cube, percent: int) -> None:
-    """Refuse variables whose companions would take each other's names."""
+def _refuse_names(cube: Cube, percent: int, *, geotiff: bool) -> None:
+    """Refuse variables whose names no product can have, or whose companions would take each other's."""
+    taken = {*cube.dims, *([] if cube.grid_mapping is None else [cube.grid_mapping])}
+    check_array_names(cube.names, taken=taken, place=cube.path)
+    if geotiff:
+        safe_names(cube.names)
     for name in cube.names:
         for twin in (name + SOURCE_SUFFIX, half_width_name(name, percent)):
             if twin in cube.names:

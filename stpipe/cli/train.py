@@ -13,10 +13,12 @@ import click
 from stpipe.cli.options import parse_period, parse_range
 from stpipe.cli.training import TrainingJob, duration, note, train_job
 from stpipe.cli.trust import parse_trust, trust_options
+from stpipe.cli.words import tell
 from stpipe.errors import OptionError
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 STEPS = {True: 3000, False: 400}
 """Steps of a training from scratch, and of one that goes on from other weights."""
@@ -160,9 +162,9 @@ def parse_weights(texts: Sequence[str]) -> dict[str, float]:
 
 def _show(result: Mapping[str, Any]) -> None:
     """Print the errors, and what was gained."""
-    from rich.console import Console
+    from stpipe.cli.console import PlainConsole
 
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(width=_WIDE, highlight=False)
+    console = PlainConsole() if sys.stdout.isatty() else PlainConsole(width=_WIDE)
     console.print(_table(result))
     console.print(
         "* the lowest. Mean absolute errors on what was held out, in spreads of its parts; the base is the mean of the "
@@ -178,8 +180,8 @@ def _show(result: Mapping[str, Any]) -> None:
         change = 100 * (1 - overall["network"])
         gained = f"{change:.2g} % less than the base" if result["better"] else "no better than the base"
     click.echo(f"error on what was held out: {gained}")
-    click.echo(f"{result['model']} after {result['steps']} steps in {duration(result['seconds'])}")
-    click.echo(f"use it with: stpipe fill-scene CUBE --model {result['model']}")
+    tell(f"{result['model']} after {result['steps']} steps in {duration(result['seconds'])}")
+    tell(f"use it with: stpipe fill-scene CUBE --model {result['model']}")
 
 
 def _table(result: Mapping[str, Any]) -> Table:
@@ -199,6 +201,10 @@ def _table(result: Mapping[str, Any]) -> Table:
     return table
 
 
-def _cells(row: Mapping[str, float], names: Sequence[str]) -> list[str]:
+def _cells(row: Mapping[str, float], names: Sequence[str]) -> list[Text]:
+    from rich.text import Text
+
     lowest = min(row[name] for name in names)
-    return [f"[bold]*{row[name]:.4g}[/bold]" if row[name] == lowest else f"{row[name]:.4g}" for name in names]
+    return [
+        Text(f"*{row[name]:.4g}", style="bold") if row[name] == lowest else Text(f"{row[name]:.4g}") for name in names
+    ]

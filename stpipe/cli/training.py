@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stpipe.cli.progress import progress_bar
+from stpipe.cli.words import tell, tell_note
 from stpipe.errors import CubeError
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ def _tell_split(
 ) -> None:
     for family in families:
         learned, held_out = (_amount(side[family.name]) for side in (scenes, judges))
-        click.echo(f"{family.name}: {family.split}; read {learned}, and {held_out} held out", err=True)
+        tell(f"{family.name}: {family.split}; read {learned}, and {held_out} held out", err=True)
 
 
 def _amount(scenes: Sequence[Scene]) -> str:
@@ -328,4 +329,4 @@ def _finish(
 
 def note(text: str) -> None:
     """Tell the user something."""
-    click.echo(f"stpipe: note: {text}", err=True)
+    tell_note(text)

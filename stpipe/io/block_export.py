@@ -45,6 +45,9 @@ DRAFT = ".export.part"
 _DRAWS = 20
 """How often gaps are drawn until the share that they hide in each block is what was asked for."""
 
+MOST_BLOCKS = 10**7
+"""Blocks that may be looked at; each is read, and their numbers are in memory."""
+
 _READ_SAMPLES = 2**23
 """Most samples that are read at once, unless a single frame has more."""
 
@@ -158,6 +161,11 @@ def choose_blocks(cube: Cube, spec: ExportSpec, *, progress: Progress | None = N
     for info in cube.variables:
         check_fillable(info)
     grid = BlockGrid(cube.extent, spec.cut)
+    if len(grid) > MOST_BLOCKS:
+        raise CubeError(
+            f"{cube.path} has {len(grid):,} blocks, too many to look at; choose a part with --time or --aoi, or larger "
+            "blocks with --block"
+        )
     chosen = []
     for number, info in enumerate(cube.variables):
 

@@ -91,6 +91,8 @@ def _describe(path: Path) -> BlockFile:
     mask, truth, scored = (path.with_name(f"{kind}_{name}.tif") for kind in ("MASK", "Y", "VALMASK"))
     if not mask.is_file():
         raise CubeError(f"{path} has no {mask.name} beside it to say what was observed; make one, 1 = observed")
+    if not path.is_file():
+        raise CubeError(f"{path} is a pipe, a device or the like, and no plain file")
     shape, descriptions, kinds = _header(path)
     if kinds - set("iuf"):
         raise CubeError(f"{path} has samples that are no plain numbers; blocks hold integers or floats")
@@ -201,6 +203,7 @@ def write_bands(
     """Write (time, y, x) as the bands of a GeoTIFF, which appears under its name only when complete."""
     bands, height, width = values.shape
     draft = path.with_name(f".{path.name}.part")
+    draft.unlink(missing_ok=True)  # it may be a link
     try:
         with (
             _quiet(),

@@ -32,7 +32,18 @@ from stpipe.io.georeference import (
     transform_of,
 )
 from stpipe.io.reader import StoredReader
-from stpipe.io.stored import Kind, StoredVariable, absolute, kind_of, nodata_values, one_line, open_raw, stored_dtype
+from stpipe.io.stored import (
+    Kind,
+    StoredVariable,
+    absolute,
+    check_lengths,
+    kind_of,
+    loaded,
+    nodata_values,
+    open_raw,
+    stored_dtype,
+    unpacked,
+)
 from stpipe.io.times import TimeAxis, check_order, decode_times, select_period
 from stpipe.io.variables import (
     choose,
@@ -50,7 +61,6 @@ Period = tuple[str | None, str | None]
 """First and last date of a selection; None is open."""
 
 _CF_ENCODING = frozenset({"units", "calendar", "dtype", "_FillValue", "scale_factor", "add_offset"})
-_LONGEST_AXIS = 20_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -247,7 +257,7 @@ def _describe_cube(
     found = over_time_y_x(raw)
     if kind == "zarr":
         found.sort(key=lambda pair: pair[0])  # a folder has no order of its own
-    candidates = everything = expand_bands(raw, found)
+    candidates = everything = expand_bands(raw, found, path)
     if not candidates:
         raise CubeError(why_not_a_cube(raw, path))
     if trust is not None:
@@ -265,11 +275,7 @@ def _describe_cube(
         raise CubeError(f"a run has one grid, but {path} has {len(grids)}: {listed}; choose variables with --var")
     dims = chosen[0][3]
     full = triple(raw.sizes[dim] for dim in dims)
-    for dim, length in zip(dims, full, strict=True):
-        if length == 0:
-            raise CubeError(f"axis {dim!r} of {path} has length 0, so there is nothing to read")
-        if length > _LONGEST_AXIS:
-            raise CubeError(f"axis {dim!r} of {path} claims a length of {length}; the most is {_LONGEST_AXIS}")
+    check_lengths(raw.sizes, dims, path)
     times = _time_axis(raw, dims[0], path, ordered=ordered)
     y_variable, x_variable = coordinate_of(raw, dims[1], "y"), coordinate_of(raw, dims[2], "x")
     y, x = _values(y_variable, path), _values(x_variable, path)
@@ -348,7 +354,7 @@ def _time_axis(raw: xr.Dataset, dim: str, path: str, *, ordered: bool) -> TimeAx
     coordinate = coordinate_of(raw, dim, "time")
     if coordinate is None:
         raise CubeError(f"axis {dim!r} of {path} has no dates: there is no coordinate variable along it; add one")
-    axis = decode_times(_loaded(coordinate, path), path)
+    axis = decode_times(loaded(coordinate, path), path)
     if ordered:
         check_order(axis, path, dim)
     return axis
@@ -357,21 +363,8 @@ def _time_axis(raw: xr.Dataset, dim: str, path: str, *, ordered: bool) -> TimeAx
 def _values(coordinate: xr.Variable | None, path: str) -> NDArray[Any] | None:
     if coordinate is None or coordinate.dtype.kind not in "iuf":
         return None
-    values = np.asarray(_unpacked(coordinate, path).values)
+    values = np.asarray(unpacked(coordinate, path).values)
     return values.astype(values.dtype.newbyteorder("="), copy=False)
-
-
-def _unpacked(coordinate: xr.Variable, path: str) -> xr.Variable:
-    """Return a coordinate along y or x in physical units: CF lets it be packed as data are."""
-    loaded = _loaded(coordinate, path)
-    return xr.conventions.decode_cf_variable("coordinate", loaded, decode_times=False, decode_timedelta=False).load()
-
-
-def _loaded(coordinate: xr.Variable, path: str) -> xr.Variable:
-    try:
-        return coordinate.copy(deep=False).load()
-    except Exception as error:
-        raise CubeError(f"coordinate {coordinate.dims[0]!r} of {path} can't be read: {one_line(error)}") from error
 
 
 def _coordinates(raw: xr.Dataset, cube: Cube) -> dict[str, xr.Variable]:
@@ -383,9 +376,9 @@ def _coordinates(raw: xr.Dataset, cube: Cube) -> dict[str, xr.Variable]:
         if coordinate is None:
             continue
         if role == "time":
-            coords[dim] = decode_times(_loaded(coordinate, cube.path), cube.path).decoded
+            coords[dim] = decode_times(loaded(coordinate, cube.path), cube.path).decoded
         else:
-            coords[dim] = _unpacked(coordinate, cube.path)
+            coords[dim] = unpacked(coordinate, cube.path)
         # Codecs of Zarr v2 or NetCDF can't be written to Zarr v3.
         kept = {key: value for key, value in coords[dim].encoding.items() if key in _CF_ENCODING}
         coords[dim] = coords[dim].copy(deep=False)

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -277,8 +277,10 @@ def frame_dates(times: NDArray[np.datetime64]) -> tuple[str, ...]:
     """
     if np.isnat(times).any():
         raise CubeError(f"every frame needs a time, frame {int(np.isnat(times).argmax())} has none")
-    exact = np.datetime_as_string(times.astype("M8[ns]"), unit="ns")
-    return tuple(str(text).removesuffix(".000000000") for text in exact)
+    unit: Literal["ns", "us"] = "ns" if times.dtype == "M8[ns]" else "us"  # nanoseconds end in 1677 and 2262
+    exact = np.datetime_as_string(times.astype(f"M8[{unit}]"), unit=unit)
+    seconds = len("2023-05-01T10:30:00")
+    return tuple(str(text) if str(text)[seconds:].strip(".0") else str(text)[:seconds] for text in exact)
 
 
 def frame_labels(times: NDArray[np.datetime64]) -> tuple[str, ...]:

@@ -191,13 +191,13 @@ def read_area(path: Path, crs_wkt: str | None, transform: Affine6 | None, cube: 
         raise MissingFileError(f"--aoi: there is no file {path}")
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise CubeError(f"--aoi takes GeoJSON polygons, and {path} is not JSON: {one_line(error)}") from error
     from rasterio.crs import CRS
     from rasterio.warp import transform_geom
 
-    polygons = _polygons(document, path)
     try:
+        polygons = _polygons(document, path)
         rings = [[np.asarray(ring, dtype=np.float64)[:, :2] for ring in polygon] for polygon in polygons]
         points = np.concatenate([ring for polygon in rings for ring in polygon])
         (west, south), (east, north) = points.min(axis=0), points.max(axis=0)

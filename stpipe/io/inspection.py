@@ -20,9 +20,10 @@ from stpipe.core.geometry import TileGrid
 from stpipe.core.ports import VariableInfo
 from stpipe.core.qa_products import PRODUCTS
 from stpipe.core.samples import gap_value, is_nodata
+from stpipe.core.sizes import gib
 from stpipe.core.trust import plain_name, remarks
 from stpipe.core.windows import Triple, Window, triple
-from stpipe.errors import StpipeError
+from stpipe.errors import CubeError, StpipeError
 from stpipe.io.cube import Cube
 from stpipe.io.fillable import CODES
 from stpipe.io.frames import holds_sources
@@ -48,6 +49,9 @@ _SMALL_CHUNK = 64 * 2**10
 _MANY_CHUNKS = 20_000
 _LONG_STEP = 6  # times the median step
 _PLACES = re.compile(r"(?i)mask|domain|land|water|sea|lake|valid")
+
+MOST_SCANNED = 100 * 2**40
+"""Bytes of samples that are read to count gaps; more takes days, and is mostly a length that a file only claims."""
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""
@@ -193,7 +197,18 @@ def inspect_cube(cube: Cube, *, scan: bool = True, progress: Progress | None = N
         Whether to read the samples and count gaps.
     progress : callable, optional
         Called with samples seen and samples there are.
+
+    Raises
+    ------
+    CubeError
+        If there is more than can be read.
     """
+    size = samples_bytes(cube)
+    if scan and size > MOST_SCANNED:
+        raise CubeError(
+            f"{cube.path} claims {gib(size)} of samples, too many to count gaps in; look at a part with --time or "
+            "--aoi, or at the metadata alone with --no-scan"
+        )
     variables: dict[str, dict[str, Any]] = {}
     gaps: dict[str, GapCount] = {}
     total, done = prod(cube.extent) * len(cube.variables), 0
@@ -225,7 +240,7 @@ def inspect_cube(cube: Cube, *, scan: bool = True, progress: Progress | None = N
         "transform": None if cube.transform is None else list(cube.transform),
         "south_up": cube.transform is not None and cube.transform[4] > 0,
         "size_bytes": size_on_disk(cube.path),
-        "samples_bytes": sum(prod(cube.extent) * np.dtype(info.dtype).itemsize for info in cube.variables),
+        "samples_bytes": size,
         "domain": cube.domain,
         "trust": [] if cube.trust is None else list(cube.trust.texts),
         "buffer": 0 if cube.trust is None else cube.trust.buffer,
@@ -234,6 +249,11 @@ def inspect_cube(cube: Cube, *, scan: bool = True, progress: Progress | None = N
     }
     report["hints"] = list(_hints(cube, report, gaps))
     return report
+
+
+def samples_bytes(cube: Cube) -> int:
+    """Return the bytes of all samples of a cube, uncompressed."""
+    return sum(prod(cube.extent) * np.dtype(info.dtype).itemsize for info in cube.variables)
 
 
 def size_on_disk(path: str) -> int | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from stpipe.errors import CubeError, MissingFileError
 from stpipe.io.georeference import Affine6
-from stpipe.io.stored import beside, one_line
+from stpipe.io.stored import beside, check_plain, local, one_line
 
 SUFFIXES = (".tif", ".tiff", ".jp2", ".img", ".vrt")
 """What is taken from a folder; a file that is named may be anything that GDAL opens."""
@@ -98,7 +98,7 @@ def find_files(sources: Sequence[str]) -> list[Path]:
     """
     found: set[Path] = set()
     for source in sources:
-        place = Path(source).expanduser()
+        place = local(source)
         matches = [] if place.exists() else glob.glob(str(place), recursive=True)  # noqa: PTH207 (absolute patterns)
         places = [place] if place.exists() else [Path(match) for match in matches]
         files = [path for path in places if path.is_file()]
@@ -145,6 +145,8 @@ def open_raster(path: Path | str) -> Any:
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
 
+    if Path(path).exists() and not Path(path).is_dir():  # GDAL opens folders of some kinds, and addresses
+        check_plain(Path(path))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)

@@ -8,6 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpipe.core.samples import physical
+from stpipe.core.sizes import gib
 from stpipe.core.trust import Judged, Trust, judge
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import CubeError, ReadError, ShapeError
@@ -212,8 +214,22 @@ def _open_array(path: str, kind: Kind, source: str) -> Any:
     if kind == "zarr":
         import zarr
 
-        return zarr.open_array(f"{path}/{source}", mode="r")
+        array = zarr.open_array(f"{path}/{source}", mode="r")
+        _check_chunk(array, f"variable {source!r} of {path}")
+        return array
     return open_raw(path, kind).variables[source]
+
+
+def _check_chunk(array: Any, place: str) -> None:
+    """Refuse chunks that are decoded into more than there is: the system would end the process, and say nothing."""
+    import psutil
+
+    size, there = prod(array.chunks) * array.dtype.itemsize, int(psutil.virtual_memory().total)
+    if size > there:
+        raise ReadError(
+            f"{place} has chunks of {array.chunks} samples, which take {gib(size)} each, and this machine has "
+            f"{gib(there)} of memory; store it in smaller chunks"
+        )
 
 
 def _fetch(array: Any, index: Index) -> NDArray[Any]:

@@ -40,6 +40,10 @@ LOCKS = ("lock", "turn")
 """Those that stay while there is a process at work."""
 
 
+DEEPEST = 20
+"""Levels of options in options; a plan has a few."""
+
+
 class State(Enum):
     """What an output folder holds."""
 
@@ -83,9 +87,21 @@ class RunFolder:
                 "choose an empty or new one with -o"
             )
         state = self._own_state(run_id, identity, input_state) if ours and not overwrite else State.NEW
+        if state is State.RESUMABLE:  # what is begun anew is removed before, and links are not followed in that
+            self._refuse_links()
         if resume and state is State.NEW:
             raise OptionError(f"--resume: there is no run to go on with in {self.path}; leave --resume out")
         return state
+
+    def _refuse_links(self) -> None:
+        """Refuse links in what is about to be gone on with: whatever is written there would land elsewhere."""
+        places = [self.path / name for name in PRODUCTS] + [self.work / name for name in WORK]
+        link = next((link for place in places for link in links_in(place, depth=2)), None)
+        if link is not None:
+            raise OutputError(
+                f"{link} is a link, and nothing is written through one; put in its place what it leads to, or choose "
+                "another folder with -o"
+            )
 
     def _contents(self) -> tuple[list[str], bool]:
         """Return what in the folder is not a run's, and whether the rest is one's.
@@ -94,7 +110,7 @@ class RunFolder:
         """
         names = sorted(entry.name for entry in self.path.iterdir()) if self.path.is_dir() else []
         report = _load(self.path / "run.json")
-        finished = report is not None and {"run_id", "products"} <= set(report)
+        finished = report is not None and _is_report(report)
         work = sorted(entry.name for entry in self.work.iterdir()) if self.work.is_dir() else []
         foreign = [f"work/{name}" for name in work if name not in WORK]
         if self.work.is_symlink() or (self.work.exists() and not self.work.is_dir()):
@@ -189,12 +205,31 @@ class RunFolder:
             shutil.rmtree(self.work)
 
 
+def links_in(place: Path, depth: int) -> Iterator[Path]:
+    """Yield the links at a place and some levels below it; they are not followed."""
+    if place.is_symlink():
+        yield place
+    elif depth and place.is_dir():
+        for entry in place.iterdir():
+            yield from links_in(entry, depth - 1)
+
+
 def _load(path: Path) -> dict[str, JSON] | None:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        content = json.loads(path.read_bytes()) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def _is_report(content: dict[str, JSON]) -> bool:
+    """Whether what was read is a report as `RunFolder.finish` leaves it, as far as it is to be relied on."""
+    products = content.get("products")
+    return (
+        isinstance(content.get("run_id"), str)
+        and isinstance(products, list)
+        and all(isinstance(product, dict) and isinstance(product.get("path"), str) for product in products)
+    )
 
 
 def _differences(old: JSON, new: JSON) -> str:
@@ -214,7 +249,7 @@ def _differences(old: JSON, new: JSON) -> str:
 
 
 def _flatten(value: JSON, prefix: str = "") -> Iterator[tuple[str, JSON]]:
-    if isinstance(value, dict):
+    if isinstance(value, dict) and prefix.count(".") < DEEPEST:
         for key, inner in value.items():
             yield from _flatten(inner, f"{prefix}.{key}" if prefix else key)
     else:
@@ -253,6 +288,8 @@ def check_writable(path: Path) -> None:
     """Refuse a folder that can't be made or written."""
     place = path.absolute()
     while not place.exists():
+        if place.is_symlink():
+            raise OutputError(f"the output {path} can't be made: {place} is a link that leads nowhere; remove it")
         place = place.parent
     if not place.is_dir():
         raise OutputError(f"the output {path} can't be made: {place} is a file; choose another folder with -o")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import isfinite, isnan
@@ -23,10 +24,18 @@ Kind = Literal["zarr", "netcdf"]
 CONTIGUOUS_CHUNKS: Triple = (32, 256, 256)
 """Windows to read a variable by that is stored in one piece."""
 
+LONGEST_AXIS = 20_000_000
+"""Frames or pixels along an axis; a file that claims more has no such samples, and no memory holds its coordinates."""
+
 _SHOWN = 4
+_SHOWN_OF_PATH = 200
 
 _NETCDF_MAGIC = (b"\x89HDF", b"CDF\x01", b"CDF\x02", b"CDF\x05")
 _TIFF_MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+# An index would be read at once, whatever length a file claims; xarray has not always had a way to leave it out.
+_NO_INDEXES = {
+    name: False for name in ("create_default_indexes",) if name in inspect.signature(xr.open_dataset).parameters
+}
 _ENCODING_ATTRS = frozenset(
     {
         *("_FillValue", "missing_value", "nodata", "scale_factor", "add_offset", "_Unsigned", "dtype"),
@@ -73,7 +82,20 @@ def absolute(path: str | Path) -> str:
     """Return a local path as absolute; a URL as it is."""
     if not str(path):
         raise MissingFileError("no cube is named: its path is empty")
-    return str(path) if is_remote(str(path)) else str(Path(path).expanduser().resolve())
+    return str(path) if is_remote(str(path)) else str(local(path).resolve())
+
+
+def local(path: str | Path) -> Path:
+    """Return a path without ``~``; refuse what the system takes for no path at all."""
+    try:
+        place = Path(path).expanduser()
+        place.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise MissingFileError(f"{str(path)[:_SHOWN_OF_PATH]!r} can't be looked at: {reason}") from error
+    return place
 
 
 def kind_of(path: str) -> Kind:
@@ -86,20 +108,33 @@ def kind_of(path: str) -> Kind:
     if place.is_dir():
         if (place / ".zarray").exists():
             raise CubeError(f"{path} is a single Zarr array; name the Zarr group that holds it and its coordinates")
-        if any((place / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata", ".zattrs")):
+        marks = [place / name for name in ("zarr.json", ".zgroup", ".zmetadata", ".zattrs") if (place / name).exists()]
+        for mark in marks:
+            check_plain(mark)
+        if marks:
             return "zarr"
         if any(p.suffix.lower() in {".tif", ".tiff", ".jp2"} for p in place.iterdir()):
             raise CubeError(f"{path} is a folder of images, not a Zarr group; make a cube of them with: stpipe ingest")
         inside = ", ".join(sorted(p.name for p in place.glob("*.zarr"))[:4])
         hint = f"; inside it: {inside}" if inside else ""
         raise CubeError(f"{path} is not a Zarr group: it has no zarr.json, .zgroup or .zmetadata{hint}")
-    with place.open("rb") as file:
-        magic = file.read(4)
+    check_plain(place)
+    try:
+        with place.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise CubeError(f"{path} can't be read: {error.strerror}") from error
     if magic in _NETCDF_MAGIC:
         return "netcdf"
     if magic in _TIFF_MAGIC:
         raise CubeError(f"{path} is a GeoTIFF, not a cube; make a cube of the series with: stpipe ingest")
     raise CubeError(f"{path} is neither a Zarr group nor a NetCDF file (its first bytes are {magic!r})")
+
+
+def check_plain(place: Path) -> None:
+    """Refuse pipes and devices, of which some never end, and some never begin."""
+    if not place.is_file():
+        raise CubeError(f"{place} is a pipe, a device or the like, and no plain file")
 
 
 def beside(place: Path) -> str:
@@ -131,7 +166,7 @@ def open_raw(path: str, kind: Kind, *, lazy_chunks: bool = False) -> xr.Dataset:
     lazy_chunks : bool
         Back variables with Dask arrays of the stored chunks.
     """
-    options: dict[str, Any] = {"mask_and_scale": False, "decode_times": False, "decode_coords": False}
+    options: dict[str, Any] = {"mask_and_scale": False, "decode_times": False, "decode_coords": False, **_NO_INDEXES}
     if kind == "zarr":
         # Reading each array's own metadata avoids both a stale consolidated copy and the warning where there is none.
         options |= {"engine": "zarr", "consolidated": None if is_remote(path) else False}
@@ -157,6 +192,43 @@ def netcdf_engine() -> str:
     except ImportError:
         return "h5netcdf"
     return "netcdf4"
+
+
+def check_lengths(sizes: Mapping[Hashable, int], dims: Sequence[str], path: str) -> None:
+    """Refuse axes without a sample, and lengths that no cube has, before coordinates are read.
+
+    >>> check_lengths({"x": 10**12}, ["x"], "cube.zarr")
+    Traceback (most recent call last):
+    ...
+    stpipe.errors.CubeError: axis 'x' of cube.zarr claims a length of 1000000000000; the most is 20000000
+    """
+    for dim in dims:
+        if sizes[dim] == 0:
+            raise CubeError(f"axis {dim!r} of {path} has length 0, so there is nothing to read")
+        if sizes[dim] > LONGEST_AXIS:
+            raise CubeError(f"axis {dim!r} of {path} claims a length of {sizes[dim]}; the most is {LONGEST_AXIS}")
+
+
+def loaded(coordinate: xr.Variable, path: str) -> xr.Variable:
+    """Return a coordinate with its values in memory."""
+    try:
+        return coordinate.copy(deep=False).load()
+    except Exception as error:
+        raise CubeError(f"coordinate {coordinate.dims[0]!r} of {path} can't be read: {one_line(error)}") from error
+
+
+def unpacked(coordinate: xr.Variable, path: str) -> xr.Variable:
+    """Return a coordinate along y or x in memory and in physical units: CF lets it be packed as data are."""
+    packed = loaded(coordinate, path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            decoded = xr.conventions.decode_cf_variable(
+                "coordinate", packed, decode_times=False, decode_timedelta=False
+            )
+            return decoded.load()
+    except Exception as error:
+        raise CubeError(f"coordinate {coordinate.dims[0]!r} of {path} can't be decoded: {one_line(error)}") from error
 
 
 def stored_dtype(variable: xr.Variable) -> np.dtype[Any]:
@@ -185,7 +257,7 @@ def nodata_values(variable: xr.Variable) -> tuple[float, ...]:
     names = [name for name in ("_FillValue", "missing_value") if name in variable.attrs] or ["nodata"]
     values: list[float] = []
     for name in names:
-        for item in np.ravel(np.asarray(variable.attrs.get(name, []))):
+        for item in _items(variable.attrs.get(name, [])):
             number = _number(item)
             if number is None or (isinstance(number, float) and isnan(number)):
                 continue
@@ -250,6 +322,14 @@ def plain_attrs(attrs: Mapping[Any, Any], *, without: frozenset[str] = frozenset
     return plain
 
 
+def _items(value: Any) -> Any:
+    """Return an attribute as a flat array; lists of lists of odd lengths as something that is no number."""
+    try:
+        return np.ravel(np.asarray(value))
+    except ValueError:
+        return np.array([None])
+
+
 def _number(value: Any) -> float | None:
     """Return an attribute as a number; integers stay exact."""
     if isinstance(value, np.generic):
@@ -264,7 +344,8 @@ def _number(value: Any) -> float | None:
 
 def _factor(variable: xr.Variable, attribute: str, default: float, name: str, path: str) -> float:
     raw = variable.attrs.get(attribute, default)
-    number = _number(np.ravel(np.asarray(raw))[0]) if np.size(raw) else default
+    items = _items(raw)
+    number = _number(items[0]) if items.size else default
     if number is None or not isfinite(number):
         raise CubeError(f"variable {name!r} in {path} has {attribute} {raw!r}, which is not a number")
     return float(number)

@@ -18,6 +18,9 @@ from stpipe.io.stored import one_line
 _DAY = np.timedelta64(1, "D")
 _SHOWN = 3
 
+FIRST_YEAR, LAST_YEAR = 1, 9999
+"""What Python's dates and ISO 8601 can say."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TimeAxis:
@@ -56,10 +59,22 @@ def decode_times(variable: xr.Variable, path: str) -> TimeAxis:
         if np.isnat(values).any():
             missing = int(np.flatnonzero(np.isnat(values))[0])
             raise CubeError(f"every frame needs a date, but frame {missing} of {path} has none; drop it or set it")
+        _check_years(values.astype("datetime64[Y]").astype(np.int64) + 1970, path)
         days = ((values - values[0]) / _DAY).astype(np.float64) if values.size else np.zeros(0)
-        return TimeAxis(labels=_nanoseconds(values), days=days, decoded=decoded)
+        return TimeAxis(labels=nanoseconds(values), days=days, decoded=decoded)
+    _check_years(np.array([value.year for value in values]), path)
     days = np.array([(value - values[0]).total_seconds() / 86400 for value in values], dtype=np.float64)
     return TimeAxis(labels=_label_cftime(values, days), days=days, decoded=decoded)
+
+
+def _check_years(years: NDArray[np.int64], path: str) -> None:
+    """Refuse dates that neither file names nor other programs can have."""
+    far = np.flatnonzero((years < FIRST_YEAR) | (years > LAST_YEAR))
+    if far.size:
+        raise CubeError(
+            f"dates lie in the years {FIRST_YEAR} to {LAST_YEAR}, but frame {far[0]} of {path} is of the year "
+            f"{years[far[0]]}; are the units of its time axis right?"
+        )
 
 
 def _decode(variable: xr.Variable, path: str) -> xr.Variable:
@@ -93,7 +108,12 @@ def _decode(variable: xr.Variable, path: str) -> xr.Variable:
     return masked
 
 
-def _nanoseconds(values: NDArray[Any]) -> NDArray[np.datetime64]:
+def nanoseconds(values: NDArray[Any]) -> NDArray[np.datetime64]:
+    """Return times in nanoseconds, or in microseconds where their years reach past what nanoseconds can hold.
+
+    >>> nanoseconds(np.array(["1600-01-01"], "datetime64[D]"))
+    array(['1600-01-01T00:00:00.000000'], dtype='datetime64[us]')
+    """
     years = values.astype("datetime64[Y]").astype(np.int64) + 1970
     unit = "ns" if values.size == 0 or (years.min() > 1678 and years.max() < 2262) else "us"
     return values.astype(f"datetime64[{unit}]")
@@ -107,7 +127,7 @@ def _label_cftime(values: NDArray[Any], days: NDArray[np.float64]) -> NDArray[np
         first = values[0]
         start = np.datetime64(f"{first.year:04d}-{first.month:02d}-{min(first.day, 28):02d}", "us")
         labels = start + np.round(days * 86_400e6).astype("timedelta64[us]")
-    return _nanoseconds(labels)
+    return nanoseconds(labels)
 
 
 def label(time: np.datetime64) -> str:

@@ -89,6 +89,7 @@ class TrainingOutput:
             )
         names = sorted(place.name for place in self.work.iterdir()) if self.has_work else []
         foreign = [name for name in names if name not in WORK and not name.endswith(".partial")]
+        foreign += [name for name in names if (self.work / name).is_symlink()]
         if foreign:
             raise OutputError(
                 f"{self.work} holds something else ({', '.join(foreign[:3])}); choose another name with -o"
@@ -175,7 +176,7 @@ class TrainingOutput:
 
 def _load(path: Path) -> dict[str, JSON] | None:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        content = json.loads(path.read_bytes()) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

@@ -12,6 +12,9 @@ from stpipe.errors import CubeError, OptionError
 from stpipe.io.dimensions import NAMES, Role, role_of, roles_of
 from stpipe.io.stored import CONTIGUOUS_CHUNKS, StoredVariable, chunks_of, describe, stored_dtype
 
+MOST_BANDS = 10_000
+"""Hyperspectral cubes have hundreds; each becomes a variable."""
+
 _SHOWN = 12
 
 Candidate = tuple[str, str, tuple[tuple[str, int], ...], tuple[str, str, str]]
@@ -34,7 +37,7 @@ def over_time_y_x(raw: xr.Dataset) -> list[tuple[str, dict[Role, str]]]:
     return found
 
 
-def expand_bands(raw: xr.Dataset, found: list[tuple[str, dict[Role, str]]]) -> list[Candidate]:
+def expand_bands(raw: xr.Dataset, found: list[tuple[str, dict[Role, str]]], path: str) -> list[Candidate]:
     """Return one candidate a variable, or one a band where there is a band dimension."""
     candidates: list[Candidate] = []
     for name, roles in found:
@@ -45,6 +48,8 @@ def expand_bands(raw: xr.Dataset, found: list[tuple[str, dict[Role, str]]]) -> l
         if band is None or band not in variable.dims:
             candidates.append((name, name, fixed, dims))
             continue
+        if raw.sizes[band] > MOST_BANDS:
+            raise CubeError(f"axis {band!r} of {path} claims {raw.sizes[band]} bands; the most is {MOST_BANDS}")
         labels = _band_labels(raw, band)
         if len(labels) == 1 and band not in raw.variables:
             candidates.append((name, name, (*fixed, (band, 0)), dims))
@@ -98,6 +103,8 @@ def stored_variable(
 ) -> StoredVariable:
     """Return where the samples of a chosen variable lie."""
     variable = raw.variables[source]
+    if 0 in (variable.encoding.get("chunks") or ()) and 0 not in variable.shape:
+        raise CubeError(f"variable {source!r} of {path} has chunks of no length; its metadata are damaged")
     info, also_nodata = describe(variable, name, chunks_of(variable, dims), path)
     return StoredVariable(
         info=info,

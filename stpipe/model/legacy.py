@@ -26,8 +26,12 @@ from numpy.typing import NDArray
 
 from stpipe.core.windows import AXES, Triple, triple
 from stpipe.errors import MissingFileError, ModelFileError, ShapeError
+from stpipe.model.hdf5 import check_arrays
 
 MOST_DEFAULT_FILTERS = 256
+
+MOST, MOST_LAYERS = 4096, 16
+"""Of a length or a number of filters, and of levels or of convolutions in one: far beyond what was published."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +62,11 @@ class LegacySpec:
         lengths = (*self.shape, *self.filters, self.convs_per_level, *sum((*self.kernels, *self.strides), ()))
         if min(lengths) < 1:
             raise ModelFileError("the description has a length, filter count, kernel or stride below 1")
+        if max(lengths) > MOST or self.convs_per_level > MOST_LAYERS:
+            raise ModelFileError(
+                f"the description has a length, filter count, kernel or stride of {max(lengths)}, and "
+                f"{self.convs_per_level} convolutions a level; the most are {MOST} and {MOST_LAYERS}"
+            )
 
     @property
     def stride(self) -> Triple:
@@ -96,12 +105,16 @@ class LegacySpec:
             shape = triple((fields["nt"], fields["ny"], fields["nx"]))
             lists = [fields[key] for key in ("kernel_sizes", "n_filters", "strides") if key in fields]
             levels = int(fields["n_conv_layers"] if "n_conv_layers" in fields else len(lists[0]))
+            if levels > MOST_LAYERS:
+                raise ModelFileError(f"the description has {levels} levels; the most is {MOST_LAYERS}")
             kernels = [_turned(k) for k in fields.get("kernel_sizes") or [(3, 3, 3)] * levels]
             filters = fields.get("n_filters") or [min(32 * 2**i, MOST_DEFAULT_FILTERS) for i in range(levels)]
             strides = [_turned(s) for s in fields["strides"]] if fields.get("strides") else _halvings(shape, levels)
             convs = int(fields.get("n_conv_per_block") or 1)
             counts = tuple(int(n) for n in filters)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+            if isinstance(error, ModelFileError):
+                raise
             raise ModelFileError(
                 f"a description of the published network needs nx, ny, nt and n_conv_layers: {error!r}"
             ) from error
@@ -173,7 +186,7 @@ def read_legacy_spec(weights: Path) -> LegacySpec:
         )
     try:
         fields = json.loads(beside.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{beside} is no JSON: {error}") from error
     if not isinstance(fields, dict):
         raise ModelFileError(f"{beside} describes no network: need an object with nx, ny, nt and n_conv_layers")
@@ -237,8 +250,11 @@ def _read_h5(path: Path) -> tuple[list[Pair], Pair]:
 
     try:
         with h5py.File(path, "r") as file:
+            check_arrays(file, path)
             file.visititems(visit)
-    except (OSError, RuntimeError, KeyError) as error:
+    except ModelFileError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise ModelFileError(f"{path} is damaged, or no HDF5 file: {error}") from error
     partial = {name: w for name, w in found.items() if "STpconv_kernel" in w}
     plain = [w for name, w in found.items() if name.startswith("conv3d") and "kernel" in w]
@@ -247,6 +263,8 @@ def _read_h5(path: Path) -> tuple[list[Pair], Pair]:
             f"{path} holds no published network: need layers with STpconv_kernel and bias, and one conv3d, "
             f"found {', '.join(sorted(found)[:6]) or 'no weights'}"
         )
+    if any(kernel.ndim != 5 for w in (*partial.values(), *plain) for name, kernel in w.items() if "kernel" in name):
+        raise ModelFileError(f"{path} holds kernels that are not over y, x, time, inputs and outputs")
     ordered = sorted(partial, key=_number)
     return [(partial[n]["STpconv_kernel"], partial[n]["bias"]) for n in ordered], (plain[0]["kernel"], plain[0]["bias"])
 

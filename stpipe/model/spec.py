@@ -9,6 +9,9 @@ from stpipe.core.windows import Triple
 from stpipe.errors import ModelFileError, ShapeError
 from stpipe.model.features import INPUTS
 
+MOST_LEVELS, MOST_FILTERS = 8, 1024
+"""Beyond these no memory holds the weights, let alone what is computed with them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UNetSpec:
@@ -26,6 +29,11 @@ class UNetSpec:
     def __post_init__(self) -> None:
         if not self.filters or min(self.filters) < 4 or self.head_filters < 1:
             raise ShapeError(f"need at least one level of 4 filters, got {self.filters} and {self.head_filters}")
+        if len(self.filters) > MOST_LEVELS or max(*self.filters, self.head_filters) > MOST_FILTERS:
+            raise ShapeError(
+                f"the most are {MOST_LEVELS} levels of {MOST_FILTERS} filters, got {len(self.filters)} levels of up to "
+                f"{max(*self.filters, self.head_filters)}"
+            )
         if self.inputs != INPUTS:
             raise ModelFileError(
                 f"the model takes {self.inputs} channels of guides and masks, this version of stpipe makes {INPUTS}"
@@ -70,7 +78,7 @@ class UNetSpec:
                 head_filters=int(fields["head_filters"]),
                 inputs=int(fields["inputs"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             if isinstance(error, ModelFileError):
                 raise
             raise ModelFileError(f"the model's spec can't be understood: {error!r}") from error

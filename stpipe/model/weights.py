@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import math
 import tempfile
 import warnings
@@ -23,14 +24,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stpipe.core.ports import JSON
+from stpipe.core.sizes import gib
 from stpipe.errors import MissingFileError, ModelFileError, ShapeError
 from stpipe.model import backend
 from stpipe.model.features import GUIDES
+from stpipe.model.hdf5 import check_arrays
 from stpipe.model.legacy import LegacySpec, description_of, load_legacy, read_legacy_spec
 from stpipe.model.spec import UNetSpec
 
 FORMAT_VERSION = 2
 """1 had a network that knew two guides."""
+
+LARGEST = 2**30
+"""Bytes of all members of a model file, unpacked; the packaged one has a few millions."""
 
 DEFAULT = "default"
 """Name of the packaged weights."""
@@ -115,6 +121,8 @@ def load_model(name: str | Path) -> Model:
     if isinstance(info.spec, LegacySpec):
         network, _ = load_legacy(info.path)
         return Model(info=info, network=network)
+    import h5py
+
     from stpipe.model.unet import build_unet
 
     network = build_unet(info.spec)
@@ -123,10 +131,14 @@ def load_model(name: str | Path) -> Model:
         weights = Path(folder) / _WEIGHTS
         weights.write_bytes(content)
         try:
+            with h5py.File(weights, "r") as file:
+                check_arrays(file, info.path)
             with warnings.catch_warnings():
                 # What Keras finds no weights for it warns of and leaves at random.
                 warnings.simplefilter("error", UserWarning)
                 network.load_weights(weights)
+        except ModelFileError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, UserWarning) as error:
             reason = str(error).strip().splitlines() or [repr(error)]
             raise ModelFileError(f"{info.path} holds weights that don't fit its own spec: {reason[0]}") from error
@@ -159,6 +171,7 @@ def save_model(
     bare = build_unet(spec)  # without the optimizer's state, which is twice the weights
     bare.set_weights(network.get_weights())
     draft = path.with_name(f".{path.stem}.draft.keras")
+    draft.unlink(missing_ok=True)  # it may be a link
     try:
         bare.save(draft)
         with zipfile.ZipFile(draft, "a") as archive:
@@ -178,11 +191,23 @@ def _member(path: Path, name: str) -> bytes:
                     f"{path} is {_guess(archive)}, not a model that stpipe wrote: it has no {_MEMBER}; "
                     f"train one, or use {DEFAULT!r}"
                 )
+            size = sum(member.file_size for member in archive.infolist())
+            if size > LARGEST:
+                raise ModelFileError(f"{path} unpacks to {gib(size)}, which is more than any model of stpipe")
             spoilt = archive.testzip()
             if spoilt is not None:
                 raise ModelFileError(f"{path} is damaged: {spoilt} in it fails its checksum; get it again")
             return archive.read(name)
-    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError, NotImplementedError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        KeyError,
+        EOFError,
+        OSError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
         raise ModelFileError(
             f"{path} is damaged, or no model file: {error}; get it again, or use {DEFAULT!r}"
         ) from error
@@ -204,7 +229,7 @@ def _parse(path: Path, content: bytes) -> ModelInfo:
         guides, calibration = tuple(fields["guides"]), float(fields["calibration"])
         mixture = tuple(tuple(float(weight) for weight in row) for row in fields.get("mixture", ()))
         spec_fields, provenance = dict(fields["spec"]), dict(fields.get("provenance", {}))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         if isinstance(error, ModelFileError):
             raise
         raise ModelFileError(f"{path} has a {_MEMBER} that can't be understood: {error!r}") from error

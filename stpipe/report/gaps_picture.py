@@ -161,7 +161,8 @@ def _through_time(axes: Axes, summary: Mapping[str, Any]) -> None:
     axes.plot(when, 100 * shares, linestyle="none", marker="o", markersize=2.5, color=_MEAN)
     edges: Any = np.array(summary["period"], dtype="M8[D]")
     margin = max(1, summary["period_days"] // 50)
-    axes.set_xlim(edges[0] - margin, edges[1] + margin)
+    first, last = np.datetime64("0001-01-01"), np.datetime64("9999-12-31")  # no other dates can be drawn
+    axes.set_xlim(max(edges[0] - margin, first), min(edges[1] + margin, last))
     axes.set_ylim(0, 103)
     locator: Any = AutoDateLocator()  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from stpipe.cli.yaml_files import check_tokens, read_text
 from stpipe.errors import MissingFileError, OptionError
 from stpipe.resources import shelf
 
@@ -22,6 +23,9 @@ ABOUT = "about"
 """Key of the line that says what a pipeline is for."""
 
 SUFFIXES = (".yaml", ".yml")
+
+WHAT = "a pipeline"
+"""What a file is called in messages."""
 
 _SWITCH = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
 
@@ -185,13 +189,15 @@ def read_pipeline(path: Path) -> Pipeline:
     """
     import yaml
 
+    text = read_text(path, WHAT)
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        check_tokens(text, path.name, WHAT, aliases=True)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark is not None else ""
         raise OptionError(f"{path.name}{line}: this is not YAML: {error.problem or error.context}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise OptionError(f"{path.name}: this is not YAML: {error}") from error
     if root is None:
         raise OptionError(f"{path.name} holds no stage; there are {', '.join(STAGES)}")
@@ -242,6 +248,8 @@ def _scalars(node: Any, place: str, key: str) -> list[str]:
     nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
     if not all(isinstance(each, yaml.ScalarNode) for each in nodes):
         raise OptionError(f"{place}: {key} takes a value, or a list of values")
+    if any("\0" in each.value for each in nodes):
+        raise OptionError(f"{place}: {key} has a null character, which no option can have")
     return [each.value for each in nodes if not _is_null(each)]
 
 

@@ -49,10 +49,11 @@ class Records:
     def of(cls, folder: Path) -> Records:
         """Return the record of a folder; an empty one where there is none."""
         try:
-            stages = json.loads((folder / RECORD).read_bytes())["stages"]
-        except (OSError, ValueError, KeyError, TypeError):
+            place = folder / RECORD
+            stages = dict(json.loads(place.read_bytes())["stages"]) if place.is_file() else {}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             stages = {}
-        return cls(folder, {name: told for name, told in stages.items() if isinstance(told, dict)})
+        return cls(folder, {name: told for name, told in stages.items() if _is_told(told)})
 
     def need(self, stage: Stage) -> Need:
         """Say what is to be done of a stage, as long as what it reads is there already."""
@@ -126,6 +127,14 @@ class Records:
                 names[:] = [name for name in names if Path(folder, name) != mine]
             names.sort()
             yield from (Path(folder, name) for name in sorted(files))
+
+
+def _is_told(told: Any) -> bool:
+    """Whether what was read of a stage is what `Records` says of one."""
+    if not isinstance(told, dict) or not isinstance(told.get("seconds", 0.0), int | float):
+        return False
+    products = told.get("products", [])
+    return isinstance(products, list) and all(isinstance(product, str) for product in products)
 
 
 def _products(output: Path) -> Iterator[Path]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ STORE = "gaps.zarr"
 
 _OWNER = "owner.json"
 _SHOWN = 3
+_PRODUCT = re.compile(r"[A-Za-z0-9._-]+_gaps\.(tif|png)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +84,13 @@ class GapsFolder:
     def _listed(path: Path) -> set[str]:
         """Return the products that a file of ours lists; none if it is not ours, or not there."""
         try:
-            content = json.loads(path.read_bytes())
-            return {*content["gap_statistics"]["products"], REPORT}
-        except (OSError, ValueError, KeyError, TypeError):
+            content = json.loads(path.read_bytes()) if path.is_file() else None
+            listed = {*content["gap_statistics"]["products"]}  # type: ignore[index]  # None is a TypeError below
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return set()
+        # What a list names is removed in the end, so that it may name nothing but what statistics are called.
+        own = all(isinstance(name, str) and (name == STORE or _PRODUCT.fullmatch(name)) for name in listed)
+        return {*listed, REPORT} if own else set()
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -58,6 +58,7 @@ from stpipe.io.gaps.tasks import (
     start_worker,
 )
 from stpipe.io.inspection import domain_hints
+from stpipe.io.names import check_array_names
 from stpipe.io.tiff_parts import Band, Stretch, TiledRaster, assemble, sync
 
 HERE_SAMPLES = 2**26
@@ -197,6 +198,8 @@ def prepare(request: GapsRequest) -> PreparedGaps:
             said.append(
                 f"{info.name}: {info.dtype} without nodata can't say gap; name what to trust, or set _FillValue"
             )
+    if request.zarr:
+        check_array_names(cube.names, taken=(), place=cube.path)
     plans = tuple(
         plan_gaps(
             grid=grid,

@@ -22,7 +22,7 @@ from stpipe.io.ingest.layers import Layer, Want, fill_value
 from stpipe.io.rasters import Grid
 from stpipe.io.reader import StoredReader
 from stpipe.io.run_folder import file_state
-from stpipe.io.stored import StoredVariable, absolute, kind_of, one_line, open_raw
+from stpipe.io.stored import StoredVariable, absolute, check_lengths, kind_of, loaded, open_raw, unpacked
 from stpipe.io.times import TimeAxis, decode_times
 from stpipe.io.variables import choose, expand_bands, over_time_y_x, stored_variable, why_not_a_cube
 
@@ -188,12 +188,13 @@ def describe_cube(path: str) -> list[Layer]:
     kind = kind_of(place)
     with open_raw(place, kind) as raw:
         found = sorted(over_time_y_x(raw), key=lambda pair: pair[0])
-        candidates = expand_bands(raw, found)
+        candidates = expand_bands(raw, found, place)
         if not candidates:
             raise CubeError(why_not_a_cube(raw, place))
         layers: list[Layer] = []
         axes: dict[str, TimeAxis] = {}
         for name, source, picks, dims in choose(raw, candidates, None, place):
+            check_lengths(raw.sizes, dims, place)
             if dims[0] not in axes:
                 axes[dims[0]] = _time_axis(raw, dims[0], place)
             grid = _grid(raw, raw.variables[source], dims, place)
@@ -236,18 +237,12 @@ def _time_axis(raw: Any, dim: str, path: str) -> TimeAxis:
     coordinate = coordinate_of(raw, dim, "time")
     if coordinate is None:
         raise CubeError(f"axis {dim!r} of {path} has no dates: there is no coordinate variable along it; add one")
-    if coordinate.sizes[dim] == 0:
-        raise CubeError(f"axis {dim!r} of {path} has length 0, so there is nothing to read")
-    try:
-        loaded = coordinate.copy(deep=False).load()
-    except Exception as error:
-        raise CubeError(f"coordinate {dim!r} of {path} can't be read: {one_line(error)}") from error
-    return decode_times(loaded, path)
+    return decode_times(loaded(coordinate, path), path)
 
 
 def _grid(raw: Any, sample: Any, dims: tuple[str, str, str], path: str) -> Grid:
     y, x = coordinate_of(raw, dims[1], "y"), coordinate_of(raw, dims[2], "x")
-    transform: Affine6 | None = transform_of(raw, sample, _values(y), _values(x))
+    transform: Affine6 | None = transform_of(raw, sample, _values(y, path), _values(x, path))
     if transform is None:
         raise CubeError(
             f"axes {dims[1]!r} and {dims[2]!r} of {path} are no even grid, or have no coordinates; put it on one first"
@@ -257,11 +252,8 @@ def _grid(raw: Any, sample: Any, dims: tuple[str, str, str], path: str) -> Grid:
     return Grid(crs_wkt=crs, transform=transform, shape=shape)
 
 
-def _values(coordinate: Any) -> NDArray[Any] | None:
+def _values(coordinate: Any, path: str) -> NDArray[Any] | None:
     if coordinate is None or coordinate.dtype.kind not in "iuf":
         return None
-    import xarray as xr
-
-    loaded = xr.conventions.decode_cf_variable("coordinate", coordinate.copy(deep=False).load(), decode_times=False)
-    values: NDArray[Any] = np.asarray(loaded.values)
+    values: NDArray[Any] = np.asarray(unpacked(coordinate, path).values)
     return values

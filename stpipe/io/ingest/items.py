@@ -21,7 +21,7 @@ from stpipe.io.ingest.files import file_identity
 from stpipe.io.ingest.layers import Layer, Want
 from stpipe.io.ingest.target import Target, check_degrees, crs_wkt_of_text, moved_box
 from stpipe.io.rasters import Grid, open_raster
-from stpipe.io.stored import is_remote, one_line
+from stpipe.io.stored import check_plain, is_remote, local, one_line
 
 JSON_SUFFIXES = (".json", ".geojson")
 """What is taken for a file of STAC items."""
@@ -144,6 +144,8 @@ def describe_items(source: str, target: Target, query: StacQuery) -> list[Layer]
 def _from_file(source: str) -> list[Any]:
     import pystac
 
+    if not is_remote(source) and local(source).exists():
+        check_plain(local(source))
     try:
         document = pystac.StacIO.default().read_json(source)
     except Exception as error:

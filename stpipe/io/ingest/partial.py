@@ -28,8 +28,10 @@ def locked(folder: Path, output: Path) -> Iterator[None]:
     Raises
     ------
     OutputError
-        If another process is writing there, or has just ended; or if the folder can't be made.
+        If another process is writing there, or has just ended; or if the folder can't be made, or is a link.
     """
+    if folder.is_symlink():
+        raise OutputError(f"{folder} is a link, and the cube is written in a folder of that name; remove it")
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
@@ -41,10 +43,16 @@ def locked(folder: Path, output: Path) -> Iterator[None]:
 def clear(folder: Path) -> None:
     """Remove what is in the folder, but the lock."""
     for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        elif entry.name != LOCK:
-            entry.unlink()
+        if entry.name != LOCK:
+            remove_entry(entry)
+
+
+def remove_entry(place: Path) -> None:
+    """Remove a file, a folder with all that is in it, or a link and not what it leads to."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink()
 
 
 def remove(folder: Path) -> None:

@@ -23,10 +23,14 @@ from stpipe.io.ingest.sources import find_layers
 from stpipe.io.ingest.statics import StaticPlan, find_statics
 from stpipe.io.ingest.target import choose_grid
 from stpipe.io.ingest.variables import VariablePlan, is_quality, plan_variables
+from stpipe.io.names import check_array_names
 from stpipe.io.rasters import Grid
 
 DEFAULT_CHUNKS: Triple = (32, 256, 256)
 """Small enough to read a block without much else, large enough to be few."""
+
+COORDINATES = ("time", "y", "x", "spatial_ref")
+"""Names that a cube's own coordinates have."""
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""
@@ -150,6 +154,7 @@ def plan_ingest(
     quality |= set(() if trust is None else trust.variables)
     written = _written(options, names, quality, indices, [static.name for static in statics])
     statics = tuple(static for static in statics if not options.variables or static.name in options.variables)
+    check_array_names((*written, *(static.name for static in statics)), taken=COORDINATES, place="the series")
     indices = tuple(index for index in indices if index.name in written)
     needed = {*written, *(() if trust is None else trust.variables), *(b for i in indices for _, b in i.bands)}
     layers = [layer for layer in layers if layer.variable in needed]

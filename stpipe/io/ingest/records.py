@@ -15,6 +15,7 @@ from stpipe import __version__
 from stpipe.core.ports import JSON
 from stpipe.io.ingest.pictures import Tally
 from stpipe.io.ingest.plan import IngestPlan
+from stpipe.io.run_folder import links_in
 
 Key = tuple[int, int, int]
 """First frame, row and column of a piece."""
@@ -33,8 +34,8 @@ class Records:
     def known(self) -> bool:
         """Whether a cube of this very plan was begun; its records are read then."""
         try:
-            if (self.folder / "plan").read_text() != self.digest:
-                return False
+            if (self.folder / "plan").read_text() != self.digest or any(links_in(self.folder, depth=3)):
+                return False  # what is behind a link is not what was written here
             lines = (self.folder / "done").read_text().splitlines()
         except OSError:
             return False

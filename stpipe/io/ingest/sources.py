@@ -17,7 +17,7 @@ from stpipe.io.ingest.items import StacQuery, describe_items, is_stac
 from stpipe.io.ingest.layers import Layer
 from stpipe.io.ingest.target import Target
 from stpipe.io.rasters import find_files
-from stpipe.io.stored import is_remote
+from stpipe.io.stored import is_remote, local
 
 NETCDF_SUFFIXES = (".nc", ".nc4", ".cdf", ".h5", ".hdf5")
 """What is taken for a NetCDF file."""
@@ -71,7 +71,7 @@ def _sorted_out(sources: Sequence[str]) -> tuple[list[str], list[str]]:
     cubes: list[str] = []
     others: list[str] = []
     for source in sources:
-        place = Path(source).expanduser()
+        place = local(source)
         matches = [] if place.exists() else sorted(glob.glob(str(place), recursive=True))  # noqa: PTH207
         for path in [str(place)] if place.exists() else matches or [source]:
             if is_cube(path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
@@ -21,7 +20,7 @@ from stpipe.io.georeference import grid_mapping_attrs
 from stpipe.io.indices import SCALED
 from stpipe.io.ingest.cubes import forget_batches
 from stpipe.io.ingest.files import OPEN
-from stpipe.io.ingest.partial import clear, locked, remove
+from stpipe.io.ingest.partial import clear, locked, remove, remove_entry
 from stpipe.io.ingest.pictures import Tally, count_clear, read_frame
 from stpipe.io.ingest.plan import IngestPlan, Progress
 from stpipe.io.ingest.records import Records
@@ -29,9 +28,13 @@ from stpipe.io.ingest.scenes import Frame, Scene
 from stpipe.io.rasters import Grid, crs_name
 from stpipe.io.run_folder import check_writable
 from stpipe.io.stored import one_line
+from stpipe.io.times import nanoseconds
 
 SOURCE = "stpipe ingest"
 """Attribute `source` of a cube made here, by which --overwrite knows what it may delete."""
+
+YEAR_OF_REFORM = 1582
+"""When the Gregorian calendar began."""
 
 CUBE = "cube"
 """Name of the cube until it is complete, in a hidden folder beside the output."""
@@ -187,7 +190,7 @@ def _is_ours(output: Path) -> bool:
     try:
         document = json.loads((output / "zarr.json").read_text())
         return str(document["attributes"]["source"]).startswith(SOURCE)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
@@ -196,15 +199,15 @@ def _put_in_place(partial: Path, output: Path) -> None:
         partial.rename(output)
         return
     old = output.with_name(f".{output.name}.old")
-    if old.exists():
-        shutil.rmtree(old)
+    if old.exists() or old.is_symlink():
+        remove_entry(old)
     output.rename(old)  # a folder can't be renamed over another one
     try:
         partial.rename(output)
     except BaseException:
         old.rename(output)
         raise
-    shutil.rmtree(old)
+    remove_entry(old)
 
 
 # --- metadata ----------------------------------------------------------------------------------------------------
@@ -274,8 +277,10 @@ def coordinates(times: tuple[datetime, ...], grid: Grid) -> dict[str, xr.Variabl
     geographic = _is_geographic(grid.crs_wkt)
     whole_days = all(time.time() == datetime.min.time() for time in times)
     unit = "days" if whole_days else "microseconds" if any(time.microsecond for time in times) else "seconds"
-    labels = np.array(times, dtype="datetime64[us]").astype("datetime64[ns]")
-    encoding = {"units": f"{unit} since 1970-01-01", "calendar": "standard", "dtype": "int64"}
+    labels = nanoseconds(np.array(times, dtype="datetime64[us]"))
+    # The standard calendar is Julian before its reform, and Python's dates are not.
+    calendar = "standard" if min(times).year > YEAR_OF_REFORM else "proleptic_gregorian"
+    encoding = {"units": f"{unit} since 1970-01-01", "calendar": calendar, "dtype": "int64"}
     coords = {
         "time": xr.Variable("time", labels, {"standard_name": "time", "axis": "T"}, encoding),
         "y": xr.Variable("y", f + e * (np.arange(rows) + 0.5), _axis_attrs("y", geographic), {"_FillValue": None}),
