@@ -2,7 +2,7 @@
 #   make demo    fill a made-up scene, score it, write demo/
 #   make scores  score every method on real data that nothing was trained on, write docs/scores.md
 #   make test    the whole test suite
-#   make integration  the tests on a real Slurm, which it installs from Debian's packages (as root)
+#   make integration  the tests that kill runs, and those on a real Slurm, which it installs from Debian's packages (as root)
 #   make lint    what a change must pass besides the tests
 #   make wheel   dist/stpipe-*.whl
 #   make clean   remove all that make has made here, the virtual environment too
@@ -27,7 +27,7 @@ test: $(VENV)/.stamp-test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 integration: services $(VENV)/.stamp-test
-	$(BIN)/python -m pytest --integration tests/integration $(ARGS)
+	$(BIN)/python -m pytest --integration -m integration $(ARGS)
 
 # What the integration tests start: Slurm and its key service. Without them those tests say so and are skipped.
 SERVICES := slurm-wlm munge

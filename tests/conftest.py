@@ -23,7 +23,7 @@ settings.load_profile("stpipe")
 OPT_IN = {
     "slow": "takes more than ten seconds",
     "gpu": "needs an accelerator",
-    "integration": "needs services that make integration installs",
+    "integration": "belongs to make integration",
 }
 
 

@@ -35,15 +35,8 @@ def kill_all(driver: subprocess.Popen[bytes]) -> None:
     driver.wait()
 
 
-@pytest.mark.processes
-@pytest.mark.parametrize(
-    "stages",
-    [
-        pytest.param(("round0", "round1", "round2", "fill"), id="rounds and fill"),
-        pytest.param(STAGES, marks=pytest.mark.slow, id="every stage"),
-    ],
-)
-def test_a_run_killed_on_the_way_ends_as_if_it_had_not_been(tmp_path: Path, stages: tuple[str, ...]) -> None:
+@pytest.mark.integration
+def test_a_run_killed_in_each_stage_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     optical, radar, _ = scene()
     cube, guide = tmp_path / "ndvi.zarr", tmp_path / "s1.zarr"
     optical.to_zarr(cube, zarr_format=2, consolidated=False)
@@ -59,7 +52,7 @@ def test_a_run_killed_on_the_way_ends_as_if_it_had_not_been(tmp_path: Path, stag
     out = tmp_path / "killed"
     chance = random.Random(5)
     killed = set()
-    for stage in stages:
+    for stage in STAGES:
         records = out / "work" / "records" / stage
         driver = subprocess.Popen(
             [sys.executable, "-m", "stpipe.cli.main", *words, "-o", str(out)],
@@ -73,6 +66,6 @@ def test_a_run_killed_on_the_way_ends_as_if_it_had_not_been(tmp_path: Path, stag
             killed.add(stage)
         kill_all(driver)
         assert not (out / "run.json").exists() or driver.returncode == 0
-    assert len(killed) >= len(stages) - 1  # the last may be over before anyone looks
+    assert len(killed) >= len(STAGES) - 1  # the last may be over before anyone looks
     assert run([*words, "-o", str(out)]) == 0
     assert digests(out) == expected

@@ -33,7 +33,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
     return folder / "cube.zarr", digests(folder / "one")
 
 
-@pytest.mark.processes
+@pytest.mark.integration
 def test_shares_that_die_are_taken_over_and_the_bytes_are_those_of_one_driver(
     whole: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

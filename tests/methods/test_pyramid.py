@@ -37,7 +37,7 @@ def random_cube(
 @given(
     seed=st.integers(0, 2**32 - 1),
     shape=st.tuples(st.integers(1, 5), st.integers(1, 130), st.integers(1, 130)),
-    size=st.integers(8, 60),
+    size=st.integers(24, 60),
     overlap=st.integers(0, 7),
     share_valid=st.floats(0, 1),
 )
