@@ -110,7 +110,17 @@ def fillers_for(
         else:
             check_method(name, guided=False)
             made[name] = make_filler(name, model=weights, coverage=interval)
+    _refuse_unheard(names, guided=guides is not None and radar is None)
     return made
+
+
+def _refuse_unheard(names: Sequence[str], *, guided: bool) -> None:
+    """Refuse guides that no method would listen to."""
+    if guided and not set(TAKE_GUIDES).intersection(names):
+        raise OptionError(
+            f"guides are given, but none of the methods {', '.join(names)} listens to any; leave them out, or name one "
+            f"of {', '.join(TAKE_GUIDES)} too"
+        )
 
 
 def read_crops(

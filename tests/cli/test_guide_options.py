@@ -106,3 +106,11 @@ def test_methods_are_scored_with_a_guide(files: Any, capsys: Any) -> None:
     rows = json.loads(capsys.readouterr().out)["variables"][0]["rows"]
     errors = {row["method"]: row["mae"] for row in rows if row["group"] == "all"}
     assert errors["guided"] < 0.1 * min(errors["linear"], errors["pyramid"])
+
+
+def test_a_guide_that_no_method_to_score_listens_to_is_refused(files: Any, capsys: Any) -> None:
+    cube, guide, _ = files
+    assert run(["evaluate", str(cube), "--guide", str(guide), "--method", "linear", "--method", "pyramid"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1, said
+    assert "none of the methods linear, pyramid listens to any" in said
