@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.faults.plan import Fault, faults
-from tests.integration.faults.runs import Bench, copy_run
+from tests.integration.faults.runs import Bench
 from tests.integration.faults.scene import Scene, make_scene
 from tests.integration.faults.table import Outcome, load, save, table, write
 
@@ -18,14 +18,14 @@ OUTCOMES = pytest.StashKey[dict[str, Outcome]]()
 
 
 @pytest.fixture(scope="session")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     """A cube and the digests of its undisturbed run."""
     folder = tmp_path_factory.mktemp("scene")
     make_scene(folder / "cube.zarr")
     bench = Bench(None, folder / "whole", folder / "whole" / "out", cube=folder / "cube.zarr")  # type: ignore[arg-type]
     ended = bench.start_share("1/1", "--keep-work").end()
     assert ended.code == 0, ended
-    yield Scene.of(folder / "cube.zarr", bench.out, ended.said)
+    return Scene.of(folder / "cube.zarr", bench.out, ended.said)
 
 
 class Runs:

@@ -91,12 +91,8 @@ def _said(outcomes: Sequence[Outcome]) -> str:
 
 
 def _then(faults: Sequence[Fault], outcomes: Sequence[Outcome]) -> str:
-    words = []
-    for text in dict.fromkeys(outcome.resumed for outcome in outcomes if outcome.state == "passed"):
-        words.append(text)
-    for outcome in outcomes:
-        if outcome.state != "passed":
-            words.append(f"{outcome.state}: {outcome.why}")
+    words = [outcome.resumed for outcome in outcomes if outcome.state == "passed"]
+    words += [f"{outcome.state}: {outcome.why}" for outcome in outcomes if outcome.state != "passed"]
     missing = len(faults) - len(outcomes)
     return "; ".join(dict.fromkeys([*words, *([f"{missing} not tried"] if missing else [])]))
 

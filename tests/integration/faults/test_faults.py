@@ -19,6 +19,7 @@ PLAN = faults()
 
 def case(fault: Fault) -> object:
     marks = [pytest.mark.xfail(run=False, reason=fault.pending)] if fault.pending else []
+    marks += [pytest.mark.xfail(strict=True, reason=fault.known)] if fault.known else []
     return pytest.param(fault, id=fault.name, marks=marks)
 
 
@@ -32,7 +33,7 @@ def test_there_are_a_hundred_faults_and_each_has_its_name() -> None:
 def test_a_fault_costs_nothing_but_time(fault: Fault, bench: Bench, shelf: Shelf, seen: dict[str, object]) -> None:
     ends = STORIES[fault.story](fault, bench, shelf)
     seen["codes"] = tuple(end.code for end in ends)
-    seen["said"] = ends[-1].said.strip() if ends else ""
+    seen["said"] = ends[-1].said.strip() if ends and ends[-1].code > 0 else ""
     bench.scene.check_cube()
     if ends:  # before anything mends it
         there = bench.scene.check_products(bench.out)

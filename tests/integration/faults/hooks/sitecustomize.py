@@ -60,7 +60,7 @@ def order() -> Order:
 def records(said: Order) -> int:
     """Count the records of the order's stage."""
     try:
-        return sum(name.endswith(".json") for name in os.listdir(Path(said["records"], said["stage"])))
+        return sum(1 for _ in Path(said["records"], said["stage"]).glob("*.json"))
     except OSError:
         return 0
 
@@ -169,7 +169,9 @@ def fetch(old: Function) -> Function:
             time.sleep(said["seconds"])
         if due(said, "read-error") and str(getattr(array, "store_path", "")).endswith(said["array"]):
             cuts = [slice(i, i + 1) if isinstance(i, int) else i for i in index]
-            touched = all(cut.start < stop and start < cut.stop for cut, (start, stop) in zip(cuts, said["box"], strict=True))
+            touched = all(
+                cut.start < stop and start < cut.stop for cut, (start, stop) in zip(cuts, said["box"], strict=True)
+            )
             if touched and ("times" not in said or any(mark(said, f"failed-{i}") for i in range(said["times"]))):
                 raise OSError(5, "Input/output error", said["array"])
         return old(array, index)
