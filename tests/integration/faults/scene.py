@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -106,8 +105,3 @@ def left_over(out: Path) -> list[str]:
     """Return what a finished run should not have left."""
     names = [path.relative_to(out).as_posix() for path in out.rglob("*") if "partial" in path.name]
     return names + (["work"] if (out / "work").exists() else [])
-
-
-def key_of(out: Path) -> str:
-    """Return the run id of a run that was begun."""
-    return str(json.loads((out / "work" / "plan.json").read_text())["run_id"])
