@@ -2,7 +2,8 @@
 #   make demo    fill a made-up scene, score it, write demo/
 #   make scores  score every method on real data that nothing was trained on, write docs/scores.md
 #   make test    the whole test suite
-#   make integration  the tests that kill runs, and those on a real Slurm, which it installs from Debian's packages (as root)
+#   make integration  the tests that kill runs, make faults, and try a real Slurm from Debian's packages (as root)
+#   make faults  make a hundred faults, write what came of them into docs/faults.md
 #   make lint    what a change must pass besides the tests
 #   make wheel   dist/stpipe-*.whl
 #   make clean   remove all that make has made here, the virtual environment too
@@ -14,11 +15,11 @@ JOBS ?= 2
 # What pytest, or the scores, should take besides, such as ARGS="tests/core -k blocks" or ARGS=--quick.
 ARGS ?=
 
-.PHONY: help demo scores test integration services lint format wheel clean
+.PHONY: help demo scores test integration faults services lint format wheel clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '2,8s/^#   //p' Makefile
+	@sed -n '2,9s/^#   //p' Makefile
 
 demo: $(VENV)/.stamp-test
 	$(BIN)/stpipe demo -o demo
@@ -28,6 +29,11 @@ test: $(VENV)/.stamp-test
 
 integration: services $(VENV)/.stamp-test
 	$(BIN)/python -m pytest --integration -m integration $(ARGS)
+
+# Ten minutes on two cores; what came of each fault stays in build/faults, so that a part of them can be tried again.
+faults: $(VENV)/.stamp-test
+	$(BIN)/python -m pytest --integration tests/integration/faults --fault-outcomes build/faults \
+	    --fault-table docs/faults.md $(ARGS)
 
 # What the integration tests start: Slurm and its key service. Without them those tests say so and are skipped.
 SERVICES := slurm-wlm munge

@@ -30,6 +30,8 @@ OPT_IN = {
 def pytest_addoption(parser: pytest.Parser) -> None:
     for marker, why in OPT_IN.items():
         parser.addoption(f"--{marker}", action="store_true", help=f"also run the tests marked {marker}: {why}")
+    parser.addoption("--fault-outcomes", metavar="FOLDER", help="keep there what came of each fault of the chaos tests")
+    parser.addoption("--fault-table", metavar="PAGE", help="write the table of faults and outcomes into this page")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
