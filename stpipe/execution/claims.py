@@ -2,13 +2,15 @@
 
 A claim is a file that one process makes, and nobody can make twice. While its holder lives it touches the file now and
 then; one that was not touched for long is taken over by another process. How often that was done is written in it, so
-that a task that kills whoever tries it is given up at last. Ages are told by the clock of the file system alone.
+that a task that kills whoever tries it is given up at last. Ages are told by the clock of the file system; where that
+has jumped back, so that signs of life are dated ahead, by how long nothing new is seen.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -38,6 +40,7 @@ class Claims:
         self.folder = folder
         self.patience = PATIENCE if patience is None else patience
         self._held: set[Path] = set()
+        self._ahead: dict[Path, tuple[float, float]] = {}
         self._over = threading.Event()
         self._token = uuid.uuid4().hex
         self._clock = folder / f".clock-{self._token}"
@@ -105,13 +108,19 @@ class Claims:
         self._held.add(path)
 
     def _age(self, path: Path) -> float:
-        """Return seconds since a sign of life, by the file system's clock; 0 if the claim is gone."""
+        """Return seconds since a sign of life, or since one that is dated ahead was first seen; 0 if there is none."""
         try:
             seen = path.stat().st_mtime
             self._clock.touch()
-            return self._clock.stat().st_mtime - seen
+            age = self._clock.stat().st_mtime - seen
         except FileNotFoundError:
             return 0.0
+        if age >= 0:
+            return age
+        now = time.monotonic()
+        if self._ahead.get(path, (None, now))[0] != seen:
+            self._ahead[path] = seen, now
+        return now - self._ahead[path][1]
 
     def _beat(self) -> None:
         while not self._over.wait(self.patience / BEATS):

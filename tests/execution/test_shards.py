@@ -160,6 +160,18 @@ def test_claims_of_the_dead_are_taken_over_and_those_of_the_living_are_not(tmp_p
         assert living.take("b") is None
 
 
+def test_a_claim_of_the_dead_that_is_dated_ahead_is_taken_over_and_one_of_the_living_is_not(tmp_path: Path) -> None:
+    with Claims(tmp_path, patience=0.6) as living, Claims(tmp_path, patience=0.6) as other:
+        assert living.take("a") == 1
+        dead, ahead = tmp_path / "b", time.time() + 86400
+        dead.write_text("1")
+        for path in (dead, tmp_path / "a"):  # the file system's clock jumps back by a day
+            os.utime(path, (ahead, ahead))
+        assert (other.take("a"), other.take("b")) == (None, None)
+        time.sleep(0.8)
+        assert (other.take("a"), other.take("b")) == (None, 2)
+
+
 def test_only_one_takes_over_what_is_left(tmp_path: Path) -> None:
     claims = [Claims(tmp_path, patience=5.0) for _ in range(8)]
     for each in claims:
