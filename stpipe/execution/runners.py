@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from distributed import Client
 
+from stpipe.execution.bounds import Bound
 from stpipe.execution.records import RecordBook
 from stpipe.execution.stages import ContextPlugin, Progress, StageResult, Task, run_stage
 from stpipe.execution.waiting import needed
@@ -35,9 +37,12 @@ class Tasks:
     blocks: bool = True
     """Whether a task is the work of a block or a tile, and not of a whole variable."""
 
-    def limit(self, seconds: float | None) -> float | None:
-        """Return the seconds that a task may take, given those of a block; None for as long as it takes."""
-        return seconds if self.blocks else None
+    def bound(self, seconds: float | None) -> Bound | None:
+        """Return how long a task may take, given the seconds for a block; None for as long as it likes."""
+        if seconds is None or not self.blocks:
+            return None
+        folder = Path(self.book.folder).parent.with_name("hung")
+        return Bound(seconds=seconds, stage=self.book.stage, folder=str(folder))
 
     def record(self, number: int) -> str:
         """Return the name of a task's record."""
@@ -80,5 +85,5 @@ class ClusterRunner:
         """Hand the context to all workers there are and will be, in place of an earlier one, and run the tasks."""
         with needed(self.client):
             self.client.register_plugin(ContextPlugin(name, context, start), name=name)
-        limit = tasks.limit(self.limit)
-        return run_stage(self.client, name, tasks.stage, tasks.task, tasks.numbers, self.progress, limit=limit)
+        bound = tasks.bound(self.limit)
+        return run_stage(self.client, name, tasks.stage, tasks.task, tasks.numbers, self.progress, bound=bound)

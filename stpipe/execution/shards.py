@@ -127,7 +127,7 @@ class ShardRunner:
                     count(result, Failure(number=number, message=message))
                 else:
                     result.retries += tries > 1
-                    count(result, attempt(tasks.task, context, number, tasks.limit(self.limit))[0])
+                    count(result, attempt(tasks.task, context, number, tasks.bound(self.limit))[0])
             finally:
                 self.claims.drop(claim)
             own.discard(number)

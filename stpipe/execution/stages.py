@@ -9,7 +9,6 @@ it aside after a few deaths, while all others finish.
 
 from __future__ import annotations
 
-import faulthandler
 import itertools
 import os
 import traceback
@@ -24,13 +23,11 @@ from distributed import Client, Future, KilledWorker, Worker, WorkerPlugin
 from numpy.typing import NDArray
 
 from stpipe.errors import ReadError, StpipeError
+from stpipe.execution.bounds import Bound, ended_after
 from stpipe.execution.waiting import SchedulerLostError, as_they_end, needed
 
 BATCH = 1024
 """Tasks that the scheduler holds at a time."""
-
-STDERR = 2
-"""The descriptor, which is there whatever Python's own stderr has been made."""
 
 MESSAGE_BYTES = 800
 """Longest error message that comes home."""
@@ -139,20 +136,16 @@ ROW = np.dtype(
 DONE, HAD, FAILED, BAD_BLOCKS, UNREADABLE = range(5)
 
 
-def _row(numbers: NDArray[np.int64], *, task: Task, context: str, limit: float | None) -> NDArray[np.void]:
+def _row(numbers: NDArray[np.int64], *, task: Task, context: str, bound: Bound | None) -> NDArray[np.void]:
     """Run one task in a worker and tell how it went."""
-    return attempt(task, _contexts[context], int(numbers[0]), limit)
+    return attempt(task, _contexts[context], int(numbers[0]), bound)
 
 
-def attempt(task: Task, context: Any, number: int, limit: float | None = None) -> NDArray[np.void]:
-    """Run one task in this process and return one `ROW` that tells how it went.
-
-    A task that takes longer than `limit` seconds ends this process, for there is no other way to end what hangs; its
-    log then says where it was.
-    """
+def attempt(task: Task, context: Any, number: int, bound: Bound | None = None) -> NDArray[np.void]:
+    """Run one task in this process, which ends if that takes too long; return one `ROW` that tells how it went."""
     state, blocks, message = DONE, (), ""
     try:
-        with _ended_after(limit):
+        with ended_after(bound, number):
             state = HAD if task(context, number) == "had" else DONE
     except BadBlocksError as error:
         state, blocks, message = BAD_BLOCKS, error.args, "blocks in scratch are not what their records say"
@@ -167,19 +160,6 @@ def attempt(task: Task, context: Any, number: int, limit: float | None = None) -
     row = np.empty(1, dtype=ROW)
     row[0] = (number, state, *process_memory(), blocks, " ".join(message.split())[:MESSAGE_BYTES])
     return row
-
-
-@contextmanager
-def _ended_after(limit: float | None) -> Iterator[None]:
-    """End this process if what is inside takes too long, even where it holds Python's lock; say where it was."""
-    if limit is None:
-        yield
-        return
-    faulthandler.dump_traceback_later(limit, exit=True, file=STDERR)
-    try:
-        yield
-    finally:
-        faulthandler.cancel_dump_traceback_later()
 
 
 @contextmanager
@@ -220,18 +200,17 @@ def run_stage(
     numbers: Sequence[int],
     progress: Progress | None = None,
     *,
-    limit: float | None = None,
+    bound: Bound | None = None,
 ) -> StageResult:
     """Run a task for each number; return when all have ended, one way or another.
 
-    Of a task that takes longer than `limit` seconds the worker is ended, so that it is tried again like one whose
-    worker has died.
+    A task that takes longer than its bound is tried again, like one whose worker has died.
     """
     result = StageResult()
     tell = progress or untold
     tell(stage, result, len(numbers))
     with needed(client):
-        for rows in _batches(client, name, task, numbers, limit):
+        for rows in _batches(client, name, task, numbers, bound):
             for row in rows:
                 count(result, row)
                 tell(stage, result, len(numbers))
@@ -249,14 +228,14 @@ def _name_of(task: Task) -> str:
 
 
 def _batches(
-    client: Client, name: str, task: Task, numbers: Sequence[int], limit: float | None
+    client: Client, name: str, task: Task, numbers: Sequence[int], bound: Bound | None
 ) -> Iterator[Iterator[Failure | np.void]]:
     for first in range(0, len(numbers), BATCH):
-        yield _batch(client, name, task, numbers[first : first + BATCH], limit)
+        yield _batch(client, name, task, numbers[first : first + BATCH], bound)
 
 
 def _batch(
-    client: Client, name: str, task: Task, numbers: Sequence[int], limit: float | None
+    client: Client, name: str, task: Task, numbers: Sequence[int], bound: Bound | None
 ) -> Iterator[Failure | np.void]:
     """Submit a batch as one map_blocks over the numbers and give the rows as they come."""
     import dask.array as da  # the driver's alone: workers, and processes without a scheduler, need none of it
@@ -264,7 +243,7 @@ def _batch(
     array = da.from_array(np.asarray(numbers, dtype=np.int64), chunks=1)
     # A task that is tried again needs a new name, or the scheduler may still know the outcome of the first try.
     label = f"{_name_of(task)}-{name[:16]}-{next(_tries)}"
-    given = {"task": task, "context": name, "limit": limit}
+    given = {"task": task, "context": name, "bound": bound}
     rows = array.map_blocks(_row, **given, name=label, dtype=ROW, meta=np.empty(0, dtype=ROW))
     parts = rows.to_delayed().ravel()
     futures = client.compute(list(parts), optimize_graph=False, retries=0)
@@ -272,12 +251,12 @@ def _batch(
     for future in as_they_end(client, futures):
         if future.status not in ("finished", "error") and client.status != "running":
             raise SchedulerLostError("the scheduler is gone")
-        yield _outcome(future, which[future.key], limit)
+        yield _outcome(future, which[future.key], bound)
         # Or the row stays with its worker until the batch is over, and is worked out once more if that one dies.
         future.release()
 
 
-def _outcome(future: Future[Any], number: int, limit: float | None) -> Failure | np.void:
+def _outcome(future: Future[Any], number: int, bound: Bound | None) -> Failure | np.void:
     """Return how a task ended."""
     if future.status not in ("finished", "error"):
         return Failure(number=number, message=f"the cluster lost the task ({future.status})")
@@ -286,7 +265,7 @@ def _outcome(future: Future[Any], number: int, limit: float | None) -> Failure |
         row: np.void = future.result()[0]
         return row
     if isinstance(error, KilledWorker):
-        late = "" if limit is None else f", or took longer than the {limit:g} s that it may (--block-timeout)"
+        late = "" if bound is None else f", or took {bound.seconds:g} s (--block-timeout; {bound.folder} tells at what)"
         return Failure(number=number, message=f"its worker died each time it was tried{late}")
     return Failure(number=number, message=f"{type(error).__name__}: {error}"[:MESSAGE_BYTES])
 

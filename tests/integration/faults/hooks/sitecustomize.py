@@ -98,12 +98,12 @@ def attempt(old: Function) -> Function:
     """Tasks of a stage: wait before one begins."""
 
     @functools.wraps(old)
-    def new(task: Any, context: Any, number: int) -> Any:
+    def new(task: Any, context: Any, number: int, bound: Any) -> Any:
         said = order()
         name = getattr(getattr(task, "func", task), "__name__", "")
         if STAGES.get(name) == said.get("stage") and due(said, "gate"):
             wait_for_go(said)
-        return old(task, context, number)
+        return old(task, context, number, bound)
 
     return new
 
