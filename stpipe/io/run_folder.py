@@ -32,7 +32,7 @@ PRODUCTS = ("filled.zarr", "coefficients.zarr", "geotiff", "quicklook.png", "run
 
 WORK = (
     "plan.json", "records", "overviews.zarr", "rounds", "fields.zarr", "learned", "blocks.zarr", "filled.zarr",
-    "coefficients.zarr", "claims", "lock", "turn",
+    "coefficients.zarr", "claims", "hung", "lock", "turn",
 )  # fmt: skip
 """Names that it may have in its work folder."""
 
