@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -371,7 +372,7 @@ def test_another_plan_or_changed_files_start_anew(tmp_path: Path, monkeypatch: p
             write_cube(plan, tmp_path / "c.zarr")
         assert len(calls) == 6
         np.testing.assert_array_equal(found["red"].values, stored(tmp_path / "c.zarr")["red"].values)
-        ingest_write.shutil.rmtree(tmp_path / "c.zarr")
+        shutil.rmtree(tmp_path / "c.zarr")
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
@@ -391,7 +392,7 @@ def test_chunks_written_again_start_anew(tmp_path: Path, monkeypatch: pytest.Mon
             found = ingest(source, output=tmp_path / "c.zarr", chunks=chunks)
         assert len(calls) == (6 if change == "chunks" else 4)
         np.testing.assert_array_equal(found["red"].values, made_up(list(range(6)), seed=9)["red"].values)
-        ingest_write.shutil.rmtree(tmp_path / "c.zarr")
+        shutil.rmtree(tmp_path / "c.zarr")
     before = plan_ingest([str(source)]).identity()
     zarr.open_array(source / "red", mode="r+")[0] = 3
     assert plan_ingest([str(source)]).identity() != before

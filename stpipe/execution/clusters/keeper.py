@@ -54,7 +54,7 @@ async def jobs_alive(system: str) -> set[str] | None:
 def numbers(printed: str) -> set[str]:
     r"""Return the numbers of jobs that a batch system has printed, without the server's name that PBS puts after them.
 
-    >>> sorted(numbers("17\\n18.pbs01\\n"))
+    >>> sorted(numbers("17\n18.pbs01\n"))
     ['17', '18']
     """
     return {word.partition(".")[0] for word in printed.split()}
