@@ -1,7 +1,7 @@
 """What Dask loads first in each worker process: Ctrl-C is for the driver, which ends its workers in order.
 
-A terminal sends it to all processes in front. Workers that end by themselves leave tracebacks, and the driver would hand
-their tasks out again before it hears of it.
+A terminal sends it to all processes in front. Workers that end by themselves leave tracebacks, and the driver would
+hand their tasks out again before it hears of it.
 """
 
 from __future__ import annotations

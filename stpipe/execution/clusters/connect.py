@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,19 @@ def _client_of(scheduler: str) -> Client:
     raise AssertionError("the last try returns or raises")
 
 
+LEAKED = "ignore:resource_tracker:UserWarning"
+"""What Python would warn of after a run whose worker was killed: locks, of its codecs, that were not given back."""
+
+
+def _start_tracker() -> None:
+    """Start the process that follows the locks of this process and its workers, before anything else does, quietly."""
+    sys.warnoptions.append(LEAKED)  # it takes them from here, and has no other ear
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.remove(LEAKED)
+
+
 @contextmanager
 def connect(
     *,
@@ -148,6 +163,7 @@ def connect(
     )
     with dask.config.set(settings):
         if cluster is not None:
+            _start_tracker()
             with (
                 started(cluster, settings, memory_limit) as here,
                 Client(here, set_as_default=False) as client,
@@ -166,6 +182,7 @@ def connect(
                         raise RunError(f"the scheduler at {scheduler} has no workers after 60 s; start some") from error
                 yield client
             return
+        _start_tracker()
         with (
             LocalCluster(
                 n_workers=workers,
