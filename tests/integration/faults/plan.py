@@ -74,6 +74,10 @@ def _row(kind: str, story: str, how: How, stages: str, detail: str = "", pending
     return Row(kind=kind, story=story, how=how, stages=stages, detail=detail, pending=pending, known=known)
 
 
+IDLE = "the samples are right, but the bytes of their file are not those of an undisturbed run"
+UNCHECKED = "the record is neither taken for what it is nor made anew: the run ends at it each time it is started"
+BELIEVED = "records carry no digest of themselves: what one says is believed"
+
 ROWS = (
     # Whole runs that end.
     _row("driver killed, with SIGKILL", "ended", "driver", "survey fill fill blend mosaic", "SIGKILL"),
@@ -131,19 +135,26 @@ ROWS = (
     _row("bit flipped in the overviews", "damage", "resumed", "fill fill fill blend", "flip overview"),
     _row("bit flipped in a blended tile", "damage", "resumed", "blend blend blend blend", "flip tile"),
     _row("bit flipped in a blended tile, where its codec does not look", "damage", "resumed", "blend", "flip-idle tile",
-        known="the samples are right, but the bytes of their file are not those of an undisturbed run"),
+        known=IDLE),
     _row("bit flipped in what the method learned", "damage", "resumed", "fill blend", "flip learned"),
     _row("bit flipped in the key of a record", "damage", "resumed", "fill", "flip key survey"),
     _row("bit flipped in the key of a record", "damage", "resumed", "fill blend mosaic", "flip key ="),
     _row("bit flipped in the digest that a record holds", "damage", "resumed", "fill blend mosaic", "flip digest ="),
     _row("bit flipped in the digest that a record holds", "damage", "resumed", "fill", "flip digest survey"),
     _row("bit flipped in the digest that a record holds", "damage", "resumed", "fill", "flip digest learn"),
-    _row("bit flipped in the name of a field of a record", "damage", "resumed", "fill blend mosaic", "flip name ="),
-    _row("bit flipped in the name of a field of a record", "damage", "resumed", "fill", "flip name survey"),
-    _row("bit flipped in the name of a field of a record", "damage", "resumed", "fill", "flip name learn"),
-    _row("bit flipped in the samples that the survey kept", "damage", "resumed", "fill", "flip sample survey"),
-    _row("bit flipped in the counts of a blended tile", "damage", "resumed", "blend", "flip counts blend"),
+    _row("bit flipped in the name of a field of a record", "damage", "resumed", "fill blend mosaic", "flip name =",
+        known=UNCHECKED),
+    _row("bit flipped in the name of a field of a record", "damage", "resumed", "fill", "flip name survey",
+        known=UNCHECKED),
+    _row("bit flipped in the name of a field of a record", "damage", "resumed", "fill", "flip name learn",
+        known=UNCHECKED),
+    _row("bit flipped in the samples that the survey kept", "damage", "resumed", "fill", "flip sample survey",
+        known=BELIEVED),
+    _row("bit flipped in the counts of a blended tile", "damage", "resumed", "blend", "flip counts blend",
+        known=BELIEVED),
     _row("bit flipped in a GeoTIFF", "damage", "resumed", "mosaic mosaic", "flip tiff"),
+    _row("bit flipped in a GeoTIFF, where its codec does not look", "damage", "resumed", "mosaic", "flip-idle tiff",
+        known=IDLE),
     _row("bit flipped in the filled cube, under its final name", "damage", "resumed", "mosaic", "flip published",
         known="the filled cube is not looked at again once it has its name: what is in it then is what comes out"),
     _row("bit flipped in what a store says of itself", "damage", "resumed", "fill fill blend", "flip metadata",
