@@ -94,10 +94,17 @@ def ended(fault: Fault, bench: Bench, shelf: Shelf) -> list[Ended]:
     return [last]
 
 
+def two_shares(bench: Bench) -> list[Run]:
+    """Start two shares, the second when the first has begun: one that comes in that very moment may be refused."""
+    first = bench.start_share("1/2")
+    wait_until("the run's plan", (bench.out / "work" / "plan.json").exists)
+    return [first, bench.start_share("2/2")]
+
+
 def share_lost(fault: Fault, bench: Bench, shelf: Shelf) -> list[Ended]:
     """Take one of two shares away at a task; the other one does it."""
     bench.order("gate", stage=fault.stage, after=fault.after)
-    shares = [bench.start_share(f"{number}/2") for number in (1, 2)]
+    shares = two_shares(bench)
     at = bench.reached()
     (victim,) = (share for share in shares if share.pid == at)
     (other,) = (share for share in shares if share.pid != at)
@@ -117,7 +124,7 @@ def share_lost(fault: Fault, bench: Bench, shelf: Shelf) -> list[Ended]:
 def shares_lost(fault: Fault, bench: Bench, shelf: Shelf) -> list[Ended]:
     """Kill two shares at once."""
     bench.order("gate", stage=fault.stage, after=fault.after)
-    shares = [bench.start_share(f"{number}/2") for number in (1, 2)]
+    shares = two_shares(bench)
     bench.reached()
     for share in shares:
         os.kill(share.pid, signal.SIGKILL)
@@ -519,6 +526,10 @@ def leftovers(fault: Fault, bench: Bench, shelf: Shelf) -> list[Ended]:
     copy_run(shelf.interrupted(fault.stage, fault.after), bench.out)
     chance = random.Random(fault.seed)
     mark = f"{chance.randrange(16**8):08x}"
+    if fault.detail:
+        half = bench.out / fault.detail.format(mark * 4)
+        half.write_bytes(b'{"ru')
+        return []
     chunks = [path for path in bench.out.glob("work/*.zarr/*/c/**/*") if path.is_file()]
     for path in chance.sample(chunks, 5):
         path.with_name(f"{path.name}.{mark * 4}.partial").write_bytes(path.read_bytes()[:7])

@@ -76,6 +76,8 @@ def _row(kind: str, story: str, how: How, stages: str, detail: str = "", pending
 
 IDLE = "the samples are right, but the bytes of their file are not those of an undisturbed run"
 UNCHECKED = "the record is neither taken for what it is nor made anew: the run ends at it each time it is started"
+FOREIGN = "what a writer left that was killed is taken for something else, and the run is refused (exit code 2)"
+GDAL = "many lines of GDAL's come first, and the last one does not say that the disk is full"
 BELIEVED = "records carry no digest of themselves: what one says is believed"
 
 ROWS = (
@@ -119,8 +121,10 @@ ROWS = (
         pending="a task may take as long as it likes",
     ),
     # Disks.
-    _row("disk full", "disk", "driver", "fill blend mosaic", "full"),
-    _row("disk full", "disk", "share", "survey learn fill fill blend blend mosaic mosaic", "full"),
+    _row("disk full", "disk", "driver", "fill blend", "full"),
+    _row("disk full", "disk", "share", "survey learn fill fill blend blend", "full"),
+    _row("disk full while GeoTIFFs are written", "disk", "driver", "mosaic", "full", known=GDAL),
+    _row("disk full while GeoTIFFs are written", "disk", "share", "mosaic mosaic", "full", known=GDAL),
     _row("file system out of inodes", "disk", "share", "fill mosaic", "inodes"),
     # The store.
     _row("read error (EIO) in a chunk, for good", "reads", "driver", "learn", "error"),
@@ -182,6 +186,12 @@ ROWS = (
     _row("block and record of another run in place of this one's", "stale", "resumed", "fill blend", "block"),
     _row("block of another run under this one's record", "stale", "resumed", "blend", "only block"),
     _row("halves of files that killed writers left", "leftovers", "resumed", "fill blend mosaic"),
+    _row("half of a plan that a killed driver left", "leftovers", "resumed", "fill", "work/.plan.json.{}.partial",
+        known=FOREIGN),
+    _row("half of a report that a killed driver left", "leftovers", "resumed", "mosaic", ".run.json.{}.partial",
+        known=FOREIGN),
+    _row("half of a picture that a killed driver left", "leftovers", "resumed", "mosaic", "quicklook.png.partial",
+        known=FOREIGN),
     # Clocks.
     _row("clock jumps to and fro by days while it runs", "clock", "driver", "survey fill", ""),
     _row("clock jumps to and fro by days while it runs", "clock", "share", "survey", ""),
