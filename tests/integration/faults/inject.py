@@ -52,8 +52,9 @@ Story = Callable[[Fault, Bench, Shelf], list[Ended]]
 
 
 def check_killed(ended: Ended) -> None:
-    """A run that was killed had nothing to say."""
-    assert ended == Ended(-signal.SIGKILL, ""), ended
+    """A run that was killed had nothing to say; Python's own helper may, of what it cleared up after it."""
+    assert ended.code == -signal.SIGKILL, ended
+    assert not re.search(r"stpipe: |Traceback", ended.said), ended
 
 
 def check_failed(ended: Ended, *patterns: str) -> None:

@@ -96,9 +96,7 @@ class Run:
         wait_until("the end of the run's workers", lambda: not members(self.pid), patience)
         code = self.code()
         assert code is not None
-        lines = (self.folder / "said.err").read_text(errors="replace").splitlines(keepends=True)
-        # Python's own helper tells of what it cleared up after processes that were killed, or doesn't, as it comes.
-        return Ended(code, "".join(line for line in lines if "resource_tracker" not in line))
+        return Ended(code, (self.folder / "said.err").read_text(errors="replace"))
 
     def abandon(self) -> None:
         """Kill what is left of it."""
