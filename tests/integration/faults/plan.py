@@ -84,8 +84,7 @@ ROWS = (
     # Whole runs that end.
     _row("driver killed, with SIGKILL", "ended", "driver", "survey fill fill blend mosaic", "SIGKILL"),
     _row("driver ended, with SIGTERM", "ended", "driver", "survey fill blend mosaic", "SIGTERM"),
-    _row("Ctrl-C: SIGINT to driver and workers", "ended", "driver", "fill blend", "SIGINT",
-        known="the line is right, but the workers' tracebacks come before it"),
+    _row("Ctrl-C: SIGINT to driver and workers", "ended", "driver", "fill blend", "SIGINT"),
     _row("share killed between two tasks", "ended", "share", "survey learn fill fill blend mosaic", "SIGKILL"),
     _row(
         "share killed between output and record", "ended", "share", "survey learn fill blend mosaic", "SIGKILL record"
