@@ -24,6 +24,7 @@ from typing import Protocol
 import numpy as np
 import psutil
 import pytest
+import rasterio
 import zarr
 
 from stpipe.core.survey import location_and_spread
@@ -93,10 +94,17 @@ def ended(fault: Fault, bench: Bench, shelf: Shelf) -> list[Ended]:
     return [last]
 
 
+def two_shares(bench: Bench) -> list[Run]:
+    """Start two shares, the second when the first has begun: one that comes in that very moment may be refused."""
+    first = bench.start_share("1/2")
+    wait_until("the run's plan", (bench.out / "work" / "plan.json").exists)
+    return [first, bench.start_share("2/2")]
+
+
 def share_lost(fault: Fault, bench: Bench, shelf: Shelf) -> list[Ended]:
     """Take one of two shares away at a task; the other one does it."""
     bench.order("gate", stage=fault.stage, after=fault.after)
-    shares = [bench.start_share(f"{number}/2") for number in (1, 2)]
+    shares = two_shares(bench)
     at = bench.reached()
     (victim,) = (share for share in shares if share.pid == at)
     (other,) = (share for share in shares if share.pid != at)
@@ -116,7 +124,7 @@ def share_lost(fault: Fault, bench: Bench, shelf: Shelf) -> list[Ended]:
 def shares_lost(fault: Fault, bench: Bench, shelf: Shelf) -> list[Ended]:
     """Kill two shares at once."""
     bench.order("gate", stage=fault.stage, after=fault.after)
-    shares = [bench.start_share(f"{number}/2") for number in (1, 2)]
+    shares = two_shares(bench)
     bench.reached()
     for share in shares:
         os.kill(share.pid, signal.SIGKILL)
@@ -423,7 +431,7 @@ def _chosen(root: Path, pattern: str, chance: random.Random) -> Path:
 PARTS = {
     "key": rb'"key": "(\w+)',
     "digest": rb'"(?:digest|sha256)": "(\w+)"',
-    "name": rb'"(digest|sha256|made_of|variable|files)": ',
+    "name": rb'"(digest|sha256|files)": ',
     "sample": rb'"sample": "([^"]+)"',
     "counts": rb'"filled": (\d+)',
 }
@@ -436,11 +444,12 @@ def flip(path: Path, out: Path, chance: random.Random, *, part: bytes | None, id
     low, high = (0, len(whole)) if part is None else chance.choice(list(re.finditer(part, whole))).span(1)
     array = next((p for p in path.parents if "c" in path.relative_to(p).parts[:1] and (p / "zarr.json").exists()), None)
     array = None if out / "work" / "blocks.zarr" in path.parents else array
+    # Of text the lowest bit, which leaves letters letters and digits digits; of base 64 only of digits.
+    places = [at for at in range(low, high) if part != PARTS["sample"] or chr(whole[at]).isdigit()]
     before = _meaning(path, array)
     for _ in range(100_000):
         content = bytearray(whole)
-        # Of text the lowest bit, which leaves letters letters and digits digits.
-        content[chance.randrange(low, high)] ^= 1 << (chance.randrange(8) if part is None else 0)
+        content[chance.choice(places)] ^= 1 << (chance.randrange(8) if part is None else 0)
         path.write_bytes(content)
         if (_meaning(path, array) == before) == idle:
             return
@@ -448,20 +457,20 @@ def flip(path: Path, out: Path, chance: random.Random, *, part: bytes | None, id
 
 
 def _meaning(path: Path, array: Path | None) -> bytes:
-    """Return what a file's bytes stand for: of a chunk its samples, of a survey's record its scale."""
-    if array is not None:
-        try:
+    """Return what a file's bytes stand for: of chunks and GeoTIFFs the samples, of a survey's record its scale."""
+    try:
+        if array is not None:
             return np.asarray(zarr.open_array(str(array), mode="r")[...]).tobytes()
-        except Exception:  # noqa: BLE001 - codecs raise what they like
-            return b"nothing"
-    if path.suffix == ".json" and path.parent.name == "survey" and b'"sample"' in path.read_bytes():
-        record = json.loads(path.read_bytes())
-        try:
-            samples = np.frombuffer(base64.b64decode(record.pop("sample"), validate=True), dtype=np.float64)
-        except ValueError:
-            samples = np.zeros(1)
-        return json.dumps([location_and_spread(samples), record]).encode()
-    return path.read_bytes()
+        if path.suffix == ".tif":
+            with rasterio.open(path) as dataset:
+                return bytes(dataset.read().tobytes())
+    except Exception:  # noqa: BLE001 - codecs raise what they like
+        return b"nothing"
+    content = path.read_bytes()
+    if path.parent.name == "survey" and (sample := re.search(PARTS["sample"], content)):
+        samples = np.frombuffer(base64.b64decode(sample[1]), dtype=np.float64)
+        return repr((location_and_spread(samples), re.sub(PARTS["sample"], b"", content))).encode()
+    return content
 
 
 def damage(fault: Fault, bench: Bench, shelf: Shelf) -> list[Ended]:
@@ -519,6 +528,10 @@ def leftovers(fault: Fault, bench: Bench, shelf: Shelf) -> list[Ended]:
     copy_run(shelf.interrupted(fault.stage, fault.after), bench.out)
     chance = random.Random(fault.seed)
     mark = f"{chance.randrange(16**8):08x}"
+    if fault.detail:
+        half = bench.out / fault.detail.format(mark * 4)
+        half.write_bytes(b'{"ru')
+        return []
     chunks = [path for path in bench.out.glob("work/*.zarr/*/c/**/*") if path.is_file()]
     for path in chance.sample(chunks, 5):
         path.with_name(f"{path.name}.{mark * 4}.partial").write_bytes(path.read_bytes()[:7])

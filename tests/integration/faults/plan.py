@@ -70,6 +70,12 @@ def _row(kind: str, story: str, how: How, stages: str, detail: str = "", known: 
     return Row(kind=kind, story=story, how=how, stages=stages, detail=detail, known=known)
 
 
+IDLE = "the samples are right, but the bytes of their file are not those of an undisturbed run"
+UNCHECKED = "the record is neither taken for what it is nor made anew: the run ends at it each time it is started"
+FOREIGN = "what a writer left that was killed is taken for something else, and the run is refused (exit code 2)"
+GDAL = "many lines of GDAL's come first, and the last one does not say that the disk is full"
+BELIEVED = "records carry no digest of themselves: what one says is believed"
+
 ROWS = (
     # Whole runs that end.
     _row("driver killed, with SIGKILL", "ended", "driver", "survey fill fill blend mosaic", "SIGKILL"),
@@ -105,8 +111,10 @@ ROWS = (
     _row("model hangs on a block, and the user ends the run", "model_hangs", "share", "fill", "SIGTERM"),
     _row("model hangs on a block, and nobody ends the run", "model_hangs", "driver", "fill", "for ever"),
     # Disks.
-    _row("disk full", "disk", "driver", "fill blend mosaic", "full"),
-    _row("disk full", "disk", "share", "survey learn fill fill blend blend mosaic mosaic", "full"),
+    _row("disk full", "disk", "driver", "fill blend", "full"),
+    _row("disk full", "disk", "share", "survey learn fill fill blend blend", "full"),
+    _row("disk full while GeoTIFFs are written", "disk", "driver", "mosaic", "full", known=GDAL),
+    _row("disk full while GeoTIFFs are written", "disk", "share", "mosaic mosaic", "full", known=GDAL),
     _row("file system out of inodes", "disk", "share", "fill mosaic", "inodes"),
     # The store.
     _row("read error (EIO) in a chunk, for good", "reads", "driver", "learn", "error"),
@@ -121,19 +129,26 @@ ROWS = (
     _row("bit flipped in the overviews", "damage", "resumed", "fill fill fill blend", "flip overview"),
     _row("bit flipped in a blended tile", "damage", "resumed", "blend blend blend blend", "flip tile"),
     _row("bit flipped in a blended tile, where its codec does not look", "damage", "resumed", "blend", "flip-idle tile",
-        known="the samples are right, but the bytes of their file are not those of an undisturbed run"),
+        known=IDLE),
     _row("bit flipped in what the method learned", "damage", "resumed", "fill blend", "flip learned"),
     _row("bit flipped in the key of a record", "damage", "resumed", "fill", "flip key survey"),
     _row("bit flipped in the key of a record", "damage", "resumed", "fill blend mosaic", "flip key ="),
     _row("bit flipped in the digest that a record holds", "damage", "resumed", "fill blend mosaic", "flip digest ="),
     _row("bit flipped in the digest that a record holds", "damage", "resumed", "fill", "flip digest survey"),
     _row("bit flipped in the digest that a record holds", "damage", "resumed", "fill", "flip digest learn"),
-    _row("bit flipped in the name of a field of a record", "damage", "resumed", "fill blend mosaic", "flip name ="),
-    _row("bit flipped in the name of a field of a record", "damage", "resumed", "fill", "flip name survey"),
-    _row("bit flipped in the name of a field of a record", "damage", "resumed", "fill", "flip name learn"),
-    _row("bit flipped in the samples that the survey kept", "damage", "resumed", "fill", "flip sample survey"),
-    _row("bit flipped in the counts of a blended tile", "damage", "resumed", "blend", "flip counts blend"),
+    _row("bit flipped in the name of a field of a record", "damage", "resumed", "fill blend mosaic", "flip name =",
+        known=UNCHECKED),
+    _row("bit flipped in the name of a field of a record", "damage", "resumed", "fill", "flip name survey",
+        known=UNCHECKED),
+    _row("bit flipped in the name of a field of a record", "damage", "resumed", "fill", "flip name learn",
+        known=UNCHECKED),
+    _row("bit flipped in the samples that the survey kept", "damage", "resumed", "fill", "flip sample survey",
+        known=BELIEVED),
+    _row("bit flipped in the counts of a blended tile", "damage", "resumed", "blend", "flip counts blend",
+        known=BELIEVED),
     _row("bit flipped in a GeoTIFF", "damage", "resumed", "mosaic mosaic", "flip tiff"),
+    _row("bit flipped in a GeoTIFF, where its codec does not look", "damage", "resumed", "mosaic", "flip-idle tiff",
+        known=IDLE),
     _row("bit flipped in the filled cube, under its final name", "damage", "resumed", "mosaic", "flip published",
         known="the filled cube is not looked at again once it has its name: what is in it then is what comes out"),
     _row("bit flipped in what a store says of itself", "damage", "resumed", "fill fill blend", "flip metadata",
@@ -161,6 +176,12 @@ ROWS = (
     _row("block and record of another run in place of this one's", "stale", "resumed", "fill blend", "block"),
     _row("block of another run under this one's record", "stale", "resumed", "blend", "only block"),
     _row("halves of files that killed writers left", "leftovers", "resumed", "fill blend mosaic"),
+    _row("half of a plan that a killed driver left", "leftovers", "resumed", "fill", "work/.plan.json.{}.partial",
+        known=FOREIGN),
+    _row("half of a report that a killed driver left", "leftovers", "resumed", "mosaic", ".run.json.{}.partial",
+        known=FOREIGN),
+    _row("half of a picture that a killed driver left", "leftovers", "resumed", "mosaic", "quicklook.png.partial",
+        known=FOREIGN),
     # Clocks.
     _row("clock jumps to and fro by days while it runs", "clock", "driver", "survey fill", ""),
     _row("clock jumps to and fro by days while it runs", "clock", "share", "survey", ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -43,6 +44,9 @@ class Scene:
     products: dict[str, str]
     """sha256 of each product of the undisturbed run, by its path in the output folder."""
 
+    counts: dict[str, dict[str, int]]
+    """Samples of each variable by where they come from, as that run's report says."""
+
     notes: str
     """What that run said on stderr."""
 
@@ -54,7 +58,8 @@ class Scene:
         """Take down what an undisturbed run left, after checking that it is what this harness counts on."""
         found = {stage: len(list((out / "work" / "records" / stage).glob("*.json"))) for stage in RECORDS}
         assert found == RECORDS
-        scene = cls(cube, tree_digest(cube), digests(out), notes, {name: stored(cube, name) for name in VARIABLES})
+        samples = {name: stored(cube, name) for name in VARIABLES}
+        scene = cls(cube, tree_digest(cube), digests(out), counts(out), notes, samples)
         for path in scene.products:
             assert tree_digest(out / path)[1] == scene.products[path], path
         scene.check_observed(out / "filled.zarr")
@@ -78,6 +83,7 @@ class Scene:
         for name in there:
             if name == "run.json":
                 assert digests(out) == self.products
+                assert counts(out) == self.counts
             else:
                 assert name in self.products, f"{name} is no product"
                 assert tree_digest(out / name)[1] == self.products[name], f"{name} is not whole"
@@ -94,6 +100,11 @@ def _finals(out: Path) -> Iterator[str]:
             yield from (file.relative_to(out).as_posix() for file in files)
         elif path.name != "work" and not path.name.endswith(".partial"):
             yield path.name
+
+
+def counts(out: Path) -> dict[str, dict[str, int]]:
+    """Return a report's counts of samples."""
+    return dict(json.loads((out / "run.json").read_text())["counts"])
 
 
 def stored(path: Path, name: str) -> np.ndarray:
