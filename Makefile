@@ -28,11 +28,12 @@ test: $(VENV)/.stamp-test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 integration: services $(VENV)/.stamp-test
-	$(BIN)/python -m pytest --integration -m integration $(ARGS)
+	rm -rf build/faults
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --integration -m integration --fault-outcomes build/faults $(ARGS)
 
 # Ten minutes on two cores; what came of each fault stays in build/faults, so that a part of them can be tried again.
 faults: $(VENV)/.stamp-test
-	$(BIN)/python -m pytest --integration tests/integration/faults --fault-outcomes build/faults \
+	$(BIN)/python -m pytest -n $(JOBS) --integration tests/integration/faults --fault-outcomes build/faults \
 	    --fault-table docs/faults.md $(ARGS)
 
 # What the integration tests start: Slurm and its key service. Without them those tests say so and are skipped.

@@ -1,7 +1,8 @@
 """Records: what is done, one small file a task.
 
 A record is written beside the stores, under a temporary name first, synced, then renamed: it is whole or not there. It
-carries the key of the run that made it, so that blocks of another run are never taken for this one's.
+carries the key of the run that made it, so that blocks of another run are never taken for this one's, and a digest of
+itself, so that what a disk has made of it is never believed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpipe.core.ports import JSON
+
+CHECK = "check"
+"""The field that holds a record's own digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +41,26 @@ class RecordBook:
 
     def write(self, name: str, content: Mapping[str, JSON]) -> None:
         """Write one record, whole or not at all."""
-        write_whole(Path(self.folder) / f"{name}.json", json.dumps({"key": self.key, **content}).encode())
+        record = {"key": self.key, **content}
+        write_whole(Path(self.folder) / f"{name}.json", json.dumps({**record, CHECK: _check(record)}).encode())
 
     def read(self, name: str) -> dict[str, JSON] | None:
-        """Return a record of this run, or None."""
+        """Return a record of this run that is as it was written, or None."""
         try:
-            content = json.loads((Path(self.folder) / f"{name}.json").read_bytes())
+            record = json.loads((Path(self.folder) / f"{name}.json").read_bytes())
         except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
             return None
-        return content if isinstance(content, dict) and content.get("key") == self.key else None
+        if not isinstance(record, dict) or record.get("key") != self.key:
+            return None
+        return record if record.pop(CHECK, None) == _check(record) else None
 
     def drop(self, name: str) -> None:
         """Forget one record."""
         (Path(self.folder) / f"{name}.json").unlink(missing_ok=True)
+
+
+def _check(record: Mapping[str, JSON]) -> str:
+    return hashlib.sha256(json.dumps(record).encode()).hexdigest()
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,11 @@ WORK = (
     "coefficients.zarr", "claims", "hung", "lock", "turn",
 )  # fmt: skip
 """Names that it may have in its work folder."""
+
+HALVES = re.compile(
+    r"\.(plan|run)\.json\.[0-9a-f]{32}\.partial|\.partial-[0-9a-f]{8}-quicklook\.png|quicklook\.png\.partial"
+)
+"""Files that a process was killed at, or that another one, which shares the run, is writing."""
 
 LOCKS = ("lock", "turn")
 """Those that stay while there is a process at work."""
@@ -108,10 +114,10 @@ class RunFolder:
 
         Only what is certainly a run's own may ever be replaced or removed.
         """
-        names = sorted(entry.name for entry in self.path.iterdir()) if self.path.is_dir() else []
+        names = _names(self.path)
         report = _load(self.path / "run.json")
         finished = report is not None and _is_report(report)
-        work = sorted(entry.name for entry in self.work.iterdir()) if self.work.is_dir() else []
+        work = _names(self.work)
         foreign = [f"work/{name}" for name in work if name not in WORK]
         if self.work.is_symlink() or (self.work.exists() and not self.work.is_dir()):
             foreign.append("work")
@@ -194,7 +200,10 @@ class RunFolder:
             unfinished.replace(self.path / name)
 
     def finish(self, report: JSON, *, keep_work: bool) -> None:
-        """Write run.json, then remove the scratch."""
+        """Write run.json, then remove what killed writers left, and the scratch."""
+        for entry in self.path.iterdir():
+            if HALVES.fullmatch(entry.name):
+                entry.unlink()
         write_whole(self.path / "run.json", json.dumps(report, indent=2).encode())
         if not keep_work:
             self.remove_work()
@@ -203,6 +212,13 @@ class RunFolder:
         """Remove the scratch."""
         if self.work.is_dir():
             shutil.rmtree(self.work)
+
+
+def _names(folder: Path) -> list[str]:
+    """Return what is in a folder of the run, but for files that are half written."""
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in folder.iterdir() if not HALVES.fullmatch(entry.name))
 
 
 def links_in(place: Path, depth: int) -> Iterator[Path]:

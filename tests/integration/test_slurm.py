@@ -18,7 +18,8 @@ from stpipe.resources import shelf
 from tests.cli.test_fill_scene import digests, make_cube
 from tests.integration.slurm_site import SlurmSite, wait_for
 
-pytestmark = pytest.mark.integration
+# One Slurm is enough, so that all of these are run by the same process.
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("slurm")]
 
 JOBS = """\
 jobqueue:

@@ -103,13 +103,12 @@ def _outcome(fault: Fault, report: pytest.TestReport, seen: dict[str, object]) -
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the table of the faults that were tried, and write it where asked."""
-    outcomes = config.stash.get(OUTCOMES, {})
+    outcomes, plan = config.stash.get(OUTCOMES, {}), faults()
+    kept = config.getoption("--fault-outcomes")
+    if kept is not None:  # of processes of their own, and of earlier sessions
+        outcomes = {outcome.name: outcome for outcome in load(Path(kept), plan)} | outcomes
     if not outcomes or all("run with --integration" in outcome.why for outcome in outcomes.values()):
         return
-    plan = faults()
-    kept = config.getoption("--fault-outcomes")
-    if kept is not None:
-        outcomes = {outcome.name: outcome for outcome in load(Path(kept), plan)} | outcomes
     tried = [fault for fault in plan if fault.name in outcomes]
     terminalreporter.section("faults and outcomes")
     terminalreporter.line(table(tried, list(outcomes.values())))

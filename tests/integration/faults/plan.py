@@ -71,10 +71,7 @@ def _row(kind: str, story: str, how: How, stages: str, detail: str = "", known: 
 
 
 IDLE = "the samples are right, but the bytes of their file are not those of an undisturbed run"
-UNCHECKED = "the record is neither taken for what it is nor made anew: the run ends at it each time it is started"
-FOREIGN = "what a writer left that was killed is taken for something else, and the run is refused (exit code 2)"
 GDAL = "many lines of GDAL's come first, and the last one does not say that the disk is full"
-BELIEVED = "records carry no digest of themselves: what one says is believed"
 
 ROWS = (
     # Whole runs that end.
@@ -136,16 +133,11 @@ ROWS = (
     _row("bit flipped in the digest that a record holds", "damage", "resumed", "fill blend mosaic", "flip digest ="),
     _row("bit flipped in the digest that a record holds", "damage", "resumed", "fill", "flip digest survey"),
     _row("bit flipped in the digest that a record holds", "damage", "resumed", "fill", "flip digest learn"),
-    _row("bit flipped in the name of a field of a record", "damage", "resumed", "fill blend mosaic", "flip name =",
-        known=UNCHECKED),
-    _row("bit flipped in the name of a field of a record", "damage", "resumed", "fill", "flip name survey",
-        known=UNCHECKED),
-    _row("bit flipped in the name of a field of a record", "damage", "resumed", "fill", "flip name learn",
-        known=UNCHECKED),
-    _row("bit flipped in the samples that the survey kept", "damage", "resumed", "fill", "flip sample survey",
-        known=BELIEVED),
-    _row("bit flipped in the counts of a blended tile", "damage", "resumed", "blend", "flip counts blend",
-        known=BELIEVED),
+    _row("bit flipped in the name of a field of a record", "damage", "resumed", "fill blend mosaic", "flip name ="),
+    _row("bit flipped in the name of a field of a record", "damage", "resumed", "fill", "flip name survey"),
+    _row("bit flipped in the name of a field of a record", "damage", "resumed", "fill", "flip name learn"),
+    _row("bit flipped in the samples that the survey kept", "damage", "resumed", "fill", "flip sample survey"),
+    _row("bit flipped in the counts of a blended tile", "damage", "resumed", "blend", "flip counts blend"),
     _row("bit flipped in a GeoTIFF", "damage", "resumed", "mosaic mosaic", "flip tiff"),
     _row("bit flipped in a GeoTIFF, where its codec does not look", "damage", "resumed", "mosaic", "flip-idle tiff",
         known=IDLE),
@@ -176,12 +168,9 @@ ROWS = (
     _row("block and record of another run in place of this one's", "stale", "resumed", "fill blend", "block"),
     _row("block of another run under this one's record", "stale", "resumed", "blend", "only block"),
     _row("halves of files that killed writers left", "leftovers", "resumed", "fill blend mosaic"),
-    _row("half of a plan that a killed driver left", "leftovers", "resumed", "fill", "work/.plan.json.{}.partial",
-        known=FOREIGN),
-    _row("half of a report that a killed driver left", "leftovers", "resumed", "mosaic", ".run.json.{}.partial",
-        known=FOREIGN),
-    _row("half of a picture that a killed driver left", "leftovers", "resumed", "mosaic", "quicklook.png.partial",
-        known=FOREIGN),
+    _row("half of a plan that a killed driver left", "leftovers", "resumed", "fill", "work/.plan.json.{}.partial"),
+    _row("half of a report that a killed driver left", "leftovers", "resumed", "mosaic", ".run.json.{}.partial"),
+    _row("half of a picture that a killed driver left", "leftovers", "resumed", "mosaic", "quicklook.png.partial"),
     # Clocks.
     _row("clock jumps to and fro by days while it runs", "clock", "driver", "survey fill", ""),
     _row("clock jumps to and fro by days while it runs", "clock", "share", "survey", ""),
