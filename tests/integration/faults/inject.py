@@ -431,7 +431,7 @@ PARTS = {
     "digest": rb'"(?:digest|sha256)": "(\w+)"',
     "name": rb'"(digest|sha256|files)": ',
     "sample": rb'"sample": "([^"]+)"',
-    "counts": rb'"filled": (\d+)',
+    "counts": rb'"filled": \d*(\d)\b',
 }
 """What is flipped of records, as a pattern's group."""
 
