@@ -136,9 +136,11 @@ ROW = np.dtype(
 DONE, HAD, FAILED, BAD_BLOCKS, UNREADABLE = range(5)
 
 
-def _row(numbers: NDArray[np.int64], *, task: Task, context: str, bound: Bound | None) -> NDArray[np.void]:
+def _row(
+    *, block_id: tuple[int], numbers: NDArray[np.int64], task: Task, context: str, bound: Bound | None
+) -> NDArray[np.void]:
     """Run one task in a worker and tell how it went."""
-    return attempt(task, _contexts[context], int(numbers[0]), bound)
+    return attempt(task, _contexts[context], int(numbers[block_id[0]]), bound)
 
 
 def attempt(task: Task, context: Any, number: int, bound: Bound | None = None) -> NDArray[np.void]:
@@ -237,14 +239,17 @@ def _batches(
 def _batch(
     client: Client, name: str, task: Task, numbers: Sequence[int], bound: Bound | None
 ) -> Iterator[Failure | np.void]:
-    """Submit a batch as one map_blocks over the numbers and give the rows as they come."""
+    """Submit a batch as one map_blocks over its tasks and give the rows as they come.
+
+    Each is one task of Dask's and no more: of two in a row the second may wait behind another block, and die with it.
+    """
     import dask.array as da  # the driver's alone: workers, and processes without a scheduler, need none of it
 
-    array = da.from_array(np.asarray(numbers, dtype=np.int64), chunks=1)
     # A task that is tried again needs a new name, or the scheduler may still know the outcome of the first try.
     label = f"{_name_of(task)}-{name[:16]}-{next(_tries)}"
-    given = {"task": task, "context": name, "bound": bound}
-    rows = array.map_blocks(_row, **given, name=label, dtype=ROW, meta=np.empty(0, dtype=ROW))
+    given = {"numbers": np.asarray(numbers, dtype=np.int64), "task": task, "context": name, "bound": bound}
+    empty = np.empty(0, dtype=ROW)
+    rows = da.map_blocks(_row, **given, chunks=((1,) * len(numbers),), name=label, dtype=ROW, meta=empty)
     parts = rows.to_delayed().ravel()
     futures = client.compute(list(parts), optimize_graph=False, retries=0)
     which = {future.key: number for future, number in zip(futures, numbers, strict=True)}

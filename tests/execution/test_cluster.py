@@ -88,3 +88,17 @@ def test_what_hangs_is_set_aside_and_the_others_are_done(tmp_path: Path) -> None
     assert failure.number == 3
     assert failure.message.startswith("its worker died each time it was tried, or took 0.5 s (--block-timeout; ")
     assert "in hang" in (tmp_path / "hung" / "work-0000003.txt").read_text()
+
+
+def deadly(_: object, number: int) -> str:
+    if number == 7:
+        os._exit(1)
+    return "done"
+
+
+def test_what_kills_its_worker_takes_no_other_task_with_it() -> None:
+    with connect(scheduler=None, workers=2, memory_limit=GIB) as client:
+        client.register_plugin(ContextPlugin("run", None, nothing), name="run")
+        result = run_stage(client, "run", "work", deadly, range(32))
+    assert result.done == 31
+    assert [failure.number for failure in result.failures] == [7]
