@@ -14,6 +14,9 @@ from stpipe.errors import RunError
 LOST_AFTER = 5.0
 """Seconds without the scheduler after which a run ends. What it had in hand is lost, should it come back."""
 
+UNDONE = ("pending", "lost")
+"""What a future is again whose worker went before anyone had fetched what it had made; the scheduler sees to it."""
+
 PAUSE = 0.01
 """Seconds between two looks at whether tasks have ended."""
 
@@ -70,7 +73,11 @@ def as_they_end(client: Client, futures: Sequence[Future[Any]]) -> Iterator[Futu
     lost: float | None = None
     while not waiting.is_empty():
         if waiting.has_ready():
-            yield from waiting.next_batch(block=False)
+            for future in waiting.next_batch(block=False):
+                if future.status in UNDONE:
+                    waiting.add(future)
+                else:
+                    yield future
             continue
         check_jobs(client)
         if client.status == "running":

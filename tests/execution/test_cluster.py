@@ -4,6 +4,7 @@ import sys
 import time
 from pathlib import Path
 from threading import Timer
+from typing import Any
 
 import pytest
 from distributed import Client, LocalCluster
@@ -102,3 +103,27 @@ def test_what_kills_its_worker_takes_no_other_task_with_it() -> None:
         result = run_stage(client, "run", "work", deadly, range(32))
     assert result.done == 31
     assert [failure.number for failure in result.failures] == [7]
+
+
+def test_what_was_made_by_a_worker_that_went_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(waiting.as_completed):  # type: ignore[misc]
+        """Gives futures when their worker, and what it had made, has gone."""
+
+        def next_batch(self, block: bool = True) -> list[Any]:
+            batch = super().next_batch(block)
+            if not went:
+                went.append(True)
+                (address,) = client.run(os.getpid)
+                (process,) = client.run(os.getpid).values()
+                os.kill(process, 9)
+                while address in client.scheduler_info(n_workers=-1)["workers"]:
+                    time.sleep(0.02)
+            return list(batch)
+
+    went: list[bool] = []
+    monkeypatch.setattr(waiting, "as_completed", Slow)
+    with connect(scheduler=None, workers=1, memory_limit=GIB) as client:
+        client.register_plugin(ContextPlugin("run", None, nothing), name="run")
+        result = run_stage(client, "run", "work", quick, range(20))
+    assert went
+    assert (result.done, result.failures) == (20, [])
