@@ -168,7 +168,7 @@ def test_jobs_that_die_before_their_worker_comes_end_the_run_with_their_last_wor
     assert run(fill(whole[0], tmp_path / "out", "--cluster", str(path), "--workers", "1")) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith(
-        f"stpipe: error: {path}: {keeper.STILLBIRTHS} jobs in a row have ended before their worker came"
+        f"stpipe: error: my.yaml: {keeper.STILLBIRTHS} jobs in a row have ended before their worker came"
     )
     assert "wrote: module: no python here;" in said
     assert run(["cluster", "check", str(path), "--timeout", "60"]) == 1

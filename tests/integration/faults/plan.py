@@ -172,8 +172,7 @@ ROWS = (
     _row("half of a report that a killed driver left", "leftovers", "resumed", "mosaic", ".run.json.{}.partial"),
     _row("half of a picture that a killed driver left", "leftovers", "resumed", "mosaic", "quicklook.png.partial"),
     # Clocks.
-    _row("clock jumps to and fro by days while it runs", "clock", "driver", "survey fill", ""),
-    _row("clock jumps to and fro by days while it runs", "clock", "share", "survey", ""),
+    _row("clock jumps to and fro by days while it runs", "clock", "share", "survey fill", ""),
     _row("files of the scratch dated far back", "dated", "resumed", "fill blend", "past"),
     _row("files of the scratch dated ahead", "dated", "resumed", "fill", "future"),
     _row("claim of a dead share dated ahead", "dated", "resumed", "fill", "claim"),
