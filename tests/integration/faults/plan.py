@@ -44,6 +44,9 @@ class Fault:
     detail: str = ""
     """What the story has to know besides."""
 
+    endless: str = ""
+    """Why this may not end, so that it is not tried; empty if it is."""
+
     known: str = ""
     """What stpipe does wrong here, as is known; empty if nothing."""
 
@@ -64,10 +67,11 @@ class Row:
     """The stage of each of them, by name."""
     detail: str = ""
     known: str = ""
+    endless: str = ""
 
 
-def _row(kind: str, story: str, how: How, stages: str, detail: str = "", known: str = "") -> Row:
-    return Row(kind=kind, story=story, how=how, stages=stages, detail=detail, known=known)
+def _row(kind: str, story: str, how: How, stages: str, detail: str = "", known: str = "", endless: str = "") -> Row:
+    return Row(kind=kind, story=story, how=how, stages=stages, detail=detail, known=known, endless=endless)
 
 
 IDLE = "the samples are right, but the bytes of their file are not those of an undisturbed run"
@@ -172,7 +176,9 @@ ROWS = (
     _row("half of a report that a killed driver left", "leftovers", "resumed", "mosaic", ".run.json.{}.partial"),
     _row("half of a picture that a killed driver left", "leftovers", "resumed", "mosaic", "quicklook.png.partial"),
     # Clocks.
-    _row("clock jumps to and fro by days while it runs", "clock", "share", "survey fill", ""),
+    _row("clock jumps to and fro by days while it runs", "clock", "driver", "survey fill", "",
+        endless="Dask tells by the clock whether workers live: such a run was seen not to end within 240 s"),
+    _row("clock jumps to and fro by days while it runs", "clock", "share", "survey", ""),
     _row("files of the scratch dated far back", "dated", "resumed", "fill blend", "past"),
     _row("files of the scratch dated ahead", "dated", "resumed", "fill", "future"),
     _row("claim of a dead share dated ahead", "dated", "resumed", "fill", "claim"),
@@ -204,6 +210,7 @@ def _fault(row: Row, stage: str, chance: random.Random) -> Fault:
         seed=chance.randrange(2**32),
         detail=row.detail.replace("=", stage),
         known=row.known,
+        endless=row.endless,
     )
 
 
