@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from stpipe.cli.options import parse_period, parse_range, parse_triple
+from stpipe.cli.paths import AnyPath, HerePath
 from stpipe.cli.progress import progress_bar
 from stpipe.cli.trust import parse_trust, trust_options
 from stpipe.cli.words import tell, tell_note
@@ -32,8 +33,8 @@ def command() -> None:
 
 
 @command.command(name="fill")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the PRED_*.tif.")
+@click.argument("folder", type=HerePath())
+@click.option("-o", "--output", type=HerePath(), required=True, help="Folder of the PRED_*.tif.")
 @click.option(
     "--model",
     default="default",
@@ -166,8 +167,8 @@ def _score(errors: list[NDArray[np.float64]]) -> dict[str, float]:
 
 
 @command.command(name="export")
-@click.argument("cube", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the blocks.")
+@click.argument("cube", type=AnyPath())
+@click.option("-o", "--output", type=HerePath(), required=True, help="Folder of the blocks.")
 @click.option("--var", "variables", multiple=True, metavar="V", help="Variable to export [all]; may be repeated.")
 @click.option("--block", default="16,128,128", show_default=True, metavar="T,Y,X", help="Shape of a block.")
 @click.option("--overlap", metavar="T,Y,X", help="What neighbouring blocks share [nothing].")
@@ -192,7 +193,7 @@ def _score(errors: list[NDArray[np.float64]]) -> dict[str, float]:
 @click.option("--domain", metavar="V", help="Static variable that is non-zero where values can exist.")
 @click.option("--valid-range", metavar="LO,HI", help="Physical values outside of it are gaps.")
 @trust_options
-@click.option("--aoi", type=click.Path(path_type=Path), help="GeoJSON of the area to export.")
+@click.option("--aoi", type=HerePath(), help="GeoJSON of the area to export.")
 @click.option("--time", "period", metavar="START/END", help="Period to export.")
 @click.option("--overwrite", is_flag=True, help="Write into a folder that holds things, over these variables' blocks.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

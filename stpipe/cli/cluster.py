@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stpipe.cli.cluster_files import find_cluster, read_cluster_file, say
+from stpipe.cli.paths import AnyPath
 from stpipe.cli.words import tell, tell_note
 from stpipe.errors import OptionError, RunError, StpipeError
 
@@ -98,7 +99,7 @@ def _keywords(plan: ClusterPlan, settings: Mapping[str, Any]) -> dict[str, Any]:
 @command.command(name="check")
 @click.argument("cluster", metavar="NAME|FILE")
 @click.option("--cube", metavar="CUBE", help="Let the worker read this cube.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Let it write into this folder.")
+@click.option("-o", "--output", type=AnyPath(), help="Let it write into this folder.")
 @click.option("--model", metavar="NAME|PATH", help="Let it load these weights; try default.")
 @click.option("--timeout", type=float, default=TIMEOUT, show_default=True, help="Seconds to wait for a worker.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -148,6 +149,11 @@ def _expected(cube: str | None, model: str | None) -> dict[str, Any]:
 
 def _existing(output: Path) -> Path:
     """Return the output folder, or what it would be made in."""
+    from stpipe.execution.storage import check_output, is_remote
+
+    if is_remote(output):
+        check_output(output)
+        return output
     place = output.expanduser().absolute()
     while not place.exists():
         place = place.parent

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from stpipe.cli.paths import HerePath
 from stpipe.core.scene import Scene, SceneSpec, make_scene
 from stpipe.core.scores import Scores, Tally
 from stpipe.core.sky import Sample
@@ -111,9 +112,7 @@ class Outcome:
 
 
 @click.command("demo", short_help="Fill a made-up scene by three methods and score them against the truth.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder."
-)
+@click.option("-o", "--output", type=HerePath(), default=Path("demo"), show_default=True, help="Folder.")
 @click.option("--workers", type=click.IntRange(min=1), default=None, help="Worker processes; default: as fill-scene.")
 @click.option("--small", is_flag=True, help="A scene of a tenth of the size, for a quick look.")
 @click.option("--seed", type=click.IntRange(min=0), default=None, help="Make up another scene.")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stpipe.cli.options import guide_options, parse_guides, parse_period, parse_range
+from stpipe.cli.paths import AnyPath, HerePath
 from stpipe.cli.progress import progress_bar
 from stpipe.cli.sar_options import lean_on_guides, parse_scored_sar, scored_sar_options
 from stpipe.cli.trust import parse_trust, trust_options
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="evaluate")
-@click.argument("cube", type=click.Path(path_type=Path))
+@click.argument("cube", type=AnyPath())
 @click.option("--var", "variables", multiple=True, metavar="V", help="Variable to score on [all]; may be repeated.")
 @click.option("--method", "methods", multiple=True, metavar="M", help="Method to score [all]; may be repeated.")
 @click.option("--model", metavar="NAME|PATH", help="Weights for pconv [the packaged ones].")
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 @guide_options
 @scored_sar_options
 @click.option("--time", "period", metavar="START/END", help="Period to look at.")
-@click.option("--aoi", type=click.Path(path_type=Path), help="GeoJSON of the area to look at.")
-@click.option("--picture", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the scores.")
+@click.option("--aoi", type=HerePath(), help="GeoJSON of the area to look at.")
+@click.option("--picture", type=HerePath(), metavar="FILE.png", help="Draw the scores.")
 @click.option("--frames", "by_frame", is_flag=True, help="Print the errors of each frame [with sar].")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(

@@ -11,6 +11,7 @@ import click
 
 from stpipe.cli.cluster_files import cluster_option, parse_cluster, say
 from stpipe.cli.options import log_option, parse_period, parse_range, parse_size
+from stpipe.cli.paths import AnyPath, HerePath
 from stpipe.cli.progress import shown
 from stpipe.cli.run_log import RunLog, check_log, logged
 from stpipe.cli.trust import parse_trust, trust_options
@@ -27,8 +28,8 @@ _LEAST_CLEAR = 5
 
 
 @click.command(name="gaps")
-@click.argument("cube", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the products [CUBE.gaps].")
+@click.argument("cube", type=AnyPath())
+@click.option("-o", "--output", type=HerePath(), help="Folder for the products [CUBE.gaps].")
 @click.option("--var", "variables", multiple=True, metavar="V", help="Variable to look at [all]; may be repeated.")
 @click.option(
     "--boundaries",
@@ -41,7 +42,7 @@ _LEAST_CLEAR = 5
 @click.option("--by", type=click.Choice(BY), default=BY[0], show_default=True, help="What to look at by itself.")
 @click.option("--zarr", is_flag=True, help="Write the statistics as gaps.zarr too.")
 @click.option("--time", "period", metavar="START/END", help="Period to look at [from the first frame to the last].")
-@click.option("--aoi", type=click.Path(path_type=Path), help="GeoJSON of the area to look at.")
+@click.option("--aoi", type=HerePath(), help="GeoJSON of the area to look at.")
 @click.option("--domain", metavar="V", help="Static variable that is non-zero where values can exist.")
 @click.option("--valid-range", metavar="LO,HI", help="Physical values outside of it are gaps.")
 @trust_options

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stpipe.cli.options import parse_period
+from stpipe.cli.paths import HerePath
 from stpipe.cli.progress import progress_bar
 from stpipe.cli.trust import parse_trust, trust_options
 from stpipe.cli.words import tell
@@ -31,7 +32,7 @@ _LISTED = 5
 @click.option("--domain", metavar="VAR", help="Static variable that is non-zero where values can exist.")
 @trust_options
 @click.option("--time", "period", metavar="START/END", help="Period to look at.")
-@click.option("--aoi", type=click.Path(path_type=Path), help="GeoJSON of the area to look at.")
+@click.option("--aoi", type=HerePath(), help="GeoJSON of the area to look at.")
 @click.option("--no-scan", is_flag=True, help="Read metadata alone, and count no gaps.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stpipe.cli.options import parse_period, parse_triple
+from stpipe.cli.paths import HerePath
 from stpipe.cli.progress import progress_bar
 from stpipe.cli.trust import parse_trust, trust_options
 from stpipe.cli.words import tell, warn
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.command(name="ingest")
 @click.argument("sources", nargs=-1, required=True, metavar="SRC...")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Zarr group to make.")
+@click.option("-o", "--output", required=True, type=HerePath(), help="Zarr group to make.")
 @click.option(
     "--pattern",
     metavar="TEMPLATE",
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
 @click.option("--resolution", type=float, metavar="SIDE", help="Warp to pixels of this side, in units of the CRS.")
 @click.option("--bbox", metavar="W,S,E,N", help="Cut out this box, in degrees.")
 @click.option("--bbox-crs", default="EPSG:4326", metavar="CRS", help="CRS of --bbox, if it is another.")
-@click.option("--aoi", type=click.Path(path_type=Path), help="Cut out the box around these GeoJSON polygons.")
+@click.option("--aoi", type=HerePath(), help="Cut out the box around these GeoJSON polygons.")
 @click.option(
     "--resampling", default="nearest", show_default=True, metavar="NAME", help="How to warp, as GDAL names it."
 )

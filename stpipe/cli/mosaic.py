@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stpipe.cli.paths import AnyPath
 from stpipe.cli.progress import progress_bar
 from stpipe.cli.words import tell, warn
 from stpipe.errors import OptionError, OutputError, PlanError
@@ -30,7 +30,7 @@ LISTED = 3
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=AnyPath(),
     help="Folder of the files. [default: CUBE's name with .geotiff, or geotiff beside a filled.zarr]",
 )
 @click.option("--var", "variables", multiple=True, metavar="VAR", help="A variable; can be given again. [default: all]")
@@ -66,6 +66,7 @@ def command(
     command.
     """
     # xarray and zarr take a second to load, and --help has no need of them.
+    from stpipe.execution.storage import files_below
     from stpipe.io.cube import open_source
     from stpipe.io.frames import RasterGrid
     from stpipe.io.mosaic import mosaic_bytes, plan_mosaic, write_frames
@@ -76,8 +77,8 @@ def command(
     layout_name: Any = layout
     tasks = plan_mosaic(source, variables or None, layout_name, _memory(memory_limit))
     _check_folder(folder, path, tasks, overwrite=overwrite)
-    todo = [task for task in tasks if not all((folder / name).exists() for name in task.files)]
-    _check_disk(folder, mosaic_bytes(todo))
+    there = files_below(folder)
+    _check_disk(folder, mosaic_bytes([task for task in tasks if not all(name in there for name in task.files)]))
     note = RasterGrid.of(source).note
     if note is not None:
         warn(note)
@@ -96,9 +97,13 @@ def command(
 
 def _inside_run(cube: str) -> str:
     """Return the filled cube of a run's folder, or the path itself."""
-    from stpipe.io.stored import is_remote, local
+    from stpipe.execution.storage import is_remote, located, names_at
+    from stpipe.io.stored import local
 
-    return str(Path(cube) / FILLED) if not is_remote(cube) and (local(cube) / FILLED).is_dir() else cube
+    if not is_remote(cube):
+        return str(Path(cube) / FILLED) if (local(cube) / FILLED).is_dir() else cube
+    inside = located(cube) / FILLED
+    return str(inside) if "zarr.json" in (names_at(inside) or []) else cube
 
 
 def _output_folder(path: str) -> Path:
@@ -133,12 +138,14 @@ def _threads() -> int:
 
 def _check_folder(folder: Path, cube: str, tasks: Sequence[MosaicTask], *, overwrite: bool) -> None:
     """Refuse a folder in which something would be lost or mixed, or that leads elsewhere."""
+    from stpipe.execution.storage import check_output, resolved
     from stpipe.io.run_folder import check_writable
 
-    if folder.exists() and not folder.is_dir():
+    check_output(folder)
+    if folder.is_file() or (folder.exists() and not folder.is_dir()):
         raise OutputError(f"{folder} is a file; choose another folder with -o")
     check_writable(folder)
-    if "://" not in cube and Path(cube).resolve() in (folder.resolve(), *folder.resolve().parents):
+    if resolved(cube) in (resolved(folder), *resolved(folder).parents):
         raise OptionError(f"{folder} lies inside the cube {cube}; choose another folder with -o")
     for name in {Path(name).parent for task in tasks for name in task.files}:
         if (folder / name).is_symlink():
@@ -154,22 +161,22 @@ def _check_folder(folder: Path, cube: str, tasks: Sequence[MosaicTask], *, overw
 
 
 def _others(folder: Path, planned: set[str]) -> Iterator[str]:
+    from stpipe.execution.storage import files_below, is_remote
     from stpipe.io.geotiff import PARTIAL, is_mosaic_file
 
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
+    for name in files_below(folder):
         # Viewers leave their statistics beside a file.
-        ours = name in planned or name.removesuffix(".aux.xml") in planned or path.name.startswith(PARTIAL)
-        if not (ours or path.is_dir() or is_mosaic_file(path)):
+        ours = name in planned or name.removesuffix(".aux.xml") in planned
+        ours = ours or name.rpartition("/")[2].startswith(PARTIAL)
+        if not (ours or (not is_remote(folder) and is_mosaic_file(folder / name))):
             yield name
 
 
 def _check_disk(folder: Path, needed: int) -> None:
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if needed > free:
+    from stpipe.io.run_folder import free_bytes
+
+    free = free_bytes(folder)
+    if free is not None and needed > free:
         raise PlanError(
             f"the mosaic may need {needed / 2**30:.2f} GiB in {folder}, where {free / 2**30:.2f} GiB are free; "
             "choose fewer variables with --var, or another disk with -o"

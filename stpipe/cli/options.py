@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stpipe.cli.cluster_files import cluster_option, parse_cluster
+from stpipe.cli.paths import AnyPath, HerePath
 from stpipe.cli.sar_options import parse_sar, sar_options
 from stpipe.cli.trust import parse_trust, trust_options
 from stpipe.core.windows import AXES, Triple, triple
@@ -103,7 +104,7 @@ def guide_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--guide",
             "guides",
             multiple=True,
-            type=click.Path(path_type=Path),
+            type=AnyPath(),
             metavar="CUBE",
             help="Cube whose variables tell something of what is missing (radar, another sensor, a model), on its own "
             "dates and pixels; may be repeated, and may be the cube itself.",
@@ -173,7 +174,7 @@ def _parse_timeout(seconds: float) -> float | None:
 
 
 log_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
-    "--log", type=click.Path(path_type=Path), metavar="FILE", help="Write down how the run goes, as lines of JSON."
+    "--log", type=HerePath(), metavar="FILE", help="Write down how the run goes, as lines of JSON."
 )
 """Adds the option to a command."""
 
@@ -181,8 +182,8 @@ log_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add what decides a run to a command."""
     decorators: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
-        click.argument("cube", type=click.Path(path_type=Path)),
-        click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the products [CUBE.filled]."),
+        click.argument("cube", type=AnyPath()),
+        click.option("-o", "--output", type=AnyPath(), help="Folder for the products [CUBE.filled]."),
         click.option("--var", "variables", multiple=True, metavar="V", help="Variable to fill [all]; may be repeated."),
         click.option("--method", default="pconv", show_default=True, help=f"One of {', '.join(METHODS)}; guided, sar."),
         click.option("--model", metavar="NAME|PATH", help="Weights for pconv [the packaged ones]."),
@@ -206,7 +207,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="SHARE",
             help="Share of the truth that the intervals are to hold; 0.8 gives VAR_ci80.",
         ),
-        click.option("--aoi", type=click.Path(path_type=Path), help="GeoJSON of the area to fill."),
+        click.option("--aoi", type=HerePath(), help="GeoJSON of the area to fill."),
         click.option("--time", "period", metavar="START/END", help="Period to fill."),
         click.option("--block", metavar="T,Y,X", help="What a block writes [from the worker's memory]."),
         click.option(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stpipe.cli.paths import HerePath
 from stpipe.cli.words import tell
 from stpipe.errors import OptionError, OutputError, RefusedError, RunError, StpipeError
 
@@ -26,7 +27,7 @@ RULES = ("qa", "keep", "drop")
 @click.command(name="run")
 @click.argument("pipeline", required=False, metavar="NAME|FILE.yaml")
 @click.option("--set", "words", multiple=True, metavar="STAGE.KEY=VALUE", help="Set a key; may be repeated.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for all products [NAME.run].")
+@click.option("-o", "--output", type=HerePath(), help="Folder for all products [NAME.run].")
 @click.option("--dry-run", is_flag=True, help="Print the command line of each stage, and do nothing.")
 @click.option("--list", "listed", is_flag=True, help="List the pipelines that come with stpipe.")
 @click.option("--show", is_flag=True, help="Print the pipeline's file: a page to copy and change.")

@@ -21,6 +21,7 @@ from stpipe.cli.progress_lines import Standing
 from stpipe.cli.watch import row
 from stpipe.cli.words import warn
 from stpipe.errors import OptionError, StpipeError
+from stpipe.execution.storage import resolved
 
 if TYPE_CHECKING:
     from stpipe.execution.lookout import News
@@ -53,13 +54,13 @@ def check_log(path: Path, *, output: Path, inputs: Sequence[Path]) -> None:
         One line, with what to name instead.
     """
     place = path.resolve()
-    if place.is_relative_to(output.resolve()):
+    if place.is_relative_to(resolved(output)):
         raise OptionError(
             f"--log {path} lies in the output folder {output}, which holds nothing but what a run makes; name a file "
             "beside it"
         )
     for source in inputs:
-        if place.is_relative_to(source.resolve()):
+        if place.is_relative_to(resolved(source)):
             raise OptionError(f"--log {path} lies in the input {source}; name a file elsewhere")
     if place.is_dir():
         raise OptionError(f"--log {path} is a folder; name a file")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stpipe.cli.paths import AnyPath
 from stpipe.errors import OptionError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _with_options(function: Callable[..., Any], *, scored: bool = False) -> Call
         click.option("--no-sar-calibration", "sar_calibration", is_flag=True, help="sar: calibrate no frame."),
         click.option(
             "--coefficients",
-            type=click.Path(path_type=Path),
+            type=AnyPath(),
             help="sar: fit nothing, go by the coefficients.zarr that another run left.",
             hidden=scored,
         ),

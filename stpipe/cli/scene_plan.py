@@ -22,6 +22,7 @@ from stpipe.errors import OptionError, PlanError
 from stpipe.execution.clusters.connect import check_workers, cores, share_of_memory, worker_memory
 from stpipe.execution.clusters.plan import ClusterPlan
 from stpipe.execution.shards import Shard
+from stpipe.execution.storage import STORE_BYTES, check_output, is_remote, located, resolved
 from stpipe.io.coefficients import GivenCoefficients, open_coefficients
 from stpipe.io.cube import Cube
 from stpipe.io.frames import SOURCE_SUFFIX, half_width_name, interval_percent, safe_names
@@ -178,7 +179,7 @@ def default_output(cube: Path) -> Path:
     >>> default_output(Path("data/cube.zarr")).name
     'cube.filled'
     """
-    name = cube.name or cube.resolve().name
+    name = cube.name or resolved(cube).name
     return cube.with_name(f"{Path(name).stem}.filled")
 
 
@@ -226,8 +227,15 @@ def prepare(options: FillOptions) -> Prepared:
     elif options.guides:
         guides = open_guides(options.guides, cube, options.guide_options)
     filler = _filler(options, percent / 100, guides, coefficients)
-    plan, workers, limit = _fitting_plan(options, cube, filler, workers)
     output = options.output or default_output(options.cube)
+    check_output(output)
+    remote = any(is_remote(place) for place in (cube.path, output, *options.guides))
+    plan, workers, limit = _fitting_plan(options, cube, filler, workers, remote=remote)
+    if options.shard is not None and is_remote(output):
+        raise OptionError(
+            f"--shard needs an output folder that all processes see as files, which {output} is not; let workers do "
+            "the work, with --cluster or --scheduler, or choose a folder with -o"
+        )
     _refuse_overlap(options, cube, output)
     if options.log is not None:
         read = [options.cube, *options.guides, *([options.sar.coefficients] if options.sar is not None else [])]
@@ -317,22 +325,22 @@ def _filler(
 
 def _input_state(cube: Cube, guides: Guides | Radar | None, coefficients: GivenCoefficients | None) -> str:
     """Return what tells whether the files of the cube and of all it leans on are the same as at another time."""
-    states = [file_state(Path(cube.path), cube.sources)]
+    states = [file_state(located(cube.path), cube.sources)]
     states += [one.state() for one in (guides, coefficients) if one is not None]
     return states[0] if len(states) == 1 else sha256(" ".join(states).encode()).hexdigest()
 
 
 def _refuse_overlap(options: FillOptions, cube: Cube, output: Path) -> None:
     """Refuse an output in the input, or an input among what the output folder may replace."""
-    source = Path(cube.path).resolve()
-    place = output.resolve()
+    source = resolved(cube.path)
+    place = resolved(output)
     if place == source or source in place.parents:
         raise OptionError(f"the output {output} lies in the input {cube.path}; choose another folder with -o")
     mine = [place / name for name in (*PRODUCTS, "work")]
     guides: list[tuple[str, str | Path | None]] = [("--guide", guide) for guide in options.guides]
     guides += [("--coefficients", None if options.sar is None else options.sar.coefficients)]
     for what, given in (("input", source), ("--aoi", options.aoi), ("--model", options.model), *guides):
-        path = None if given is None else Path(given).resolve()
+        path = None if given is None else resolved(given)
         if path is not None and any(own == path or own in path.parents for own in mine):
             raise OptionError(f"the {what} {given} lies in the output folder {output}; choose another one with -o")
 
@@ -349,7 +357,9 @@ def _refuse_names(cube: Cube, percent: int, *, geotiff: bool) -> None:
                 raise OptionError(f"--var {twin} has the name of what comes with {name}; fill one at a time")
 
 
-def _fitting_plan(options: FillOptions, cube: Cube, filler: Filler, workers: int) -> tuple[Plan, int, int]:
+def _fitting_plan(
+    options: FillOptions, cube: Cube, filler: Filler, workers: int, *, remote: bool
+) -> tuple[Plan, int, int]:
     """Plan for an equal share of the memory for each core; where that is too little, for fewer workers."""
 
     def plan_for(limit: int) -> Plan:
@@ -364,6 +374,7 @@ def _fitting_plan(options: FillOptions, cube: Cube, filler: Filler, workers: int
             whole_axis=options.max_gap is not None,
             quality=cube.quality_cost,
             copies=2 if options.geotiff else 1,
+            loaded_bytes=STORE_BYTES if remote else 0,
         )
 
     if options.memory_limit is not None:
@@ -406,7 +417,8 @@ def begin(prepared: Prepared) -> State:
     )
     if state is State.NEW:
         check_writable(folder.path)
-        if free_bytes(folder.path) < plan.disk_bytes(1.0):  # before it is refused, it is looked at more closely
+        free = free_bytes(folder.path)
+        if free is not None and free < plan.disk_bytes(1.0):  # before it is refused, it is looked at more closely
             check_disk(folder.path, plan.disk_bytes(_gap_share(prepared)))
     return state
 

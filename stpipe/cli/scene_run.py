@@ -32,6 +32,7 @@ from stpipe.execution.records import RecordBook
 from stpipe.execution.run import RunOutcome, run_blocks
 from stpipe.execution.runners import ClusterRunner, Runner, Tasks
 from stpipe.execution.stages import clean_workers
+from stpipe.execution.storage import absolute
 from stpipe.io.coefficients import COEFFICIENTS, write_coefficients
 from stpipe.io.cube import open_source
 from stpipe.io.filled import ZarrFilledStore, create_filled
@@ -94,7 +95,7 @@ def execute(prepared: Prepared, *, watch: Watch | None = None) -> RunResult:
     try:
         # A cluster that can't be had, or can't hold a block, is refused before the folder is touched.
         watch.stage("start")
-        with cluster(prepared) as client, watch.following(client), folder.locked():
+        with cluster(prepared) as client, watch.following(client), folder.locked(announce=say):
             if begin(prepared) is not state:
                 raise OutputError(f"another process has worked in {folder.path} meanwhile; run the same command again")
             if state is State.NEW:
@@ -137,18 +138,18 @@ def make_stores(prepared: Prepared) -> None:
 
 def overview_store(prepared: Prepared) -> ZarrOverviewStore:
     """Return where the survey's overviews lie."""
-    place = prepared.folder.work.absolute() / "overviews.zarr"
+    place = absolute(prepared.folder.work) / "overviews.zarr"
     return ZarrOverviewStore(str(place), prepared.plan.extent, prepared.plan.survey_tiles.shape)
 
 
 def block_store(prepared: Prepared) -> ZarrBlockStore:
     """Return where the filled blocks lie."""
-    return ZarrBlockStore(str(prepared.folder.work.absolute() / "blocks.zarr"), prepared.plan.blocks)
+    return ZarrBlockStore(str(absolute(prepared.folder.work) / "blocks.zarr"), prepared.plan.blocks)
 
 
 def field_store(prepared: Prepared) -> ZarrFieldStore:
     """Return where what the method keeps of each pixel lies, if it keeps anything."""
-    place = prepared.folder.work.absolute() / "fields.zarr"
+    place = absolute(prepared.folder.work) / "fields.zarr"
     return ZarrFieldStore(str(place), prepared.plan.extent, prepared.plan.look_tiles.shape)
 
 
@@ -159,7 +160,7 @@ def kept_fields(prepared: Prepared) -> tuple[str, ...]:
 
 def run_context(prepared: Prepared) -> RunContext:
     """Return what the tasks share."""
-    work, plan, cube = prepared.folder.work.absolute(), prepared.plan, prepared.cube
+    work, plan, cube = absolute(prepared.folder.work), prepared.plan, prepared.cube
     return RunContext(
         plan=plan,
         days=cube.days,
@@ -220,10 +221,10 @@ def carry_out(
     """
     folder, plan = prepared.folder, prepared.plan
     peaks: dict[str, int] = {}
-    if not folder.product("filled.zarr").exists():
+    if not folder.has("filled.zarr"):
         outcome = run_blocks(runner, run_context(prepared), start_worker=start_fill_worker, on_stage=watch.stage)
         with alone():
-            if not folder.product("filled.zarr").exists():
+            if not folder.has("filled.zarr"):
                 _publish(prepared, outcome, watch)
     files: list[dict[str, Any]] = []
     if prepared.options.geotiff:
@@ -235,7 +236,7 @@ def carry_out(
         _quicklook(prepared)
     watch.stage("digests")
     names = ("filled.zarr", COEFFICIENTS, "quicklook.png")
-    products = [_product(folder, name) for name in names if folder.product(name).exists()]
+    products = [_product(folder, name) for name in names if folder.has(name)]
     products += [{**file, "path": f"geotiff/{file['path']}"} for file in files]
     watch.close()
     saved = _load_outcome(folder, plan)
@@ -277,7 +278,7 @@ def _publish(prepared: Prepared, outcome: RunOutcome, watch: Watch) -> None:
     """Give what was blended its final name, and what goes with it."""
     folder = prepared.folder
     _save_outcome(folder, prepared.plan, outcome, watch.rows())
-    if isinstance(prepared.guides, Radar) and not folder.product(COEFFICIENTS).exists():
+    if isinstance(prepared.guides, Radar) and not folder.has(COEFFICIENTS):
         watch.stage("coefficients")
         _write_coefficients(prepared, prepared.guides, outcome.context)
         folder.publish(COEFFICIENTS)
@@ -356,9 +357,9 @@ def _mosaic(prepared: Prepared, runner: Runner) -> tuple[list[dict[str, Any]], i
     names = [info.name for info in plan.variables]
     memory = max(256 * MIB, plan.memory.peak - prepared.filler.process_bytes)
     tasks = plan_mosaic(filled, names, prepared.options.layout, memory)
-    book = RecordBook(str(folder.work.absolute() / "records" / "mosaic"), plan.run_id)
+    book = RecordBook(str(absolute(folder.work) / "records" / "mosaic"), plan.run_id)
     context = MosaicContext(
-        tasks=tasks, reader=filled.reader(), folder=str(folder.product("geotiff").absolute()), book=book
+        tasks=tasks, reader=filled.reader(), folder=str(absolute(folder.product("geotiff"))), book=book
     )
     result = runner.run(
         Tasks(stage=MOSAIC, task=mosaic_task, numbers=range(len(tasks)), book=book),

@@ -47,7 +47,7 @@ def _take_part(prepared: Prepared, shard: Shard, watch: Watch, notes: list[str])
 
     def over(stage: str) -> bool:
         # Once the cube has its final name, whoever still checks or waits for what led to it may stop.
-        return finished() or (stage != MOSAIC and folder.product("filled.zarr").exists())
+        return finished() or (stage != MOSAIC and folder.has("filled.zarr"))
 
     with folder.alone():
         state = begin(prepared)

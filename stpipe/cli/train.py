@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stpipe.cli.options import parse_period, parse_range
+from stpipe.cli.paths import HerePath
 from stpipe.cli.training import TrainingJob, duration, note, train_job
 from stpipe.cli.trust import parse_trust, trust_options
 from stpipe.cli.words import tell
@@ -30,10 +31,8 @@ _WIDE = 180
 
 
 @click.command(name="train")
-@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SOURCE...")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT.keras", help="The weights."
-)
+@click.argument("sources", nargs=-1, required=True, type=HerePath(), metavar="SOURCE...")
+@click.option("-o", "--output", type=HerePath(), required=True, metavar="OUT.keras", help="The weights.")
 @click.option(
     "--from",
     "start",

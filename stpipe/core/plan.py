@@ -200,6 +200,7 @@ def make_plan(
     whole_axis: bool = False,
     quality: QualityCost = NO_RULES,
     copies: int = 2,
+    loaded_bytes: int = 0,
 ) -> Plan:
     """Decide a run.
 
@@ -223,6 +224,8 @@ def make_plan(
         What reading quality variables takes, where rules say which samples to trust.
     copies : int
         Of the products, a filled cube and GeoTIFFs: it decides what disk is asked for, and nothing else.
+    loaded_bytes : int
+        Memory of what a worker has loaded besides the method, such as what speaks to a store.
 
     Raises
     ------
@@ -233,7 +236,7 @@ def make_plan(
     usable = int(USABLE_SHARE * memory_limit)
     item = max(np.dtype(info.dtype).itemsize for info in variables)
     chunk = max(math.prod(info.chunks) for info in variables) * item
-    fixed = filler.process_bytes + max(chunk, quality.chunk)
+    fixed = filler.process_bytes + loaded_bytes + max(chunk, quality.chunk)
     if block is None:
         grid = choose_grid(extent, filler, halo, usable - fixed, overlap, quality)
         if grid is None:

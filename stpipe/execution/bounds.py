@@ -8,7 +8,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from tempfile import TemporaryFile
+
+from stpipe.execution.storage import located, write_whole
 
 GRACE = 30.0
 """Seconds after which a process is ended outright that could not end itself, since some library holds Python's lock."""
@@ -49,9 +51,8 @@ def ended_after(bound: Bound | None, number: int) -> Iterator[None]:
 
 
 def _end(bound: Bound, number: int) -> None:
-    with suppress(OSError):  # the file system may be what hangs
-        folder = Path(bound.folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{bound.stage}-{number:07d}.txt").open("w") as file:
-            faulthandler.dump_traceback(file=file)
+    with suppress(Exception), TemporaryFile() as file:  # the file system, or the store, may be what hangs
+        faulthandler.dump_traceback(file=file)
+        file.seek(0)
+        write_whole(located(bound.folder) / f"{bound.stage}-{number:07d}.txt", file.read())
     os._exit(1)

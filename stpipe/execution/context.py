@@ -26,6 +26,7 @@ from stpipe.core.samples import credible, physical, valid_samples
 from stpipe.core.survey import FARTHEST
 from stpipe.core.windows import Triple, Window
 from stpipe.execution.records import RecordBook
+from stpipe.execution.storage import located
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +184,7 @@ class RunContext(FillJob):
             "blend": f"{self.key}-{[tiles.shape for tiles in self.plan.blend_tiles]}",
         }
         key = keys.get(stage, self.run_key)  # of a round
-        return RecordBook(str(Path(self.records) / stage), key)
+        return RecordBook(f"{self.records}/{stage}", key)
 
     @property
     def run_key(self) -> str:
@@ -192,7 +193,7 @@ class RunContext(FillJob):
 
     def learned_file(self, index: int) -> Path:
         """Return where what was learned from a variable lies."""
-        return Path(self.learned_folder) / f"{index:07d}.bin"
+        return located(self.learned_folder) / f"{index:07d}.bin"
 
     def look_part(self, number: int) -> tuple[int, list[Window]]:
         """Return the variable and the windows of a part of the scene, by its number over all variables."""
@@ -201,11 +202,11 @@ class RunContext(FillJob):
 
     def sums_file(self, number: int, level: int, member: int) -> Path:
         """Return where sums of a round lie: of a part, or of many."""
-        return Path(self.rounds_folder) / f"{number}" / f"{level}-{member:07d}.npz"
+        return located(self.rounds_folder) / f"{number}" / f"{level}-{member:07d}.npz"
 
     def settled_file(self, number: int, index: int) -> Path:
         """Return where that lies which a round gave for a variable."""
-        return Path(self.rounds_folder) / f"{number}" / f"settled-{index:07d}.npz"
+        return located(self.rounds_folder) / f"{number}" / f"settled-{index:07d}.npz"
 
     def surveyed(self, scales: Mapping[str, Scale], digests: list[str]) -> RunContext:
         """Return this context with the survey's results."""

@@ -22,8 +22,8 @@ from stpipe.core.ports import Filler, Learner, VariableInfo
 from stpipe.core.windows import Window
 from stpipe.errors import ScratchError
 from stpipe.execution.context import FillJob, RunContext, Standardised
-from stpipe.execution.records import write_whole
 from stpipe.execution.rounds import settled_filler
+from stpipe.execution.storage import write_whole
 
 LEARN_SEED = 0
 """Every run learns with this one: what it learns depends on the cube alone."""

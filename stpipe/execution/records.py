@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stpipe.core.ports import JSON
+from stpipe.execution.storage import located, write_whole
 
 CHECK = "check"
 """The field that holds a record's own digest."""
@@ -37,17 +35,17 @@ class RecordBook:
     @property
     def stage(self) -> str:
         """The stage's name."""
-        return Path(self.folder).name
+        return self.folder.rpartition("/")[2]
 
     def write(self, name: str, content: Mapping[str, JSON]) -> None:
         """Write one record, whole or not at all."""
         record = {"key": self.key, **content}
-        write_whole(Path(self.folder) / f"{name}.json", json.dumps({**record, CHECK: _check(record)}).encode())
+        write_whole(located(self.folder) / f"{name}.json", json.dumps({**record, CHECK: _check(record)}).encode())
 
     def read(self, name: str) -> dict[str, JSON] | None:
         """Return a record of this run that is as it was written, or None."""
         try:
-            record = json.loads((Path(self.folder) / f"{name}.json").read_bytes())
+            record = json.loads((located(self.folder) / f"{name}.json").read_bytes())
         except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
             return None
         if not isinstance(record, dict) or record.get("key") != self.key:
@@ -56,22 +54,11 @@ class RecordBook:
 
     def drop(self, name: str) -> None:
         """Forget one record."""
-        (Path(self.folder) / f"{name}.json").unlink(missing_ok=True)
+        (located(self.folder) / f"{name}.json").unlink(missing_ok=True)
 
 
 def _check(record: Mapping[str, JSON]) -> str:
     return hashlib.sha256(json.dumps(record).encode()).hexdigest()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a small file so that its final name never shows half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")  # process ids repeat from host to host
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def digest(*arrays: NDArray[np.generic]) -> str:

@@ -24,8 +24,9 @@ from stpipe.core.ports import BlockInput, Filler, SceneFiller, Sums, VariableInf
 from stpipe.core.windows import Window, triple
 from stpipe.errors import ScratchError
 from stpipe.execution.context import RunContext, Settled
-from stpipe.execution.records import digest, write_whole
+from stpipe.execution.records import digest
 from stpipe.execution.runners import Tasks
+from stpipe.execution.storage import located, write_whole
 
 FAN = 32
 """Files that are added up at a time."""
@@ -169,7 +170,7 @@ def settled_filler(context: RunContext, index: int) -> Filler:
     name = context.variable(index).name
     for number, settled in enumerate(context.settled.get(name, ())):
         assert isinstance(filler, SceneFiller)
-        filler = filler.settled(number, _read(Path(settled.file), settled.sha256))
+        filler = filler.settled(number, _read(located(settled.file), settled.sha256))
         if settled.fields:
             assert isinstance(filler, SceneFiller)
             filler = filler.with_fields(context.fields.of(name))

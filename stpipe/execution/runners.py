@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from distributed import Client
@@ -12,6 +11,7 @@ from distributed import Client
 from stpipe.execution.bounds import Bound
 from stpipe.execution.records import RecordBook
 from stpipe.execution.stages import ContextPlugin, Progress, StageResult, Task, run_stage
+from stpipe.execution.storage import located
 from stpipe.execution.waiting import needed
 
 
@@ -41,7 +41,7 @@ class Tasks:
         """Return how long a task may take, given the seconds for a block; None for as long as it likes."""
         if seconds is None or not self.blocks:
             return None
-        folder = Path(self.book.folder).parent.with_name("hung")
+        folder = located(self.book.folder).parent.with_name("hung")
         return Bound(seconds=seconds, stage=self.book.stage, folder=str(folder))
 
     def record(self, number: int) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from distributed import get_worker
@@ -21,6 +20,7 @@ from stpipe.core.scene import SceneSpec, make_scene
 from stpipe.core.windows import Window
 from stpipe.errors import ReadError, RunError, StpipeError
 from stpipe.execution.clusters.connect import cores, machine_memory
+from stpipe.execution.storage import is_remote, located, one_line
 from stpipe.io.cube import open_source
 from stpipe.io.scratch import use_one_thread
 
@@ -84,22 +84,26 @@ def cube(path: str) -> dict[str, JSON]:
 
 def write(folder: str, name: str, content: str) -> dict[str, JSON]:
     """Write a small file, all the way to the disk; `RunError` if that can't be done."""
-    path = Path(folder) / name
+    path = located(folder) / name
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise RunError(f"can't write into {folder}: {error.strerror}") from error
+        if is_remote(path):
+            path.write_bytes(content.encode())
+        else:  # a folder that is not there is not made: it lies elsewhere
+            with path.open("x", encoding="utf-8") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+    except Exception as error:  # a store answers with all kinds
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+        raise RunError(f"can't write into {folder}: {reason}") from error
     return {"path": str(path)}
 
 
 def remove(path: str) -> dict[str, JSON]:
     """Remove the file; nothing is said if it isn't there."""
     with suppress(FileNotFoundError):
-        Path(path).unlink()
-    return {"there": Path(path).exists()}
+        located(path).unlink()
+    return {"there": located(path).exists()}
 
 
 def read_soon(path: str, seconds: float = 10) -> str:
@@ -113,7 +117,7 @@ def read_soon(path: str, seconds: float = 10) -> str:
     until = time.monotonic() + seconds
     while True:
         try:
-            return Path(path).read_text(encoding="utf-8")
+            return located(path).read_bytes().decode()
         except OSError as error:
             if time.monotonic() > until:
                 raise ReadError(f"what the worker wrote does not appear here ({error.strerror}: {path})") from error

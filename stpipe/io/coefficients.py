@@ -18,6 +18,7 @@ from stpipe.core.ports import JSON
 from stpipe.core.resampling import Axis
 from stpipe.core.windows import Window
 from stpipe.errors import CubeError, OptionError
+from stpipe.execution.storage import located, zarr_place
 from stpipe.io.cube import Cube
 from stpipe.io.places import Place, axes_of
 from stpipe.io.radar import Radar
@@ -82,8 +83,8 @@ def write_coefficients(
         "fields": list(names),
         **radar_options(radar),
     }
-    xr.Dataset(coords=kept, attrs=attrs).to_zarr(path, mode="w", zarr_format=3, consolidated=False)
-    group = zarr.open_group(str(path), mode="r+")
+    xr.Dataset(coords=kept, attrs=attrs).to_zarr(zarr_place(path), mode="w", zarr_format=3, consolidated=False)
+    group = zarr.open_group(zarr_place(path), mode="r+")
     common = {"grid_mapping": cube.grid_mapping} if cube.grid_mapping else {}
     for variable, of in read.items():
         arrays = [
@@ -136,7 +137,7 @@ class GivenCoefficients:
     def state(self) -> str:
         """Return a digest that changes when the file does."""
         names = [_array_name(self.variable, name) for name in field_names(self.groups)]
-        return file_state(Path(self.path), names)
+        return file_state(located(self.path), names)
 
     def read(self, window: Window) -> F32:
         """Return (field, y, x) of a window's pixels; NaN where the file has none."""
@@ -173,7 +174,7 @@ def open_coefficients(path: str | Path, cube: Cube, variable: str, radar: Radar)
     """
     place = absolute(path)
     try:
-        dataset = xr.open_zarr(place, consolidated=False, chunks=None)
+        dataset = xr.open_zarr(zarr_place(place), consolidated=False, chunks=None)
     except (OSError, ValueError, KeyError) as error:
         raise CubeError(
             f"there are no coefficients in {place}; name the {COEFFICIENTS} that a run of --method sar left"

@@ -22,6 +22,7 @@ from zarr.codecs import BloscCodec, BloscShuffle
 from stpipe.core.ports import JSON, VariableInfo
 from stpipe.core.samples import SOURCE_CODES, gap_value
 from stpipe.core.windows import Triple, Window
+from stpipe.execution.storage import zarr_place
 from stpipe.io.cube import Cube
 from stpipe.io.frames import SOURCE_SUFFIX, USUAL_PERCENT, half_width_name
 from stpipe.io.scratch import open_array, read_checked
@@ -75,8 +76,10 @@ def create_filled(
         coordinate.encoding.pop("preferred_chunks", None)
         for key in ("compressors", "filters", "serializer", "compressor", "shards"):
             coordinate.encoding.pop(key, None)
-    xr.Dataset(coords=template.coords, attrs=template.attrs).to_zarr(path, mode="w", zarr_format=3, consolidated=False)
-    group = zarr.open_group(str(path), mode="r+")
+    xr.Dataset(coords=template.coords, attrs=template.attrs).to_zarr(
+        zarr_place(path), mode="w", zarr_format=3, consolidated=False
+    )
+    group = zarr.open_group(zarr_place(path), mode="r+")
     mapping = cube.grid_mapping
     for info, chunk in zip(cube.variables, chunks, strict=True):
         common = {"grid_mapping": mapping} if mapping else {}

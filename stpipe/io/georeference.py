@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from stpipe.core.windows import Window
 from stpipe.errors import CubeError, MissingFileError
+from stpipe.execution.storage import one_line
 from stpipe.io.dimensions import degrees_role
-from stpipe.io.stored import one_line
 
 Affine6 = tuple[float, float, float, float, float, float]
 """``x = a * col + b * row + c; y = d * col + e * row + f`` of pixel corners, as (a, b, c, d, e, f)."""

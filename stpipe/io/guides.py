@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +30,7 @@ from stpipe.core.survey import location_and_spread
 from stpipe.core.timeline import median_step
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import CubeError, OptionError
+from stpipe.execution.storage import located
 from stpipe.io.places import Place, axes_of, both, period, reach
 from stpipe.io.run_folder import file_state
 
@@ -325,7 +325,7 @@ class Guides:
 
     def state(self) -> str:
         """Return a digest that changes when one of the files does."""
-        states = [file_state(Path(path), sources) for path, sources in self.files]
+        states = [file_state(located(path), sources) for path, sources in self.files]
         return hashlib.sha256("\n".join(states).encode()).hexdigest()
 
 

@@ -24,12 +24,13 @@ from stpipe.core.sizes import gib
 from stpipe.core.trust import plain_name, remarks
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import CubeError, StpipeError
+from stpipe.execution.storage import files_below, is_remote, located
 from stpipe.io.cube import Cube
 from stpipe.io.fillable import CODES
 from stpipe.io.frames import holds_sources
 from stpipe.io.rasters import crs_name
 from stpipe.io.reader import StoredReader
-from stpipe.io.stored import is_remote, open_raw
+from stpipe.io.stored import open_raw
 from stpipe.io.times import disorder, label
 
 TILE_BYTES = 16 * 2**20
@@ -257,9 +258,9 @@ def samples_bytes(cube: Cube) -> int:
 
 
 def size_on_disk(path: str) -> int | None:
-    """Return the bytes of a file, or of all files in a folder; None for a URL."""
+    """Return the bytes of a file, or of all files in a folder; None where nobody says."""
     if is_remote(path):
-        return None
+        return sum(file.size for file in files_below(located(path)).values()) or None
     place = Path(path)
     if place.is_file():
         return place.stat().st_size

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy as np
 from stpipe.core.ports import CubeReader, VariableInfo
 from stpipe.core.windows import Triple, Window
 from stpipe.errors import CubeError, OptionError, PlanError
+from stpipe.execution.storage import fetch, is_remote, located, send
 from stpipe.io.frames import (
     PERCENTS,
     SOURCE_SUFFIX,
@@ -324,4 +326,18 @@ def write_frames(
     # rasterio takes a while to load, and a plan has no need of it.
     from stpipe.io.geotiff import write_task
 
-    return write_task(task, reader, Path(folder), replace=replace, known=known or {}, threads=threads)
+    place = located(folder)
+    if not is_remote(place):
+        return write_task(task, reader, place, replace=replace, known=known or {}, threads=threads)
+    # GDAL's driver for COGs writes back and forth, which no store lets it: a file goes there when it is finished.
+    with TemporaryDirectory(prefix="stpipe-mosaic-") as name:
+        here = Path(name)
+        for file in task.files:
+            if (place / file).is_file():
+                (here / file).parent.mkdir(parents=True, exist_ok=True)
+                fetch(place / file, here / file)
+        written = write_task(task, reader, here, replace=replace, known=known or {}, threads=threads)
+        for made in written:
+            if not made.kept:
+                send(here / made.path, place / made.path)
+        return written

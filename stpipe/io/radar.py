@@ -21,6 +21,7 @@ from stpipe.core.geometry import GuideCost
 from stpipe.core.ports import JSON
 from stpipe.core.windows import Window
 from stpipe.errors import CubeError, OptionError
+from stpipe.execution.storage import located
 from stpipe.io.cube import Cube, open_source
 from stpipe.io.guides import SECONDS_PER_MILLION, GridGuide, GuideOptions, GuideVariable, placed, sampled
 from stpipe.io.places import Place
@@ -161,7 +162,7 @@ class Radar:
 
     def state(self) -> str:
         """Return a digest that changes when the file does."""
-        return file_state(Path(self.path), self.sources)
+        return file_state(located(self.path), self.sources)
 
 
 def _to_average(

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from stpipe.errors import CubeError, MissingFileError
+from stpipe.execution.storage import one_line
 from stpipe.io.georeference import Affine6
-from stpipe.io.stored import beside, check_plain, local, one_line
+from stpipe.io.stored import beside, check_plain, local
 
 SUFFIXES = (".tif", ".tiff", ".jp2", ".img", ".vrt")
 """What is taken from a folder; a file that is named may be anything that GDAL opens."""

@@ -20,8 +20,9 @@ from stpipe.core.sizes import gib
 from stpipe.core.trust import Judged, Trust, judge
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import CubeError, ReadError, ShapeError
+from stpipe.execution.storage import is_remote, one_line, zarr_place
 from stpipe.io.georeference import Affine6, burn_window
-from stpipe.io.stored import Kind, StoredVariable, is_remote, one_line, open_raw
+from stpipe.io.stored import Kind, StoredVariable, open_raw
 
 Index = tuple[slice | int, ...]
 """One selection for each dimension of a stored array, in the file's order."""
@@ -214,7 +215,7 @@ def _open_array(path: str, kind: Kind, source: str) -> Any:
     if kind == "zarr":
         import zarr
 
-        array = zarr.open_array(f"{path}/{source}", mode="r")
+        array = zarr.open_array(zarr_place(f"{path}/{source}"), mode="r")
         _check_chunk(array, f"variable {source!r} of {path}")
         return array
     return open_raw(path, kind).variables[source]

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -25,7 +25,17 @@ from stpipe.core.plan import canonical
 from stpipe.core.ports import JSON
 from stpipe.core.sizes import gib
 from stpipe.errors import OptionError, OutputError, PlanError
-from stpipe.execution.records import write_whole
+from stpipe.execution.storage import (
+    contents,
+    files_below,
+    is_remote,
+    make_folder,
+    move,
+    pieces,
+    remove,
+    write_whole,
+)
+from stpipe.io.leases import leased
 from stpipe.io.locks import held
 
 PRODUCTS = ("filled.zarr", "coefficients.zarr", "geotiff", "quicklook.png", "run.json")
@@ -37,9 +47,7 @@ WORK = (
 )  # fmt: skip
 """Names that it may have in its work folder."""
 
-HALVES = re.compile(
-    r"\.(plan|run)\.json\.[0-9a-f]{32}\.partial|\.partial-[0-9a-f]{8}-quicklook\.png|quicklook\.png\.partial"
-)
+HALVES = re.compile(r"\.(plan\.json|run\.json|quicklook\.png)\.[0-9a-f]{32}\.partial|quicklook\.png\.partial")
 """Files that a process was killed at, or that another one, which shares the run, is writing."""
 
 LOCKS = ("lock", "turn")
@@ -74,6 +82,11 @@ class RunFolder:
         """Return the final place of a product."""
         return self.path / name
 
+    def has(self, name: str) -> bool:
+        """Return whether a product is there as a whole."""
+        place = self.product(name)
+        return (place / "zarr.json" if name.endswith(".zarr") else place).exists()
+
     def state(self, run_id: str, identity: JSON, input_state: str, *, resume: bool, overwrite: bool) -> State:
         """Say how a run may begin here, or refuse.
 
@@ -84,7 +97,7 @@ class RunFolder:
         OptionError
             If resuming was asked for and there is nothing to resume.
         """
-        if self.path.exists() and not self.path.is_dir():
+        if self.path.is_file() or (self.path.exists() and not self.path.is_dir()):
             raise OutputError(f"the output {self.path} is a file; choose a folder with -o")
         foreign, ours = self._contents()
         if foreign:
@@ -140,7 +153,7 @@ class RunFolder:
                     "with -o, or replace it with --overwrite"
                 )
             for product in finished["products"]:
-                if not (self.path / product["path"]).exists():
+                if not self.has(product["path"]):
                     raise OutputError(
                         f"the run in {self.path} is finished but {product['path']} is gone; make it again with "
                         "--overwrite"
@@ -149,8 +162,7 @@ class RunFolder:
         if begun is None:
             return State.NEW  # killed before its plan was written: there is nothing in it yet
         if begun.get("run_id") == run_id:
-            published = (self.path / "filled.zarr").exists()
-            stores = () if published else ("overviews.zarr", "blocks.zarr", "filled.zarr")
+            stores = () if self.has("filled.zarr") else ("overviews.zarr", "blocks.zarr", "filled.zarr")
             # A store that is gone can't be gone on with.
             return State.RESUMABLE if all((self.work / name).exists() for name in stores) else State.NEW
         changes = _differences(begun.get("identity"), identity)
@@ -168,21 +180,27 @@ class RunFolder:
         for place in (self.path / "run.json", self.work / "plan.json"):
             place.unlink(missing_ok=True)
         for place in [self.path / name for name in PRODUCTS] + [self.work / name for name in WORK if name not in LOCKS]:
-            if place.is_symlink() or place.is_file():
-                place.unlink()
-            elif place.is_dir():
-                shutil.rmtree(place)
+            remove(place)
 
     def begin(self, run_id: str, identity: JSON) -> None:
         """Say whose work this is; called when the stores exist."""
         write_whole(self.work / "plan.json", canonical({"run_id": run_id, "identity": identity}))
 
     @contextmanager
-    def locked(self, *, shared: bool = False) -> Iterator[None]:
-        """Keep out other drivers, or all but those that share the run; the lock goes with the process."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.work.mkdir(exist_ok=True)
-        with held(self.work / "lock", work=f"filling into {self.path}", shared=shared):
+    def locked(self, *, shared: bool = False, announce: Callable[[str], None] | None = None) -> Iterator[None]:
+        """Keep out other drivers, or all but those that share the run; the lock goes with the process.
+
+        Parameters
+        ----------
+        shared : bool
+            Whether others may share the run.
+        announce : callable, optional
+            Told if there is something to wait for.
+        """
+        make_folder(self.work)
+        lock, work = self.work / "lock", f"filling into {self.path}"
+        remote = is_remote(self.path)
+        with leased(lock, work=work, announce=announce) if remote else held(lock, work=work, shared=shared):
             yield
 
     @contextmanager
@@ -197,11 +215,11 @@ class RunFolder:
         if unfinished.exists():
             for leftover in unfinished.rglob("*.partial"):
                 leftover.unlink()
-            unfinished.replace(self.path / name)
+            move(unfinished, self.path / name)
 
     def finish(self, report: JSON, *, keep_work: bool) -> None:
         """Write run.json, then remove what killed writers left, and the scratch."""
-        for entry in self.path.iterdir():
+        for entry in list(self.path.iterdir()):
             if HALVES.fullmatch(entry.name):
                 entry.unlink()
         write_whole(self.path / "run.json", json.dumps(report, indent=2).encode())
@@ -210,8 +228,7 @@ class RunFolder:
 
     def remove_work(self) -> None:
         """Remove the scratch."""
-        if self.work.is_dir():
-            shutil.rmtree(self.work)
+        remove(self.work)
 
 
 def _names(folder: Path) -> list[str]:
@@ -273,24 +290,24 @@ def _flatten(value: JSON, prefix: str = "") -> Iterator[tuple[str, JSON]]:
 
 
 def check_disk(path: Path, needed: int) -> None:
-    """Refuse a run whose scratch and products can't fit.
+    """Refuse a run whose scratch and products can't fit; a store is as large as it is paid for.
 
     Raises
     ------
     PlanError
         With what is needed and what there is.
     """
-    place, free = _existing(path), free_bytes(path)
-    if free < needed:
+    free = free_bytes(path)
+    if free is not None and free < needed:
         raise PlanError(
-            f"the run may need {gib(needed)} of disk, but {place} has {gib(free)} free; free some, choose another "
-            "disk with -o, leave the GeoTIFFs out with --no-geotiff, or fill a part with --time or --aoi"
+            f"the run may need {gib(needed)} of disk, but {_existing(path)} has {gib(free)} free; free some, choose "
+            "another disk with -o, leave the GeoTIFFs out with --no-geotiff, or fill a part with --time or --aoi"
         )
 
 
-def free_bytes(path: Path) -> int:
-    """Return what is free where a folder is, or would be."""
-    return shutil.disk_usage(_existing(path)).free
+def free_bytes(path: Path) -> int | None:
+    """Return what is free where a folder is, or would be; None where nobody says."""
+    return None if is_remote(path) else shutil.disk_usage(_existing(path)).free
 
 
 def _existing(path: Path) -> Path:
@@ -301,7 +318,9 @@ def _existing(path: Path) -> Path:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a folder that can't be made or written."""
+    """Refuse a folder that can't be made or written; of a store only writing tells."""
+    if is_remote(path):
+        return
     place = path.absolute()
     while not place.exists():
         if place.is_symlink():
@@ -316,13 +335,11 @@ def check_writable(path: Path) -> None:
 def tree_digest(path: Path) -> tuple[int, str]:
     """Return the size and sha256 of a file, or of all files of a folder with their names, in order."""
     total, size = hashlib.sha256(), 0
-    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-        if file != path:
-            total.update(file.relative_to(path).as_posix().encode())
-        with file.open("rb") as stream:
-            while piece := stream.read(2**20):
-                total.update(piece)
-                size += len(piece)
+    for name, parts in [("", pieces(path))] if path.is_file() else contents(path):
+        total.update(name.encode())
+        for piece in parts:
+            total.update(piece)
+            size += len(piece)
     return size, total.hexdigest()
 
 
@@ -332,9 +349,11 @@ def file_state(path: Path, variables: Sequence[str]) -> str:
     It changes when a chunk is written again, whatever is in it; empty where there are no files to look at.
     """
     total = hashlib.sha256()
-    places = [path] if path.is_file() else [path / name for name in variables]
-    for place in places:
-        for file in [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file()):
-            about = file.stat()
-            total.update(f"{file.relative_to(path.parent)} {about.st_size} {about.st_mtime_ns}\n".encode())
+    if path.is_file():
+        about = path.stat()
+        total.update(f"{path.name} {about.st_size} {about.st_mtime_ns}\n".encode())
+        return total.hexdigest()
+    for variable in variables:
+        for name, file in files_below(path / variable).items():
+            total.update(f"{path.name}/{variable}/{name} {file.size} {file.state}\n".encode())
     return total.hexdigest()

@@ -26,6 +26,7 @@ from stpipe.core.survey import BASE_LEVEL, Level, coarser, level_shape, levels_o
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import ScratchError
 from stpipe.execution.records import digest
+from stpipe.execution.storage import files_below, located, zarr_place
 
 TILE_LEVELS = 4
 """Levels 3 to 6 are chunked by survey tile; coarser ones are small and whole."""
@@ -39,7 +40,7 @@ def use_one_thread() -> None:
 @lru_cache(maxsize=64)
 def open_array(path: str, name: str, mode: str) -> zarr.Array[Any]:
     """Open an array of a store once in each process."""
-    array = zarr.open_group(path, mode="r" if mode == "r" else "r+")[name]
+    array = zarr.open_group(zarr_place(path), mode="r" if mode == "r" else "r+")[name]
     if not isinstance(array, zarr.Array):
         raise ScratchError(f"{path} holds no array {name!r}; remove the run's work folder and start again")
     return array.with_config({"write_empty_chunks": True}) if hasattr(array, "with_config") else array
@@ -85,7 +86,7 @@ class ZarrOverviewStore:
 
     def create(self, variables: Sequence[str]) -> None:
         """Create the arrays, empty; done once, by the driver."""
-        group = zarr.open_group(self.path, mode="w", zarr_format=3)
+        group = zarr.open_group(zarr_place(self.path), mode="w", zarr_format=3)
         for i, _ in enumerate(variables):
             for level in levels_of(self.extent):
                 shape = level_shape(self.extent, level)
@@ -197,7 +198,7 @@ class _StoredOverviews:
 
 @lru_cache(maxsize=8)
 def _names(path: str) -> tuple[str, ...]:
-    names = zarr.open_group(path, mode="r").attrs["variables"]
+    names = zarr.open_group(zarr_place(path), mode="r").attrs["variables"]
     return tuple(str(name) for name in names)  # type: ignore[union-attr]
 
 
@@ -213,7 +214,7 @@ class ZarrBlockStore:
 
     def create(self, variables: Sequence[str]) -> None:
         """Create the arrays, empty; done once, by the driver."""
-        group = zarr.open_group(self.path, mode="w", zarr_format=3)
+        group = zarr.open_group(zarr_place(self.path), mode="w", zarr_format=3)
         for i, _ in enumerate(variables):
             create_array(
                 group,
@@ -234,7 +235,7 @@ class ZarrBlockStore:
     def _file(self, variable: str, block: Block) -> Path:
         """Return the block's one chunk; sha256 is taken of it as it lies there, a fraction of the payload."""
         array = self._array(variable)
-        return Path(self.path) / array.basename / array.metadata.encode_chunk_key((0, *block.index))
+        return located(self.path) / array.basename / array.metadata.encode_chunk_key((0, *block.index))
 
     def write(self, variable: str, block: Block, payload: NDArray[np.float32]) -> str:
         """Write one block's chunk and return the sha256 of the file."""
@@ -267,7 +268,7 @@ class ZarrFieldStore:
 
     def create(self, variables: Sequence[str], names: Sequence[str]) -> None:
         """Create the arrays, empty; done once, by the driver."""
-        group = zarr.open_group(self.path, mode="w", zarr_format=3)
+        group = zarr.open_group(zarr_place(self.path), mode="w", zarr_format=3)
         for i, _ in enumerate(variables):
             create_array(
                 group,
@@ -311,7 +312,7 @@ class StoredFields:
         for y in range(rows.start // height, -(-rows.stop // height)):
             for x in range(columns.start // width, -(-columns.stop // width)):
                 key = array.metadata.encode_chunk_key((0, y, x))
-                if not (Path(self.store.path) / array.basename / key).is_file():
+                if not (located(self.store.path) / array.basename / key).is_file():
                     raise ScratchError(
                         f"part {(y, x)} of what was kept of {self.variable!r} is gone from {self.store.path}"
                     )
@@ -327,4 +328,4 @@ def forget_stores() -> None:
 
 def folder_bytes(path: Path) -> int:
     """Return the size of all files below a folder."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return sum(file.size for file in files_below(path).values())

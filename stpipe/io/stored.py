@@ -17,6 +17,7 @@ import xarray as xr
 from stpipe.core.ports import JSON, VariableInfo
 from stpipe.core.windows import Triple, triple
 from stpipe.errors import CubeError, MissingFileError
+from stpipe.execution.storage import is_remote, located, names_at, one_line, scheme_of, zarr_place
 
 Kind = Literal["zarr", "netcdf"]
 """File formats that a cube can have."""
@@ -30,6 +31,8 @@ LONGEST_AXIS = 20_000_000
 _SHOWN = 4
 _SHOWN_OF_PATH = 200
 
+_DAP = ("http", "https", "dods")
+_GROUP_MARKS = ("zarr.json", ".zgroup", ".zmetadata", ".zattrs")
 _NETCDF_MAGIC = (b"\x89HDF", b"CDF\x01", b"CDF\x02", b"CDF\x05")
 _TIFF_MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 # An index would be read at once, whatever length a file claims; xarray has not always had a way to leave it out.
@@ -67,22 +70,11 @@ class StoredVariable:
     """Further stored values that mean gap; the reader turns them into `info.nodata`."""
 
 
-def one_line(error: BaseException) -> str:
-    """Return an exception's type and text on one line of bounded length."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path is a URL."""
-    return "://" in path
-
-
 def absolute(path: str | Path) -> str:
     """Return a local path as absolute; a URL as it is."""
     if not str(path):
         raise MissingFileError("no cube is named: its path is empty")
-    return str(path) if is_remote(str(path)) else str(local(path).resolve())
+    return str(path).rstrip("/") if is_remote(path) else str(local(path).resolve())
 
 
 def local(path: str | Path) -> Path:
@@ -100,15 +92,17 @@ def local(path: str | Path) -> Path:
 
 def kind_of(path: str) -> Kind:
     """Return the format of a cube; refuse what is neither Zarr nor NetCDF, saying what it looks like."""
+    if scheme_of(path) in _DAP and path.endswith((".nc", ".nc4", ".h5")):
+        return "netcdf"  # a server of DAP, which the library of NetCDF asks itself
     if is_remote(path):
-        return "netcdf" if path.endswith((".nc", ".nc4", ".h5")) else "zarr"
+        return _kind_there(path)
     place = Path(path)
     if not place.exists():
         raise MissingFileError(f"there is no file or folder {path}{beside(place)}")
     if place.is_dir():
         if (place / ".zarray").exists():
             raise CubeError(f"{path} is a single Zarr array; name the Zarr group that holds it and its coordinates")
-        marks = [place / name for name in ("zarr.json", ".zgroup", ".zmetadata", ".zattrs") if (place / name).exists()]
+        marks = [place / name for name in _GROUP_MARKS if (place / name).exists()]
         for mark in marks:
             check_plain(mark)
         if marks:
@@ -129,6 +123,25 @@ def kind_of(path: str) -> Kind:
     if magic in _TIFF_MAGIC:
         raise CubeError(f"{path} is a GeoTIFF, not a cube; make a cube of the series with: stpipe ingest")
     raise CubeError(f"{path} is neither a Zarr group nor a NetCDF file (its first bytes are {magic!r})")
+
+
+def _kind_there(path: str) -> Kind:
+    """Return the format of a cube at an address, or refuse."""
+    there = located(path)
+    names = names_at(there)
+    if names is None:  # what may not be listed may be read all the same
+        names = [name for name in (*_GROUP_MARKS, ".zarray") if (there / name).is_file()]
+    if names == [there.name] and there.is_file():  # a store lists an object as what is under its own name
+        raise CubeError(f"{path} is a file; of what is not on this machine only Zarr groups are read: fetch it first")
+    if ".zarray" in names:
+        raise CubeError(f"{path} is a single Zarr array; name the Zarr group that holds it and its coordinates")
+    if any(name in names for name in _GROUP_MARKS):
+        return "zarr"
+    if not names:
+        raise MissingFileError(f"there is nothing under {path}, or nothing that these credentials let be seen")
+    inside = ", ".join(name for name in names if name.endswith(".zarr"))[:_SHOWN_OF_PATH]
+    hint = f"; inside it: {inside}" if inside else ""
+    raise CubeError(f"{path} is not a Zarr group: it has no zarr.json, .zgroup or .zmetadata{hint}")
 
 
 def check_plain(place: Path) -> None:
@@ -175,7 +188,8 @@ def open_raw(path: str, kind: Kind, *, lazy_chunks: bool = False) -> xr.Dataset:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dataset = xr.open_dataset(path, chunks={} if lazy_chunks else None, **options)
+            source = zarr_place(path) if kind == "zarr" else path
+            dataset = xr.open_dataset(source, chunks={} if lazy_chunks else None, **options)
     except MemoryError:
         raise
     except Exception as error:

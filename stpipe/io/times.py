@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stpipe.errors import CubeError, OptionError
-from stpipe.io.stored import one_line
+from stpipe.execution.storage import one_line
 
 _DAY = np.timedelta64(1, "D")
 _SHOWN = 3

@@ -22,11 +22,12 @@ from stpipe.core.trust import Trust, remarks
 from stpipe.core.windows import Triple, Window
 from stpipe.errors import CubeError, OptionError
 from stpipe.execution.context import read_samples
+from stpipe.execution.storage import located
 from stpipe.io.block_folders import BlockFile, find_blocks, read_block, read_truth
 from stpipe.io.cube import Cube, Period
 from stpipe.io.fillable import open_fillable
 from stpipe.io.run_folder import file_state
-from stpipe.io.stored import absolute, is_remote, kind_of
+from stpipe.io.stored import absolute, kind_of
 from stpipe.methods.curriculum import Scene
 from stpipe.methods.guides import GuideMaker
 from stpipe.methods.teaching import LEAST_LEFT
@@ -188,7 +189,7 @@ def _check_kind(path: Path) -> None:
 def _cube_source(cube: Cube, name: str) -> Source:
     for info in cube.variables:
         check_fillable(info)
-    state = "" if is_remote(cube.path) else file_state(Path(cube.path), cube.sources)
+    state = file_state(located(cube.path), cube.sources)
     return Source(
         name=name,
         families=tuple(f"{name}:{variable}" for variable in cube.names),

@@ -20,7 +20,7 @@ from pathlib import Path
 from stpipe.core.plan import canonical
 from stpipe.core.ports import JSON
 from stpipe.errors import OptionError, OutputError
-from stpipe.execution.records import write_whole
+from stpipe.execution.storage import write_whole
 from stpipe.io.locks import held
 from stpipe.io.run_folder import check_writable
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from stpipe.core.ports import CubeReader, VariableInfo
 from stpipe.core.samples import SOURCE_CODES, is_nodata, physical
 from stpipe.core.windows import Triple, Window
 from stpipe.errors import OptionError
+from stpipe.execution.storage import located, write_whole
 from stpipe.io.frames import (
     SOURCE_SUFFIX,
     USUAL_PERCENT,
@@ -97,7 +97,7 @@ def write_quicklook(
     if not frames:
         raise OptionError("a quicklook needs at least one frame")
     picture = _draw(observed, filled, variable, tuple(frames))
-    _write_atomically(Path(path), picture)
+    write_whole(located(path), picture)
     return tuple(frames)
 
 
@@ -245,13 +245,3 @@ def _draw(observed: FrameSource, filled: FrameSource, variable: str, frames: tup
 
 def _values(cube: FrameSource, name: str, frame: int, view: View, reader: CubeReader) -> NDArray[np.float64]:
     return physical(read_view(cube, name, frame, view, reader), infos_of(cube)[name])
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".partial-{uuid4().hex[:8]}-{path.name}")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

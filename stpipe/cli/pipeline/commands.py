@@ -137,7 +137,8 @@ def check_inputs(stages: Sequence[Stage]) -> None:
     MissingFileError
         If a path leads nowhere, or a pattern matches nothing.
     """
-    from stpipe.io.stored import beside, is_remote
+    from stpipe.execution.storage import is_remote
+    from stpipe.io.stored import beside
 
     made = {str(stage.output) for stage in stages}
     for stage in stages:

@@ -96,7 +96,7 @@ class Records:
         self._write()
 
     def _write(self) -> None:
-        from stpipe.execution.records import write_whole
+        from stpipe.execution.storage import write_whole
 
         document = {"stpipe": __version__, "stages": self.stages}
         write_whole(self.folder / RECORD, (json.dumps(document, indent=2) + "\n").encode())

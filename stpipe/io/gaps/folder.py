@@ -21,7 +21,7 @@ from pathlib import Path
 from stpipe.core.ports import JSON
 from stpipe.core.sizes import gib
 from stpipe.errors import OutputError, PlanError
-from stpipe.execution.records import write_whole
+from stpipe.execution.storage import write_whole
 from stpipe.io.locks import held
 from stpipe.io.run_folder import check_writable
 

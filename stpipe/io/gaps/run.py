@@ -22,7 +22,7 @@ from stpipe.core.gap_statistics import GapCalendar, GapOptions, check_dates, gap
 from stpipe.core.ports import JSON, VariableInfo
 from stpipe.core.samples import check_fillable, gap_value
 from stpipe.core.trust import Trust, remarks
-from stpipe.errors import CubeError, RunError
+from stpipe.errors import CubeError, OptionError, RunError
 from stpipe.execution.clusters.connect import (
     check_cluster,
     check_workers,
@@ -42,6 +42,7 @@ from stpipe.execution.stages import (
     run_stage,
     untold,
 )
+from stpipe.execution.storage import is_remote
 from stpipe.io.cube import Cube, Period
 from stpipe.io.fillable import open_fillable
 from stpipe.io.frames import RasterGrid, safe_names
@@ -164,6 +165,8 @@ def default_output(cube: Path) -> Path:
     >>> default_output(Path("data/cube.zarr")).name
     'cube.gaps'
     """
+    if is_remote(cube):
+        raise OptionError(f"{cube} is not on this machine; say with -o which folder here its statistics go to")
     return cube.with_name(f"{Path(cube.name or cube.resolve().name).stem}.gaps")
 
 

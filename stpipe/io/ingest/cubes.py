@@ -6,7 +6,6 @@ import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from stpipe.core.ports import JSON
 from stpipe.core.windows import Window, triple
 from stpipe.errors import CubeError
+from stpipe.execution.storage import located
 from stpipe.io.dimensions import coordinate_of
 from stpipe.io.georeference import Affine6, crs_wkt_of, transform_of
 from stpipe.io.ingest.files import file_identity, shifted_read
@@ -105,7 +105,7 @@ class CubeFrame:
         place = (self.reader.path, self.stored.source)
         with _lock:
             if place not in _states:
-                about = f"{file_state(Path(place[0]), [place[1]])} {self.layer_grid!r}"
+                about = f"{file_state(located(place[0]), [place[1]])} {self.layer_grid!r}"
                 _states[place] = hashlib.sha256(about.encode()).hexdigest()
             return _states[place]
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from stpipe.core.ports import JSON
 from stpipe.errors import CubeError, ReadError
+from stpipe.execution.storage import one_line
 from stpipe.io.filenames import NamedFile
 from stpipe.io.ingest.layers import Layer, Want, fill_value
 from stpipe.io.rasters import Grid, grid_of_dataset, open_raster
-from stpipe.io.stored import one_line
 
 KEPT_OPEN = 32
 """Files that may be open at a time; each takes megabytes, and to open one again about two milliseconds."""

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from stpipe.core.ports import JSON
 from stpipe.errors import CubeError, OptionError, ReadError
+from stpipe.execution.storage import is_remote, one_line
 from stpipe.io.georeference import read_area
 from stpipe.io.ingest.files import file_identity
 from stpipe.io.ingest.layers import Layer, Want
 from stpipe.io.ingest.target import Target, check_degrees, crs_wkt_of_text, moved_box
 from stpipe.io.rasters import Grid, open_raster
-from stpipe.io.stored import check_plain, is_remote, local, one_line
+from stpipe.io.stored import check_plain, local
 
 JSON_SUFFIXES = (".json", ".geojson")
 """What is taken for a file of STAC items."""

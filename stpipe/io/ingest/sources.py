@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from stpipe.errors import CubeError, MissingFileError
+from stpipe.execution.storage import is_remote
 from stpipe.io.filenames import read_names
 from stpipe.io.ingest.cubes import describe_cube
 from stpipe.io.ingest.files import describe_file
@@ -17,7 +18,7 @@ from stpipe.io.ingest.items import StacQuery, describe_items, is_stac
 from stpipe.io.ingest.layers import Layer
 from stpipe.io.ingest.target import Target
 from stpipe.io.rasters import find_files
-from stpipe.io.stored import is_remote, local
+from stpipe.io.stored import local
 
 NETCDF_SUFFIXES = (".nc", ".nc4", ".cdf", ".h5", ".hdf5")
 """What is taken for a NetCDF file."""

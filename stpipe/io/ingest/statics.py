@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from stpipe.core.ports import JSON
 from stpipe.errors import CubeError
+from stpipe.execution.storage import located
 from stpipe.io.dimensions import degrees_role
 from stpipe.io.ingest.cubes import CubeFrame, warped
 from stpipe.io.ingest.files import file_identity, shifted_read
@@ -78,7 +78,7 @@ class StaticField:
     def identity(self) -> JSON:
         """Return the variable, and the state of the files that it is in."""
         if self.kind == "zarr":
-            state = f"{file_state(Path(self.path), [self.stored.source])} {self.grid!r}"
+            state = f"{file_state(located(self.path), [self.stored.source])} {self.grid!r}"
             return [self.path, hashlib.sha256(state.encode()).hexdigest(), self.stored.source]
         return [*file_identity(self.path), self.stored.source]
 

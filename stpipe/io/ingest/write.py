@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from stpipe.core.trust import Trust, remarks
 from stpipe.errors import OutputError, RunError, StpipeError
+from stpipe.execution.storage import one_line
 from stpipe.io.georeference import grid_mapping_attrs
 from stpipe.io.indices import SCALED
 from stpipe.io.ingest.cubes import forget_batches
@@ -27,7 +28,6 @@ from stpipe.io.ingest.records import Records
 from stpipe.io.ingest.scenes import Frame, Scene
 from stpipe.io.rasters import Grid, crs_name
 from stpipe.io.run_folder import check_writable
-from stpipe.io.stored import one_line
 from stpipe.io.times import nanoseconds
 
 SOURCE = "stpipe ingest"

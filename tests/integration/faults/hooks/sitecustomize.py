@@ -190,6 +190,17 @@ def start_claims(old: Function) -> Function:
     return new
 
 
+def hold_lease(old: Function) -> Function:
+    """Leases of folders in a store: the same."""
+
+    @functools.wraps(old)
+    def new(place: Any, *, patience: Any = None, **named: Any) -> Any:
+        patience = os.environ.get("STPIPE_PATIENCE", patience)
+        return old(place, patience=None if patience is None else float(patience), **named)
+
+    return new
+
+
 def now() -> float:
     """The time of day, or another one."""
     jumps = os.environ.get("STPIPE_CLOCK")
@@ -204,6 +215,7 @@ WRAPPED = {
     "stpipe.execution.records": [("RecordBook", "write", write)],
     "stpipe.execution.tasks": [(None, "fill_block", fill_block)],
     "stpipe.execution.claims": [("Claims", "__init__", start_claims)],
+    "stpipe.io.leases": [(None, "leased", hold_lease)],
     "stpipe.io.reader": [(None, "_fetch", fetch)],
 }
 
