@@ -29,13 +29,13 @@ from stpipe.errors import OutputError, RunError
 from stpipe.execution.clusters.connect import check_cluster, connect
 from stpipe.execution.context import RunContext
 from stpipe.execution.records import RecordBook
-from stpipe.execution.run import RunOutcome, run_blocks
+from stpipe.execution.run import RunOutcome, blended_files, run_blocks
 from stpipe.execution.runners import ClusterRunner, Runner, Tasks
 from stpipe.execution.stages import clean_workers
 from stpipe.execution.storage import absolute
 from stpipe.io.coefficients import COEFFICIENTS, write_coefficients
 from stpipe.io.cube import open_source
-from stpipe.io.filled import ZarrFilledStore, create_filled
+from stpipe.io.filled import ZarrFilledStore, check_filled, create_filled
 from stpipe.io.frames import RasterGrid
 from stpipe.io.mosaic import plan_mosaic
 from stpipe.io.mosaic_stage import MosaicContext, mosaic_task, written_files
@@ -203,6 +203,7 @@ def carry_out(
     notes: list[str],
     *,
     alone: Callable[[], AbstractContextManager[None]] = nullcontext,
+    check: bool = True,
 ) -> dict[str, JSON]:
     """Do all stages of a run whose stores exist, or what is left of them; return what run.json is to say.
 
@@ -218,9 +219,15 @@ def carry_out(
         Grows by what the user should know.
     alone : callable
         Returns what keeps out other processes that share the run, if there are any.
+    check : bool
+        Whether to look at a filled cube again that has its final name already.
     """
     folder, plan = prepared.folder, prepared.plan
     peaks: dict[str, int] = {}
+    if check and folder.has("filled.zarr") and not _is_as_published(folder, plan):
+        folder.withdraw("filled.zarr")
+        notes.append("the filled cube was no longer what had been written; what had changed of it was made again")
+    folder.mend()
     if not folder.has("filled.zarr"):
         outcome = run_blocks(runner, run_context(prepared), start_worker=start_fill_worker, on_stage=watch.stage)
         with alone():
@@ -235,11 +242,11 @@ def carry_out(
     with alone():
         _quicklook(prepared)
     watch.stage("digests")
-    names = ("filled.zarr", COEFFICIENTS, "quicklook.png")
-    products = [_product(folder, name) for name in names if folder.has(name)]
+    saved = _load_outcome(folder, plan)
+    products = [saved["filled"]]
+    products += [_product(folder, name) for name in (COEFFICIENTS, "quicklook.png") if folder.has(name)]
     products += [{**file, "path": f"geotiff/{file['path']}"} for file in files]
     watch.close()
-    saved = _load_outcome(folder, plan)
     own = watch.rows()
     stages = {**saved.get("stages", {}), **own}
     peaks = {**saved["peak_bytes"], **peaks}
@@ -277,7 +284,13 @@ def carry_out(
 def _publish(prepared: Prepared, outcome: RunOutcome, watch: Watch) -> None:
     """Give what was blended its final name, and what goes with it."""
     folder = prepared.folder
-    _save_outcome(folder, prepared.plan, outcome, watch.rows())
+    watch.stage("check")
+    written = blended_files(outcome.context)
+    stores = ((name.partition("/"), content) for name, content in folder.made().items())
+    made = {name: content for (store, _, name), content in stores if store == "filled.zarr"}
+    size, sha256 = check_filled(folder.work / "filled.zarr", written, made)
+    filled = {"path": "filled.zarr", "bytes": size, "sha256": sha256}
+    _save_outcome(folder, prepared.plan, outcome, watch.rows(), filled)
     if isinstance(prepared.guides, Radar) and not folder.has(COEFFICIENTS):
         watch.stage("coefficients")
         _write_coefficients(prepared, prepared.guides, outcome.context)
@@ -321,11 +334,19 @@ def learning_notes(learned: dict[str, JSON]) -> list[str]:
     return [prefix.format(name) + note for name, row in learned.items() for note in row["notes"]]
 
 
-def _save_outcome(folder: RunFolder, plan: Plan, outcome: RunOutcome, stages: dict[str, JSON]) -> None:
+def _is_as_published(folder: RunFolder, plan: Plan) -> bool:
+    """Return whether the filled cube is still what was given its name."""
+    return bool(_product(folder, "filled.zarr") == _load_outcome(folder, plan).get("filled"))
+
+
+def _save_outcome(
+    folder: RunFolder, plan: Plan, outcome: RunOutcome, stages: dict[str, JSON], filled: dict[str, JSON]
+) -> None:
     RecordBook(str(folder.work / "records"), plan.run_id).write(
         "outcome",
         {
             "counts": outcome.counts,
+            "filled": filled,
             "blocks_with_gaps": outcome.blocks_with_gaps,
             "rule_counts": outcome.rule_counts,
             "learned": outcome.learned,

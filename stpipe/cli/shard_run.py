@@ -59,7 +59,7 @@ def _take_part(prepared: Prepared, shard: Shard, watch: Watch, notes: list[str])
         runner = ShardRunner(
             shard=shard, claims=claims, over=over, progress=watch.progress, limit=prepared.options.block_timeout
         )
-        report = carry_out(prepared, runner, watch, notes, alone=folder.alone)
+        report = carry_out(prepared, runner, watch, notes, alone=folder.alone, check=False)
     with folder.alone():
         if finished():
             return None

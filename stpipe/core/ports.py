@@ -359,5 +359,5 @@ class FilledStore(Protocol):
     ) -> None:
         """Write one tile of whole chunks: stored samples, source codes and interval half-widths."""
 
-    def read(self, variable: str, tile: Window) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32]]:
-        """Return what `write` wrote."""
+    def digests(self, variable: str, tile: Window) -> dict[str, str]:
+        """Return the sha256 of each file that holds a part of a tile, by its name; `ScratchError` if one is gone."""

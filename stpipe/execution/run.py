@@ -229,6 +229,17 @@ def source_counts(book: RecordBook, numbers: Iterable[int]) -> dict[str, dict[st
     return totals
 
 
+def blended_files(context: RunContext) -> dict[str, str]:
+    """Return the sha256 of each file of the filled cube, as the records of its tiles say; it takes a blended run."""
+    book, files = context.book("blend"), {}
+    for number in range(context.plan.n_blend_tiles):
+        record = book.read(f"{number:07d}")
+        if record is None:
+            raise RunError(f"the record of blended tile {number} is gone; run the same command again to go on")
+        files.update(record["files"])
+    return files
+
+
 def _refuse_failures(result: StageResult, stage: str, noun: str, context: RunContext) -> None:
     """End the run if anything failed, with the first reasons and the way to go on."""
     if not result.failures:

@@ -7,8 +7,10 @@ chunk has one writer.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,17 @@ from zarr.codecs import BloscCodec, BloscShuffle
 from stpipe.core.ports import JSON, VariableInfo
 from stpipe.core.samples import SOURCE_CODES, gap_value
 from stpipe.core.windows import Triple, Window
-from stpipe.execution.storage import zarr_place
+from stpipe.errors import RunError, ScratchError
+from stpipe.execution.storage import located, zarr_place
 from stpipe.io.cube import Cube
 from stpipe.io.frames import SOURCE_SUFFIX, USUAL_PERCENT, half_width_name
-from stpipe.io.scratch import open_array, read_checked
+from stpipe.io.run_folder import file_digests, total_digest
+from stpipe.io.scratch import open_array
 
 DROPPED = ("_FillValue", "missing_value", "scale_factor", "add_offset", "coordinates", "grid_mapping", "_Unsigned")
 """Attributes of the input that say how it was stored, not what it is."""
+
+_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +63,57 @@ class ZarrFilledStore:
         for name, values in zip(self._names(variable), arrays, strict=True):
             open_array(self.path, name, "r+")[tile.slices] = values
 
-    def read(self, variable: str, tile: Window) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32]]:
-        """Return what `write` wrote."""
-        stored, source, half_width = (
-            read_checked(open_array(self.path, name, "r+"), tile.slices) for name in self._names(variable)
+    def digests(self, variable: str, tile: Window) -> dict[str, str]:
+        """Return the sha256 of each chunk of a tile as it lies there, by its name in the group."""
+        place = located(self.path)
+        found: dict[str, str] = {}
+        for name in self._names(variable):
+            array = open_array(self.path, name, "r+")
+            spans = [
+                range(start // chunk, -(-stop // chunk))
+                for start, stop, chunk in zip(tile.start, tile.stop, array.chunks, strict=True)
+            ]
+            for at in product(*spans):
+                file = f"{array.basename}/{array.metadata.encode_chunk_key(at)}"
+                try:
+                    found[file] = hashlib.sha256((place / file).read_bytes()).hexdigest()
+                except OSError as error:
+                    raise ScratchError(f"chunk {file} is gone from {self.path} ({error})") from error
+        return found
+
+
+def check_filled(path: Path, written: Mapping[str, str], made: Mapping[str, bytes]) -> tuple[int, str]:
+    """Hold all files of a finished group against what they were when they were written.
+
+    Parameters
+    ----------
+    path : Path
+        The group.
+    written : mapping of str to str
+        sha256 of each file that tasks wrote, by its name in the group.
+    made : mapping of str to bytes
+        The files that the group was created with.
+
+    Returns
+    -------
+    tuple of int and str
+        Size and sha256 of the whole, see `stpipe.io.run_folder.tree_digest`.
+
+    Raises
+    ------
+    RunError
+        If there is any difference.
+    """
+    found = {name: told for name, told in file_digests(path).items() if not name.endswith(".partial")}
+    expected = {**{name: hashlib.sha256(content).hexdigest() for name, content in made.items()}, **written}
+    bad = sorted(name for name in {*found, *expected} if name not in found or found[name][1] != expected.get(name))
+    if bad:
+        named = ", ".join(bad[:_SHOWN]) + (f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
+        raise RunError(
+            f"files of {path} are no longer as they were written: {named}; run the same command again to have them "
+            "made again, and look after that disk"
         )
-        return stored, source, half_width
+    return total_digest(found)
 
 
 def create_filled(

@@ -6,9 +6,11 @@ checksum is kept while it is written, and the finished COG is read back and held
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
+import shutil
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +39,8 @@ from stpipe.errors import OutputError, RunError, StpipeError
 from stpipe.io.frames import SOURCE_COLOURS
 from stpipe.io.mosaic import CACHE_BYTES, MosaicTask, WrittenFile, raster_dtype
 
+CPLE_BaseError = rasterio._err.CPLE_BaseError  # noqa: SLF001 - its only name
+
 LOG = logging.getLogger(__name__)
 
 PARTIAL = ".partial-"
@@ -47,6 +51,9 @@ MARK = "stpipe_variable"
 
 DEFLATE_LEVEL = 4
 """Takes two thirds of the time of GDAL's own 6; files of real reflectance are 0.4 % larger."""
+
+FULL_BYTES = 2**20
+"""A disk with less is full."""
 
 LARGEST_EXACT = 2**53
 """GDAL keeps nodata as text of a float64; beyond this a 64-bit nodata would come back as another number."""
@@ -97,8 +104,9 @@ def write_task(
             written = _write(task, reader, wanted, threads) if wanted else {}
     except StpipeError:
         raise
-    except (RasterioError, CRSError, OSError, rasterio._err.CPLE_BaseError) as error:  # noqa: SLF001 - its only name
-        reason = " ".join(str(error.__cause__ or error).split())
+    except (RasterioError, CRSError, OSError, CPLE_BaseError) as error:
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        reason = " ".join(str(error if full else error.__cause__ or error).split())
         raise RunError(
             f"can't write {place}: {reason}; finished files are kept, so make room or mend the folder and run it again"
         ) from error
@@ -161,9 +169,16 @@ def _remove_leftovers(output: _Output) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield
+    """Keep what GDAL says on its way from the terminal: what is wrong comes as an exception, and says it once."""
+    logger = logging.getLogger("rasterio")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager
@@ -324,7 +339,7 @@ def _finished(
         found = _written(output, kept=True)
         if known.get(output.name) == found.sha256:
             kept[output.name] = found
-        else:
+        elif output.name not in known:  # what is not as it was written is written again, whatever is read of it
             doubtful.append(output)
     with ExitStack() as stack:
         opened: list[tuple[_Output, Any]] = []
@@ -366,6 +381,12 @@ def _write(task: MosaicTask, reader: CubeReader, outputs: Sequence[_Output], thr
             _check(task, output, _span(outputs))
             _publish(output)
             written[output.name] = _written(output, kept=False)
+    except (RasterioError, OSError, CPLE_BaseError) as error:
+        # Asked before what was written is removed: GDAL's own words say which call failed, and seldom why.
+        if shutil.disk_usage(outputs[0].partial.parent).free < FULL_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
+    else:
         return written
     finally:
         for output in outputs:

@@ -10,12 +10,13 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -46,6 +47,9 @@ WORK = (
     "coefficients.zarr", "claims", "hung", "lock", "turn",
 )  # fmt: skip
 """Names that it may have in its work folder."""
+
+STORES = ("overviews.zarr", "fields.zarr", "blocks.zarr", "filled.zarr")
+"""Those of them that a run is begun with."""
 
 HALVES = re.compile(r"\.(plan\.json|run\.json|quicklook\.png)\.[0-9a-f]{32}\.partial|quicklook\.png\.partial")
 """Files that a process was killed at, or that another one, which shares the run, is writing."""
@@ -183,8 +187,26 @@ class RunFolder:
             remove(place)
 
     def begin(self, run_id: str, identity: JSON) -> None:
-        """Say whose work this is; called when the stores exist."""
-        write_whole(self.work / "plan.json", canonical({"run_id": run_id, "identity": identity}))
+        """Say whose work this is, and what its stores were made with; called when they exist, and are empty."""
+        made = {
+            f"{store}/{name}": base64.b64encode((self.work / store / name).read_bytes()).decode()
+            for store in STORES
+            for name in files_below(self.work / store)
+        }
+        write_whole(self.work / "plan.json", canonical({"run_id": run_id, "identity": identity, "made": made}))
+
+    def made(self) -> dict[str, bytes]:
+        """Return the files that the stores were made with, by their names in the work folder."""
+        made = (_load(self.work / "plan.json") or {}).get("made", {})
+        return {name: base64.b64decode(content) for name, content in made.items()}
+
+    def mend(self) -> None:
+        """Write again what stores say of themselves, where it is not as it was made: without it they are lost."""
+        there = {store for store in STORES if (self.work / store).exists()}
+        for name, content in self.made().items():
+            place = self.work / name
+            if name.partition("/")[0] in there and not (place.is_file() and place.read_bytes() == content):
+                write_whole(place, content)
 
     @contextmanager
     def locked(self, *, shared: bool = False, announce: Callable[[str], None] | None = None) -> Iterator[None]:
@@ -216,6 +238,11 @@ class RunFolder:
             for leftover in unfinished.rglob("*.partial"):
                 leftover.unlink()
             move(unfinished, self.path / name)
+
+    def withdraw(self, name: str) -> None:
+        """Take a product's final name away: it is no longer what was given it."""
+        remove(self.work / name)
+        move(self.path / name, self.work / name)
 
     def finish(self, report: JSON, *, keep_work: bool) -> None:
         """Write run.json, then remove what killed writers left, and the scratch."""
@@ -333,13 +360,30 @@ def check_writable(path: Path) -> None:
 
 
 def tree_digest(path: Path) -> tuple[int, str]:
-    """Return the size and sha256 of a file, or of all files of a folder with their names, in order."""
+    """Return the size and sha256 of a file, or of a folder: that of the list of its files, see `total_digest`."""
+    return _digest(pieces(path)) if path.is_file() else total_digest(file_digests(path))
+
+
+def file_digests(path: Path) -> dict[str, tuple[int, str]]:
+    """Return the size and sha256 of each file of a folder by its name there, in order."""
+    return {name: _digest(parts) for name, parts in contents(path)}
+
+
+def total_digest(files: Mapping[str, tuple[int, str]]) -> tuple[int, str]:
+    r"""Return the size of files, and the sha256 of the list that ``sha256sum`` would print of them.
+
+    >>> total_digest({"a": (1, "00"), "b": (2, "ff")}) == (3, hashlib.sha256(b"00  a\nff  b\n").hexdigest())
+    True
+    """
+    lines = "".join(f"{sha256}  {name}\n" for name, (_, sha256) in files.items())
+    return sum(size for size, _ in files.values()), hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _digest(parts: Iterable[bytes]) -> tuple[int, str]:
     total, size = hashlib.sha256(), 0
-    for name, parts in [("", pieces(path))] if path.is_file() else contents(path):
-        total.update(name.encode())
-        for piece in parts:
-            total.update(piece)
-            size += len(piece)
+    for piece in parts:
+        total.update(piece)
+        size += len(piece)
     return size, total.hexdigest()
 
 

@@ -18,6 +18,7 @@ from stpipe.core.windows import Window
 from stpipe.errors import ReadError, RunError
 from stpipe.execution.clusters.connect import connect
 from stpipe.execution.context import RunContext
+from stpipe.execution.records import digest
 from stpipe.execution.run import RunOutcome, run_blocks
 from stpipe.execution.runners import ClusterRunner
 from stpipe.io.objects import ArrayReader
@@ -52,6 +53,9 @@ class ArrayProduct:
     def write(self, variable: str, tile: Window, *arrays: np.ndarray) -> None:
         for name, values in zip(("v", "source", "half"), arrays, strict=True):
             open_array(self.path, name, "r+")[tile.slices] = values
+
+    def digests(self, variable: str, tile: Window) -> dict[str, str]:
+        return {"tile": digest(*self.read(variable, tile))}
 
     def read(self, variable: str, tile: Window) -> tuple[np.ndarray, ...]:
         return tuple(read_checked(open_array(self.path, name, "r+"), tile.slices) for name in ("v", "source", "half"))

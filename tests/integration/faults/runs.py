@@ -129,6 +129,12 @@ class Bench:
     advice: tuple[str, ...] = ()
     """What the message said to add to the command."""
 
+    driven: bool = False
+    """Whether a driver has to go on with it."""
+
+    noted: str = ""
+    """A line that it then says besides."""
+
     cleanups: list[Callable[[], object]] = field(default_factory=list)
     """What has to be undone when all runs have ended."""
 

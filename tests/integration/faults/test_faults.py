@@ -41,7 +41,7 @@ def test_a_fault_costs_nothing_but_time(fault: Fault, bench: Bench, shelf: Shelf
 
     # Half of the drivers are followed by a driver; a share goes on with what either left.
     alike = (fault.story, fault.how) == ("ended", "driver") and fault.seed % 2
-    how = "driver" if alike or bench.advice else "share"
+    how = "driver" if alike or bench.advice or bench.driven else "share"
     last = bench.resume(*bench.advice, how=how)
     if not ends:
         seen["codes"] = (last.code,)
