@@ -107,6 +107,33 @@ class Blend:
         return np.stack(list(self.frames()), axis=1)
 
 
+FINER = 16
+"""How much finer than what stored samples can tell apart predictions are kept."""
+
+
+def thin(prediction: NDArray[np.float32], step: float) -> None:
+    """Round predictions to a `FINER`-th of a step, or to a little less, in place: scratch is half the size.
+
+    Parameters
+    ----------
+    prediction : ndarray of float32
+        Of any shape; NaN and infinity stay.
+    step : float
+        The distance of two values that the product can tell apart, in the same units.
+
+    Examples
+    --------
+    >>> values = np.array([0.7071, -3.1416, np.nan], dtype=np.float32)
+    >>> thin(values, 0.1)
+    >>> values
+    array([ 0.70703125, -3.140625  ,         nan], dtype=float32)
+    """
+    quantum = np.float32(2.0 ** np.floor(np.log2(step / FINER)))  # a power of two: dividing by it is exact
+    prediction /= quantum
+    np.rint(prediction, out=prediction)
+    prediction *= quantum
+
+
 HALF_WIDTH_BITS = 10
 """Binary digits of a half-width that are kept after the leading one, 0.1 %: no interval is known better."""
 

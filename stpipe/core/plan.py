@@ -52,8 +52,8 @@ PART_PIXELS = 2**16
 PARTS = 64
 """A scene has at least so many parts, if it has as many tiles."""
 
-SCRATCH_BYTES = 6.5
-"""Of a gap on its way to the blend, compressed, at most: a prediction that nothing compresses, a rounded half-width."""
+COMPANION_BYTES = 2.5
+"""Of a gap on its way to the blend, compressed, at most: its rounded half-width, and whether a fallback stood in."""
 
 SOURCE_BYTES = 0.5
 """Of a source code in a product, compressed, at most."""
@@ -311,7 +311,7 @@ def make_plan(
     if crops:
         geometry["crops"] = [(crop.start, crop.stop) for crop in crops]
     n = len(variables)
-    gap_scratch = int(SCRATCH_BYTES * len(grid) * math.prod(grid.size))
+    gap_scratch = int(sum(map(gap_scratch_bytes, variables)) * len(grid) * math.prod(grid.size))
     return Plan(
         variables=tuple(variables),
         blocks=grid,
@@ -322,13 +322,25 @@ def make_plan(
         tiles_a_part=tiles_a_part(look_tiles),
         crops=crops,
         memory=memory,
-        scratch_bytes=n * (gap_scratch + samples * 36 // 64 + 8 * kept * extent[1] * extent[2]),
+        scratch_bytes=gap_scratch + n * (samples * 36 // 64 + 8 * kept * extent[1] * extent[2]),
         output_bytes=n * copies * int(samples * (item + SOURCE_BYTES + HALF_WIDTH_BYTES)),
-        gap_bytes=n * (gap_scratch + copies * int(samples * HALF_WIDTH_BYTES)),
+        gap_bytes=gap_scratch + n * copies * int(samples * HALF_WIDTH_BYTES),
         seconds=n * len(grid) * math.prod(grid.read_shape) / 1e6 * filler.seconds_per_million,
         learn_seconds=n * learn_seconds,
         identity={"input": identity, "geometry": geometry},
     )
+
+
+def gap_scratch_bytes(info: VariableInfo) -> float:
+    """Return what a gap takes on its way to the blend, compressed, at most.
+
+    Predictions of whole numbers are rounded to half a byte more than these have; nothing compresses others.
+
+    >>> gap_scratch_bytes(VariableInfo(name="ndvi", dtype="int16", chunks=(1, 1, 1)))
+    5.0
+    """
+    dtype = np.dtype(info.dtype)
+    return COMPANION_BYTES + (min(4.0, dtype.itemsize + 0.5) if dtype.kind in "iu" else 4.0)
 
 
 def tiles_a_part(tiles: TileGrid) -> int:

@@ -15,7 +15,7 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from stpipe.core.blend import FALLBACK, HALF_WIDTH, PAYLOAD_PARTS, PREDICTION, Blend, coarsen
+from stpipe.core.blend import FALLBACK, HALF_WIDTH, PAYLOAD_PARTS, PREDICTION, Blend, coarsen, thin
 from stpipe.core.blocks import Block
 from stpipe.core.ports import BlockInput, Filler, Overviews, Prediction, VariableInfo
 from stpipe.core.samples import SOURCE_CODES, credible, encode, gap_value
@@ -176,7 +176,10 @@ def fill_block(
             scale=read.scale,
         )
     )
-    return _payload(prediction, read, block, days, job.max_gap)
+    payload = _payload(prediction, read, block, days, job.max_gap)
+    if np.dtype(info.dtype).kind in "iu":
+        thin(payload[PREDICTION], abs(info.scale_factor) / job.scales[info.name].spread)
+    return payload
 
 
 def _payload(

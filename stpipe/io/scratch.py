@@ -8,6 +8,7 @@ silence; what is there is settled by records, and by digests of what is read.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
+from zarr.codecs import BloscCodec, BloscShuffle, BytesCodec, Crc32cCodec, ZstdCodec
 
 from stpipe.core.blend import PAYLOAD_PARTS
 from stpipe.core.blocks import Block, BlockGrid
@@ -46,18 +47,41 @@ def open_array(path: str, name: str, mode: str) -> zarr.Array[Any]:
     return array.with_config({"write_empty_chunks": True}) if hasattr(array, "with_config") else array
 
 
+BLOSC_BYTES = 2**31 - 2**10
+"""What Blosc can take at once, with its own header."""
+
+
 def create_array(
-    group: zarr.Group, name: str, *, shape: Sequence[int], chunks: Sequence[int], dtype: str, level: int = 1
+    group: zarr.Group, name: str, *, shape: Sequence[int], chunks: Sequence[int], dtype: str, sorted_bits: bool = False
 ) -> None:
-    """Create a checksummed array whose chunks are all written."""
+    """Create a checksummed array whose chunks are all written.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        Where.
+    name : str
+        Of the array.
+    shape, chunks : sequence of int
+        Its shape, and that of its chunks.
+    dtype : str
+        Its type.
+    sorted_bits : bool
+        Whether to lay bits of the same weight side by side, by which rounded numbers are half the size.
+    """
+    lengths = tuple(max(1, c) for c in chunks)
+    item = np.dtype(dtype).itemsize
+    compressor: ZstdCodec | BloscCodec = ZstdCodec(level=1)
+    if sorted_bits and math.prod(lengths) * item <= BLOSC_BYTES:
+        compressor = BloscCodec(cname="zstd", clevel=1, shuffle=BloscShuffle.bitshuffle, typesize=item)
     group.create_array(
         name,
         shape=tuple(shape),
-        chunks=tuple(max(1, c) for c in chunks),
+        chunks=lengths,
         dtype=dtype,
         fill_value=0,
         serializer=BytesCodec(),
-        compressors=[ZstdCodec(level=level), Crc32cCodec()],
+        compressors=[compressor, Crc32cCodec()],
         config={"write_empty_chunks": True},
         overwrite=True,
     )
@@ -222,6 +246,7 @@ class ZarrBlockStore:
                 shape=(PAYLOAD_PARTS, *(n * s for n, s in zip(self.grid.counts, self.grid.size, strict=True))),
                 chunks=(PAYLOAD_PARTS, *self.grid.size),
                 dtype="float32",
+                sorted_bits=True,
             )
         group.attrs["variables"] = list(variables)
 
