@@ -97,9 +97,11 @@ def command(
 
 def _inside_run(cube: str) -> str:
     """Return the filled cube of a run's folder, or the path itself."""
-    from stpipe.execution.storage import is_remote, located, names_at
+    from stpipe.execution.storage import WRITABLE, is_remote, located, names_at, scheme_of
     from stpipe.io.stored import local
 
+    if scheme_of(cube) not in ("", *WRITABLE):
+        return cube
     if not is_remote(cube):
         return str(Path(cube) / FILLED) if (local(cube) / FILLED).is_dir() else cube
     inside = located(cube) / FILLED

@@ -229,7 +229,7 @@ def prepare(options: FillOptions) -> Prepared:
     filler = _filler(options, percent / 100, guides, coefficients)
     output = options.output or default_output(options.cube)
     check_output(output)
-    remote = any(is_remote(place) for place in (cube.path, output, *options.guides))
+    remote = any(is_remote(place) for place in (cube.path, output, *_led_by(options)))
     plan, workers, limit = _fitting_plan(options, cube, filler, workers, remote=remote)
     if options.shard is not None and is_remote(output):
         raise OptionError(
@@ -328,6 +328,12 @@ def _input_state(cube: Cube, guides: Guides | Radar | None, coefficients: GivenC
     states = [file_state(located(cube.path), cube.sources)]
     states += [one.state() for one in (guides, coefficients) if one is not None]
     return states[0] if len(states) == 1 else sha256(" ".join(states).encode()).hexdigest()
+
+
+def _led_by(options: FillOptions) -> list[Path]:
+    """Return what is read besides the cube."""
+    coefficients = None if options.sar is None else options.sar.coefficients
+    return [*options.guides, *([] if coefficients is None else [coefficients])]
 
 
 def _refuse_overlap(options: FillOptions, cube: Cube, output: Path) -> None:

@@ -25,14 +25,14 @@ from stpipe.core.ports import JSON, SceneFiller
 from stpipe.core.sizes import MIB
 from stpipe.core.trust import remarks
 from stpipe.core.windows import Window
-from stpipe.errors import OutputError, RunError
+from stpipe.errors import OutputError, RunError, StpipeError
 from stpipe.execution.clusters.connect import check_cluster, connect
 from stpipe.execution.context import RunContext
 from stpipe.execution.records import RecordBook
 from stpipe.execution.run import RunOutcome, blended_files, run_blocks
 from stpipe.execution.runners import ClusterRunner, Runner, Tasks
 from stpipe.execution.stages import clean_workers
-from stpipe.execution.storage import absolute
+from stpipe.execution.storage import absolute, is_of_store, is_remote, one_line, remove
 from stpipe.io.coefficients import COEFFICIENTS, write_coefficients
 from stpipe.io.cube import open_source
 from stpipe.io.filled import ZarrFilledStore, check_filled, create_filled
@@ -96,8 +96,7 @@ def execute(prepared: Prepared, *, watch: Watch | None = None) -> RunResult:
         # A cluster that can't be had, or can't hold a block, is refused before the folder is touched.
         watch.stage("start")
         with cluster(prepared) as client, watch.following(client), folder.locked(announce=say):
-            if begin(prepared) is not state:
-                raise OutputError(f"another process has worked in {folder.path} meanwhile; run the same command again")
+            _begin_again(prepared, state)
             if state is State.NEW:
                 make_stores(prepared)
             with clean_workers(client, prepared.plan.run_id), clean_workers(client, _mosaic_name(prepared)):
@@ -106,19 +105,28 @@ def execute(prepared: Prepared, *, watch: Watch | None = None) -> RunResult:
                 )
             watch.stage("clear")
             folder.finish(report, keep_work=prepared.options.keep_work)
-    except OSError as error:
+    except Exception as error:
+        if not is_of_store(error):
+            raise
         raise as_run_error(error, folder) from error
     return RunResult(folder.path, report, notes=notes)
 
 
-def as_run_error(error: OSError, folder: RunFolder) -> Exception:
-    """Return an error of the disk or the like as one that says how to go on."""
-    if error.errno is None or isinstance(error, RunError):
+def _begin_again(prepared: Prepared, state: State) -> None:
+    """Refuse a folder that is no longer as it was before it was locked."""
+    if begin(prepared) is not state:
+        raise OutputError(f"another process has worked in {prepared.folder.path} meanwhile; run the same command again")
+
+
+def as_run_error(error: Exception, folder: RunFolder) -> Exception:
+    """Return an error of a disk, a store or the like as one that says how to go on."""
+    if isinstance(error, StpipeError):
         return error
-    return RunError(
-        f"{error.strerror} ({error.filename or folder.path}); what is done is kept: run the same command again to go "
-        "on from here"
-    )
+    if isinstance(error, OSError) and error.errno is None and not is_remote(folder.path):
+        return error
+    told = isinstance(error, OSError) and error.strerror
+    reason = f"{error.strerror} ({error.filename or folder.path})" if told else f"{folder.path}: {one_line(error)}"
+    return RunError(f"{reason}; what is done is kept: run the same command again to go on from here")
 
 
 def make_stores(prepared: Prepared) -> None:
@@ -226,6 +234,7 @@ def carry_out(
     peaks: dict[str, int] = {}
     if check and folder.has("filled.zarr") and not _is_as_published(folder, plan):
         folder.withdraw("filled.zarr")
+        remove(folder.work / "records" / MOSAIC)  # GeoTIFFs may have been made of it: each is held against the new one
         notes.append("the filled cube was no longer what had been written; what had changed of it was made again")
     folder.mend()
     if not folder.has("filled.zarr"):

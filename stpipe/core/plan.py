@@ -40,7 +40,7 @@ from stpipe.core.sizes import MIB, gib
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import OptionError, PlanError
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 """Raised whenever the same plan would give other bytes."""
 
 USABLE_SHARE = 0.75

@@ -23,7 +23,7 @@ from stpipe.core.windows import Window
 from stpipe.errors import ScratchError
 from stpipe.execution.context import FillJob, RunContext, Standardised
 from stpipe.execution.rounds import settled_filler
-from stpipe.execution.storage import write_whole
+from stpipe.execution.storage import is_gone, is_whole, read, write_whole
 
 LEARN_SEED = 0
 """Every run learns with this one: what it learns depends on the cube alone."""
@@ -74,7 +74,7 @@ def learn_task(context: RunContext, number: int) -> str:
     info, book, name = context.variable(number), context.book("learn"), f"{number:07d}"
     path = context.learned_file(number)
     record = book.read(name)
-    if record is not None and path.is_file() and _sha256(path.read_bytes()) == record["sha256"]:
+    if record is not None and is_whole(path, record["sha256"]):
         return "had"
     started = time.perf_counter()
     content = learn(context, info)
@@ -109,8 +109,10 @@ def filler_for(context: RunContext, index: int) -> Filler:
 
     def load() -> bytes:
         try:
-            content = path.read_bytes()
+            content = read(path)
         except OSError as error:
+            if not is_gone(error, path):
+                raise
             raise ScratchError(f"what the method learned is gone from {path} ({error})") from error
         if _sha256(content) != digest:
             raise ScratchError(f"what the method learned is not in {path} as it was written")

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stpipe.core.ports import JSON
-from stpipe.execution.storage import located, write_whole
+from stpipe.execution.storage import drop, located, read_many, write_whole
 
 CHECK = "check"
 """The field that holds a record's own digest."""
@@ -44,9 +44,18 @@ class RecordBook:
 
     def read(self, name: str) -> dict[str, JSON] | None:
         """Return a record of this run that is as it was written, or None."""
+        return next(self.read_many([name]))
+
+    def read_many(self, names: Iterable[str]) -> Iterator[dict[str, JSON] | None]:
+        """Yield each of some records as `read` does; from a store many at once."""
+        folder = located(self.folder)
+        return map(self._believed, read_many(folder / f"{name}.json" for name in names))
+
+    def _believed(self, content: bytes | None) -> dict[str, JSON] | None:
+        """Return a record if it is this run's, and as it was written."""
         try:
-            record = json.loads((located(self.folder) / f"{name}.json").read_bytes())
-        except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+            record = None if content is None else json.loads(content)
+        except (json.JSONDecodeError, UnicodeDecodeError):
             return None
         if not isinstance(record, dict) or record.get("key") != self.key:
             return None
@@ -54,7 +63,7 @@ class RecordBook:
 
     def drop(self, name: str) -> None:
         """Forget one record."""
-        (located(self.folder) / f"{name}.json").unlink(missing_ok=True)
+        drop(located(self.folder) / f"{name}.json")
 
 
 def _check(record: Mapping[str, JSON]) -> str:

@@ -26,7 +26,7 @@ from stpipe.errors import ScratchError
 from stpipe.execution.context import RunContext, Settled
 from stpipe.execution.records import digest
 from stpipe.execution.runners import Tasks
-from stpipe.execution.storage import located, write_whole
+from stpipe.execution.storage import is_gone, is_whole, located, read, write_whole
 
 FAN = 32
 """Files that are added up at a time."""
@@ -75,7 +75,7 @@ def look_task(number: int, context: RunContext, part: int) -> str:
     info, book, name = context.variable(index), context.book(f"round{number}"), f"0-{part:07d}"
     path = context.sums_file(number, 0, part)
     record = book.read(name)
-    if record is not None and _same(path, record["sha256"]) and _kept(context, info, tiles, record["fields"]):
+    if record is not None and is_whole(path, record["sha256"]) and _kept(context, info, tiles, record["fields"]):
         return "had"
     filler = settled_filler(context, index)
     assert isinstance(filler, SceneFiller)
@@ -105,7 +105,7 @@ def add_task(number: int, level: int, context: RunContext, group: int) -> str:
     parts = [_record(context, number, level - 1, member) for member in members]
     made_of = hashlib.sha256("".join(parts).encode()).hexdigest()
     record = book.read(f"{level}-{group:07d}")
-    if record is not None and record["made_of"] == made_of and _same(path, record["sha256"]):
+    if record is not None and record["made_of"] == made_of and is_whole(path, record["sha256"]):
         return "had"
     filler = context.filler
     assert isinstance(filler, SceneFiller)
@@ -123,7 +123,7 @@ def settle_task(number: int, level: int, context: RunContext, index: int) -> str
     book, path = context.book(f"round{number}"), context.settled_file(number, index)
     made_of = _record(context, number, level, index)
     record = book.read(f"settled-{index:07d}")
-    if record is not None and record["made_of"] == made_of and _same(path, record["sha256"]):
+    if record is not None and record["made_of"] == made_of and is_whole(path, record["sha256"]):
         return "had"
     filler = context.filler
     assert isinstance(filler, SceneFiller)
@@ -222,17 +222,12 @@ def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _same(path: Path, expected: str) -> bool:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() == expected
-    except OSError:
-        return False
-
-
 def _read(path: Path, expected: str) -> dict[str, NDArray[Any]]:
     try:
-        content = path.read_bytes()
+        content = read(path)
     except OSError as error:
+        if not is_gone(error, path):
+            raise
         raise ScratchError(f"sums of the scene are gone from {path} ({error})") from error
     if hashlib.sha256(content).hexdigest() != expected:
         raise ScratchError(f"sums of the scene are not in {path} as they were written")

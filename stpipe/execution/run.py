@@ -150,8 +150,8 @@ def finish_survey(context: RunContext) -> RunContext:
     digests: list[str] = []
     for i, info in enumerate(context.plan.variables):
         samples = []
-        for j in range(len(tiles)):
-            record = book.read(f"{i * len(tiles) + j:07d}")
+        names = (f"{i * len(tiles) + j:07d}" for j in range(len(tiles)))
+        for j, record in enumerate(book.read_many(names)):
             if record is None:
                 raise RunError(f"the record of survey tile {j} of {info.name!r} is gone; run the same command again")
             samples.append(np.frombuffer(base64.b64decode(record["sample"]), dtype=np.float64))
@@ -164,7 +164,7 @@ def finish_survey(context: RunContext) -> RunContext:
 def rule_counts(context: RunContext) -> list[list[int]]:
     """Add up how often each rule matched; what is trusted is the same for all variables, so the first tells."""
     book = context.book("survey")
-    records = (book.read(f"{j:07d}") for j in range(len(context.plan.survey_tiles)))
+    records = book.read_many(f"{j:07d}" for j in range(len(context.plan.survey_tiles)))
     counts = [record["rules"] for record in records if record is not None and "rules" in record]
     return [[sum(column) for column in zip(*rule, strict=True)] for rule in zip(*counts, strict=True)]
 
@@ -220,8 +220,7 @@ def _cells(window: Window) -> tuple[slice, slice]:
 def source_counts(book: RecordBook, numbers: Iterable[int]) -> dict[str, dict[str, int]]:
     """Add up the source codes of the blended tiles."""
     totals: dict[str, dict[str, int]] = {}
-    for number in numbers:
-        record = book.read(f"{number:07d}")
+    for record in book.read_many(f"{number:07d}" for number in numbers):
         if record is not None:
             total = totals.setdefault(record["variable"], dict.fromkeys(record["counts"], 0))
             for code, count in record["counts"].items():
@@ -232,8 +231,8 @@ def source_counts(book: RecordBook, numbers: Iterable[int]) -> dict[str, dict[st
 def blended_files(context: RunContext) -> dict[str, str]:
     """Return the sha256 of each file of the filled cube, as the records of its tiles say; it takes a blended run."""
     book, files = context.book("blend"), {}
-    for number in range(context.plan.n_blend_tiles):
-        record = book.read(f"{number:07d}")
+    names = (f"{number:07d}" for number in range(context.plan.n_blend_tiles))
+    for number, record in enumerate(book.read_many(names)):
         if record is None:
             raise RunError(f"the record of blended tile {number} is gone; run the same command again to go on")
         files.update(record["files"])

@@ -7,26 +7,24 @@ object store has no folders, renames nothing, and syncs nothing; an object is th
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from stpipe.errors import CubeError, MissingFileError, OptionError
+from stpipe.errors import CubeError, MissingFileError, OptionError, OutputError
 
 WRITABLE = ("s3",)
 """Kinds of addresses that runs can write to; read is whatever fsspec reads."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     # A listing that is kept would hide what other processes write; transient errors are tried again, ever more slowly.
-    "s3": {
-        "use_listings_cache": False,
-        "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 8}},
-    }
+    "s3": {"use_listings_cache": False, "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 6}}}
 }
 """What fsspec is told for each kind of address."""
 
@@ -36,16 +34,25 @@ DOOR: dict[str, dict[str, Any]] = {
         "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 2}, "connect_timeout": 5, "read_timeout": 20},
     }
 }
-"""The same while it is asked whether there is anything at all: who has mistyped an address wants to know soon."""
+"""The same where an answer is wanted soon: who has mistyped an address, or holds a lease, can't wait for minutes."""
 
 OPENS = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 """Names of what makes a store one that can be opened."""
+
+HALF = ".partial"
+"""End of the name of what is being written."""
 
 STORE_BYTES = 64 * 2**20
 """Memory of a process that has loaded what speaks to a store."""
 
 AT_ONCE = 64 * 2**20
 """Bytes of objects that are fetched together."""
+
+REQUESTS = 32
+"""Requests that are under way together."""
+
+_TAKEN = (409, 412)
+"""What a store answers if there is an object already, or if somebody else is writing it this moment."""
 
 _SHOWN = 200
 
@@ -98,7 +105,7 @@ def located(path: str | Path) -> Path:
 
 
 def check_address(path: str) -> None:
-    """Refuse an address of S3 that names no bucket, or holds what is no part of a key.
+    """Refuse an address of S3 that names no bucket, or holds what is no part of a key, or a pattern to fsspec.
 
     >>> check_address("s3:///cube.zarr")
     Traceback (most recent call last):
@@ -112,6 +119,8 @@ def check_address(path: str) -> None:
         raise OptionError(f"{path[:_SHOWN]} names no bucket; an address is s3://BUCKET/NAME")
     if any(part in {"", ".", ".."} for part in parts):
         raise OptionError(f"{path[:_SHOWN]} has an empty part, or one of dots, which is no name in a store")
+    if any(letter in path for letter in "*?[]"):  # what is one place must never be taken for several
+        raise OptionError(f"{path[:_SHOWN]} holds one of * ? [ ], which stand for other letters; choose another name")
 
 
 def absolute(path: Path) -> Path:
@@ -134,12 +143,99 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+def read(path: Path) -> bytes:
+    """Return the content of a file; `FileNotFoundError` if there is none."""
+    if not is_remote(path):
+        return path.read_bytes()
+    system, key = system_of(path)
+    return bytes(system.cat_file(key))  # by its handles it would be asked about first
+
+
+def is_whole(path: Path, sha256: str) -> bool:
+    """Return whether a file is there, and has this digest."""
+    try:
+        return hashlib.sha256(read(path)).hexdigest() == sha256
+    except OSError as error:
+        if not is_gone(error, path):
+            raise
+        return False
+
+
+def read_many(paths: Iterable[Path]) -> Iterator[bytes | None]:
+    """Yield the content of each file, None where there is none; from a store many at once."""
+    batch: list[Path] = []
+    for path in paths:
+        batch.append(path)
+        if len(batch) == REQUESTS or not is_remote(path):
+            yield from _read_batch(batch)
+            batch = []
+    yield from _read_batch(batch)
+
+
+def _read_batch(batch: list[Path]) -> Iterator[bytes | None]:
+    if not batch:
+        return
+    if not is_remote(batch[0]):
+        for path in batch:
+            try:
+                yield path.read_bytes()
+            except FileNotFoundError:
+                yield None
+        return
+    system = system_of(batch[0])[0]
+    keys = [system_of(path)[1] for path in batch]
+    found = system.cat(keys, on_error="return", batch_size=REQUESTS)
+    for key in keys:
+        content = found[key]
+        if isinstance(content, BaseException) and not isinstance(content, FileNotFoundError):
+            raise content
+        yield None if isinstance(content, BaseException) else bytes(content)
+
+
+def is_gone(error: Exception, path: str | Path) -> bool:
+    """Whether an error of reading means that what was there is gone or damaged, and not that a store is out of reach.
+
+    >>> is_gone(PermissionError(), "s3://bucket/a"), is_gone(FileNotFoundError(), "s3://bucket/a")
+    (False, True)
+    """
+    return not is_remote(path) or not is_of_store(error)
+
+
+def is_of_store(error: BaseException) -> bool:
+    """Whether an error is one of reaching a store, whatever library raised it."""
+    if isinstance(error, FileNotFoundError):
+        return False
+    library = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError) or library in {"botocore", "aiobotocore", "aiohttp", "fsspec", "s3fs"}
+
+
+def drop(path: Path) -> None:
+    """Remove a file or an object, if it is there."""
+    if not is_remote(path):
+        path.unlink(missing_ok=True)
+        return
+    system, key = system_of(path)
+    with suppress(FileNotFoundError):
+        system.rm_file(key)  # that of many at once tells nobody what it could not remove
+
+
 def remove(path: Path) -> None:
-    """Remove a file, a link or a whole folder, if it is there."""
+    """Remove a file, a link or a whole folder, if it is there.
+
+    Raises
+    ------
+    OutputError
+        If a store keeps what it was to remove.
+    """
     if is_remote(path):
         system, key = system_of(path)
-        with suppress(FileNotFoundError):
-            system.rm(key, recursive=True)
+        keys = list(system.find(key))
+        if keys:
+            system.rm(keys, batch_size=REQUESTS)
+            if kept := list(system.find(key)):
+                raise OutputError(
+                    f"{len(kept)} objects under {path} can't be removed, such as {kept[0]}; look at rights"
+                )
     elif path.is_symlink() or path.is_file():
         path.unlink()
     elif path.is_dir():
@@ -149,10 +245,11 @@ def remove(path: Path) -> None:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a small file so that its final name never shows half of it."""
     if is_remote(path):
-        path.write_bytes(content)
+        system, key = system_of(path)
+        system.pipe_file(key, content)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")  # process ids repeat from host to host
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{HALF}")  # process ids repeat from host to host
     with partial.open("wb") as file:
         file.write(content)
         file.flush()
@@ -171,20 +268,34 @@ class StoredFile:
     """Changes when it is written again, whatever is in it."""
 
 
+def names_in(folder: Path) -> list[str]:
+    """Return the names of what lies in a folder, in order; empty if there is no such folder."""
+    if not is_remote(folder):
+        return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    system, key = system_of(folder)
+    try:
+        found = system.ls(key, detail=False)
+    except FileNotFoundError:
+        return []
+    # A console's "create folder" leaves an empty object of the folder's own name.
+    names = {name.removeprefix(key).strip("/") for name in found if name.startswith(f"{key}/")}
+    return sorted(names - {""})
+
+
 def files_below(path: Path) -> dict[str, StoredFile]:
     """Return all files of a folder by their names in it, in order; empty if there is no such folder."""
+    found: dict[str, StoredFile] = {}
     if is_remote(path):
         system, key = system_of(path)
-        found = {
-            name.removeprefix(key).lstrip("/"): StoredFile(int(about["size"]), _tag(about))
-            for name, about in system.find(key, detail=True).items()
-        }
+        for name, about in system.find(key, detail=True).items():
+            if name.startswith(f"{key}/") and not name.endswith("/"):
+                found[name.removeprefix(f"{key}/")] = StoredFile(int(about["size"] or 0), _tag(about))
     else:
-        found = {}
         for file in path.rglob("*"):
-            if file.is_file():
-                about = file.stat()
-                found[file.relative_to(path).as_posix()] = StoredFile(about.st_size, f"{about.st_mtime_ns}")
+            with suppress(FileNotFoundError):  # it has been renamed meanwhile
+                if file.is_file():
+                    about = file.stat()
+                    found[file.relative_to(path).as_posix()] = StoredFile(about.st_size, f"{about.st_mtime_ns}")
     return {name: found[name] for name in sorted(found, key=lambda name: PurePosixPath(name).parts)}
 
 
@@ -193,27 +304,28 @@ def _tag(about: dict[str, Any]) -> str:
 
 
 def contents(path: Path) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """Yield the name and, piece by piece, the content of each file of a folder, in order."""
+    """Yield the name and, piece by piece, the content of each file of a folder, in order, but of halves."""
+    files = {name: file for name, file in files_below(path).items() if not name.endswith(HALF)}
     if not is_remote(path):
-        for name in files_below(path):
+        for name in files:
             yield name, pieces(path / name)
         return
-    system, key = system_of(path)
     batch: list[str] = []
     size = 0
-
-    def fetched() -> Iterator[tuple[str, Iterator[bytes]]]:
-        got = system.cat([f"{key}/{name}" for name in batch], on_error="raise") if batch else {}
-        for name in batch:
-            yield name, iter([got[f"{key}/{name}"]])
-
-    for name, file in files_below(path).items():
-        if batch and size + file.size > AT_ONCE:
-            yield from fetched()
+    for name, file in files.items():
+        if batch and (size + file.size > AT_ONCE or len(batch) == REQUESTS):
+            yield from _fetched(path, batch)
             batch, size = [], 0
         batch.append(name)
         size += file.size
-    yield from fetched()
+    yield from _fetched(path, batch)
+
+
+def _fetched(path: Path, names: list[str]) -> Iterator[tuple[str, Iterator[bytes]]]:
+    for name, content in zip(names, read_many(path / name for name in names), strict=True):
+        if content is None:
+            raise FileNotFoundError(f"{path / name} is gone")
+        yield name, iter([content])
 
 
 def pieces(path: Path) -> Iterator[bytes]:
@@ -224,7 +336,7 @@ def pieces(path: Path) -> Iterator[bytes]:
 
 
 def move(source: Path, target: Path) -> None:
-    """Give a finished file or folder of the same storage another name, under which nothing is there by halves.
+    """Give a finished folder of the same storage another name, under which nothing is there by halves.
 
     A store copies object by object. What makes a Zarr store one that can be opened comes last, the outermost at the
     very end, so that until then there is nothing to be opened.
@@ -235,25 +347,71 @@ def move(source: Path, target: Path) -> None:
     system, old = system_of(source)
     _, new = system_of(target)
     names = list(files_below(source))
-    if not names and source.is_file():
-        system.copy(old, new)
     inner = [name for name in names if PurePosixPath(name).name not in OPENS]
     doors = [name for name in names if PurePosixPath(name).name in OPENS]
     depths = sorted({name.count("/") for name in doors}, reverse=True)
     for group in (inner, *([name for name in doors if name.count("/") == depth] for depth in depths)):
         if group:
-            system.copy([f"{old}/{name}" for name in group], [f"{new}/{name}" for name in group], on_error="raise")
+            system.copy(
+                [f"{old}/{name}" for name in group],
+                [f"{new}/{name}" for name in group],
+                on_error="raise",
+                batch_size=REQUESTS,
+            )
     remove(source)
 
 
 def create(path: Path, content: bytes) -> bool:
     """Write a small object unless there is one already; return whether it was written."""
-    system, key = system_of(path)
+    system, key = door_of(path)
     try:
         system.pipe_file(key, content, mode="create")
     except FileExistsError:
         return False
+    except OSError as error:
+        if _status(error) in _TAKEN:
+            return False
+        raise
     return True
+
+
+def read_tagged(path: Path) -> tuple[bytes, str] | None:
+    """Return the content of a small object and its tag, which changes with it; None if there is none."""
+    system, key = door_of(path)
+    bucket, _, name = key.partition("/")
+    try:
+        answer = system.call_s3("get_object", Bucket=bucket, Key=name)
+        return bytes(_body(system, answer)), str(answer["ETag"])
+    except FileNotFoundError:
+        return None
+
+
+def replace_tagged(path: Path, content: bytes, tag: str) -> bool:
+    """Write a small object in place of the one with this tag; return whether it was still there, and was replaced."""
+    system, key = door_of(path)
+    bucket, _, name = key.partition("/")
+    try:
+        system.call_s3("put_object", Bucket=bucket, Key=name, Body=content, IfMatch=tag)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if isinstance(error, FileExistsError) or _status(error) in _TAKEN:
+            return False
+        raise
+    return True
+
+
+def _body(system: Any, answer: dict[str, Any]) -> Any:
+    from fsspec.asyn import sync
+
+    return sync(system.loop, answer["Body"].read)
+
+
+def _status(error: BaseException) -> int | None:
+    """Return what a store answered by HTTP, if it did."""
+    answer = getattr(error.__cause__, "response", None) or {}
+    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return None if status is None else int(status)
 
 
 def fetch(path: Path, local: Path) -> None:
@@ -284,13 +442,22 @@ def system_of(path: Path) -> tuple[Any, str]:
     return remote.fs, str(remote.path).rstrip("/")
 
 
+def door_of(path: Path) -> tuple[Any, str]:
+    """Return the same with connections of its own, which wait for nothing else, and give up soon."""
+    import fsspec
+
+    scheme, (system, key) = scheme_of(path), system_of(path)
+    return (fsspec.filesystem(scheme, **DOOR[scheme]) if scheme in DOOR else system), key
+
+
 def names_at(path: Path) -> list[str] | None:
     """Return the names under an address, at the door of a store: briefly tried, and whatever it answers is a refusal.
 
     Returns
     -------
     list of str or None
-        Empty if there is nothing there, though there is such a bucket; None if they may not be listed.
+        Empty if there is nothing there, though there is such a bucket; None if they can't be listed, though what is
+        named may be there.
 
     Raises
     ------
@@ -299,26 +466,30 @@ def names_at(path: Path) -> list[str] | None:
     CubeError
         If the store doesn't answer, or doesn't let anybody in who comes with these credentials.
     """
-    import fsspec
-
-    scheme, (_, key) = scheme_of(path), system_of(path)
-    system = fsspec.filesystem(scheme, **DOOR.get(scheme, storage_options(path)))
+    system, key = door_of(path)
+    listable = scheme_of(path) in OPTIONS
     try:
         found = system.ls(key, detail=False)
-    except PermissionError:
+    except (PermissionError, NotImplementedError):
         return None
     except FileNotFoundError as error:
-        if scheme in OPTIONS and not system.exists(key.split("/")[0]):
+        if listable and not system.exists(key.split("/")[0]):
             raise MissingFileError(f"{str(path)[:_SHOWN]}: there is no bucket {key.split('/')[0]}") from error
-        return []
+        return [] if listable else None
     except MemoryError:
         raise
     except Exception as error:
+        if not listable:  # a plain web server has no lists
+            return None
         raise CubeError(
             f"{str(path)[:_SHOWN]} can't be reached: {one_line(error)}; look at the address, the credentials, and "
             "AWS_ENDPOINT_URL if the store is not Amazon's"
         ) from error
-    return sorted({name.rstrip("/").rpartition("/")[2] for name in found})
+    return sorted({name.rpartition("/")[2] for name in found if not name.endswith("/")} | _folders(found))
+
+
+def _folders(found: list[str]) -> set[str]:
+    return {name.rstrip("/").rpartition("/")[2] for name in found if name.endswith("/")}
 
 
 def check_output(path: Path) -> None:
@@ -332,7 +503,10 @@ def check_output(path: Path) -> None:
         )
     if "/" not in str(path).partition("://")[2].rstrip("/"):
         raise OptionError(f"the output {path} is a whole bucket; name a place in it with -o")
-    names_at(path)
+    if names_at(path) is None:
+        raise OutputError(
+            f"what lies under {path} may not be listed with these credentials; choose another place with -o"
+        )
 
 
 def one_line(error: BaseException) -> str:

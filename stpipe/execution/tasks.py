@@ -78,7 +78,7 @@ def complete_survey(context: RunContext, index: int) -> str:
     """Work out a variable's coarsest overviews from those of its tiles."""
     info, book, name = context.variable(index), context.book("survey"), f"variable-{index:07d}"
     tiles = len(context.plan.survey_tiles)
-    parts = (book.read(f"{index * tiles + tile:07d}") for tile in range(tiles))
+    parts = book.read_many(f"{index * tiles + tile:07d}" for tile in range(tiles))
     made_of = hashlib.sha256("".join("" if part is None else part["digest"] for part in parts).encode()).hexdigest()
     record = book.read(name)
     if record is not None and record["made_of"] == made_of:
@@ -265,7 +265,7 @@ def blend_task(context: RunContext, number: int) -> str:
     record = book.read(name)
     if record is not None:
         with suppress(ScratchError):
-            if context.product.digests(info.name, tile) == record["files"]:
+            if context.product.digests(info.name, tile) == record.get("files"):
                 return "had"
     stored, source, half_width = blend_tile(context, index, tile)
     context.product.write(info.name, tile, stored, source, half_width)

@@ -25,7 +25,7 @@ from stpipe.core.ports import JSON, VariableInfo
 from stpipe.core.samples import SOURCE_CODES, gap_value
 from stpipe.core.windows import Triple, Window
 from stpipe.errors import RunError, ScratchError
-from stpipe.execution.storage import located, zarr_place
+from stpipe.execution.storage import HALF, drop, files_below, is_gone, located, read, zarr_place
 from stpipe.io.cube import Cube
 from stpipe.io.frames import SOURCE_SUFFIX, USUAL_PERCENT, half_width_name
 from stpipe.io.run_folder import file_digests, total_digest
@@ -76,8 +76,10 @@ class ZarrFilledStore:
             for at in product(*spans):
                 file = f"{array.basename}/{array.metadata.encode_chunk_key(at)}"
                 try:
-                    found[file] = hashlib.sha256((place / file).read_bytes()).hexdigest()
+                    found[file] = hashlib.sha256(read(place / file)).hexdigest()
                 except OSError as error:
+                    if not is_gone(error, place):
+                        raise
                     raise ScratchError(f"chunk {file} is gone from {self.path} ({error})") from error
         return found
 
@@ -104,8 +106,11 @@ def check_filled(path: Path, written: Mapping[str, str], made: Mapping[str, byte
     RunError
         If there is any difference.
     """
-    found = {name: told for name, told in file_digests(path).items() if not name.endswith(".partial")}
     expected = {**{name: hashlib.sha256(content).hexdigest() for name, content in made.items()}, **written}
+    for name in files_below(path):
+        if name not in expected and not name.endswith(HALF):
+            drop(path / name)  # what file managers and file systems leave
+    found = file_digests(path)
     bad = sorted(name for name in {*found, *expected} if name not in found or found[name][1] != expected.get(name))
     if bad:
         named = ", ".join(bad[:_SHOWN]) + (f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")

@@ -10,6 +10,7 @@ import xarray as xr
 
 from stpipe.core.trust import Trust
 from stpipe.errors import CubeError, OptionError
+from stpipe.execution.storage import located
 from stpipe.io.cube import Cube, open_source
 from stpipe.io.fillable import open_fillable
 from stpipe.io.guides import GridGuide, GuideOptions, Guides, Readable, placed
@@ -100,7 +101,7 @@ def _opened(paths: Sequence[str | Path], asked: Sequence[str], cube: Cube | None
         if asked:
             there = [name for name in asked if name not in filled and _has(path, name)]
         else:
-            there = [name for name in open_fillable(Path(path), trust=trust)[0].names if name not in filled]
+            there = [name for name in open_fillable(located(path), trust=trust)[0].names if name not in filled]
         if not there:
             which = f"none of {', '.join(asked)}" if asked else "nothing"
             besides = " besides what is to be filled; choose that with --var" if filled else ""

@@ -260,7 +260,10 @@ def samples_bytes(cube: Cube) -> int:
 def size_on_disk(path: str) -> int | None:
     """Return the bytes of a file, or of all files in a folder; None where nobody says."""
     if is_remote(path):
-        return sum(file.size for file in files_below(located(path)).values()) or None
+        try:
+            return sum(file.size for file in files_below(located(path)).values()) or None
+        except PermissionError:
+            return None
     place = Path(path)
     if place.is_file():
         return place.stat().st_size

@@ -1,27 +1,66 @@
 """Leases: what keeps a second process out of a run's folder in a store, where no lock goes with its process.
 
 A lease is a small object that only one process can make. Its holder writes it again and again; one that nobody has
-written for a while is taken over. Two processes that hold it for a moment, since one was cut off from the store for so
-long, do the same work twice, and nothing worse: every task of a run writes the same bytes whoever does it.
+written for a while is taken over, by one process. A holder that finds its lease in other hands, because it was cut off
+from the store or asleep for so long, ends its run.
 """
 
 from __future__ import annotations
 
+import _thread
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
-from stpipe.errors import OutputError
-from stpipe.execution.storage import create, one_line
+from stpipe.errors import OutputError, RunError
+from stpipe.execution.storage import create, drop, is_of_store, one_line, read_tagged, replace_tagged
 
 PATIENCE = 30.0
 """Seconds that a lease is watched for a sign of life."""
 
 BEATS = 6
 """Signs of life in that time."""
+
+
+@dataclass(slots=True)
+class _Lease:
+    """A lease that this process holds."""
+
+    place: Path
+    beat: float
+    token: str = field(default_factory=lambda: uuid4().hex)
+    tag: str = ""
+    over: threading.Event = field(default_factory=threading.Event)
+    lost: threading.Event = field(default_factory=threading.Event)
+
+    def content(self, number: int) -> bytes:
+        return f"{self.token} {number}".encode()
+
+    def owned(self) -> bool:
+        """Look whether the lease is this process's, and remember its tag."""
+        found = read_tagged(self.place)
+        if found is None or not found[0].startswith(self.token.encode()):
+            return False
+        self.tag = found[1]
+        return True
+
+    def keep(self) -> None:
+        """Write it again and again; end the run when it is in other hands."""
+        number = 0
+        while not self.over.wait(self.beat):
+            with suppress(Exception):  # the store may be away for a moment
+                number += 1
+                # A write that went through though its answer was lost has changed the tag.
+                if replace_tagged(self.place, self.content(number), self.tag) or self.owned():
+                    self.owned()
+                    continue
+                self.lost.set()
+                _thread.interrupt_main()
+                return
 
 
 @contextmanager
@@ -44,67 +83,66 @@ def leased(
     Raises
     ------
     OutputError
-        If another process holds it and is alive.
+        If another process holds it and is alive, or if the store can't be written to or lets two processes make the
+        same object.
+    RunError
+        If it was lost on the way.
     """
     longest = PATIENCE if patience is None else patience
-    beat = longest / BEATS
-    token = uuid4().hex
-    while not _taken(place, token):
-        seen = _read(place)
-        if seen is not None and announce is not None:
-            announce(f"waiting up to {longest:.0f} s to see whether a process that was {work} is still alive")
-        if seen is not None and _alive(place, seen, beat):
-            raise OutputError(f"another process is {work}; wait for it or end it")
-        if seen is not None and _read(place) == seen:
-            place.unlink(missing_ok=True)
-    over = threading.Event()
-    heart = threading.Thread(target=_beat, args=(place, token, beat, over), name="stpipe-lease", daemon=True)
+    lease = _Lease(place, longest / BEATS)
+    try:
+        _take(lease, work, longest, announce)
+    except Exception as error:
+        if not is_of_store(error) or isinstance(error, OutputError):
+            raise
+        # The first thing that is written at all.
+        reason = one_line(error)
+        raise OutputError(f"{place.parent} can't be written to: {reason}; choose another place with -o") from error
+    heart = threading.Thread(target=lease.keep, name="stpipe-lease", daemon=True)
     heart.start()
     try:
         yield
+    except KeyboardInterrupt:
+        if lease.lost.is_set():
+            raise RunError(
+                f"another process has taken over {work}, since this one gave no sign of life; what is done is kept"
+            ) from None
+        raise
     finally:
-        over.set()
-        heart.join()
-        if _is_mine(place, token):
-            place.unlink(missing_ok=True)
+        lease.over.set()
+        heart.join(timeout=longest)
+        with suppress(Exception):  # it runs out by itself, and what ended the run says more
+            if lease.owned():
+                drop(place)
 
 
-def _taken(place: Path, token: str) -> bool:
-    try:
-        return create(place, f"{token} 0".encode())
-    except OSError as error:  # the first thing that is written at all
+def _take(lease: _Lease, work: str, longest: float, announce: Callable[[str], None] | None) -> None:
+    """Make the lease, or take over one that gives no sign of life."""
+    while not (create(lease.place, lease.content(0)) or lease.owned()):
+        seen = read_tagged(lease.place)
+        if seen is None:
+            continue
+        if announce is not None:
+            announce(f"waiting up to {longest:.0f} s to see whether a process that was {work} is still alive")
+        if _alive(lease, seen):
+            raise OutputError(f"another process is {work}; wait for it or end it")
+        if replace_tagged(lease.place, lease.content(0), seen[1]):
+            break
+    if create(lease.place, lease.content(0)):
+        drop(lease.place)
         raise OutputError(
-            f"{place.parent} can't be written to: {one_line(error)}; choose another place with -o"
-        ) from error
+            f"the store of {lease.place} lets two processes make the same object, not heeding If-None-Match, so "
+            "that runs there can't be kept apart; choose another place with -o"
+        )
+    if not lease.owned():
+        raise OutputError(f"another process is {work}; wait for it or end it")
 
 
-def _alive(place: Path, seen: bytes, beat: float) -> bool:
+def _alive(lease: _Lease, seen: tuple[bytes, str]) -> bool:
     """Watch a lease until its holder gives a sign of life or takes it away, or long enough."""
     for _ in range(BEATS + 1):
-        time.sleep(beat)
-        now = _read(place)
-        if now != seen:
+        time.sleep(lease.beat)
+        now = read_tagged(lease.place)
+        if now is None or now[0] != seen[0]:
             return now is not None
     return False
-
-
-def _beat(place: Path, token: str, beat: float, over: threading.Event) -> None:
-    number = 0
-    while not over.wait(beat):
-        with suppress(Exception):  # the store may be away for a moment
-            if not _is_mine(place, token):
-                return
-            number += 1
-            place.write_bytes(f"{token} {number}".encode())
-
-
-def _is_mine(place: Path, token: str) -> bool:
-    found = _read(place)
-    return found is not None and found.startswith(token.encode())
-
-
-def _read(place: Path) -> bytes | None:
-    try:
-        return place.read_bytes()
-    except FileNotFoundError:
-        return None

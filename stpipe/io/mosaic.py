@@ -14,14 +14,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import disk_usage
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
 
 from stpipe.core.ports import CubeReader, VariableInfo
+from stpipe.core.sizes import gib
 from stpipe.core.windows import Triple, Window
-from stpipe.errors import CubeError, OptionError, PlanError
+from stpipe.errors import CubeError, OptionError, OutputError, PlanError, RunError
 from stpipe.execution.storage import fetch, is_remote, located, send
 from stpipe.io.frames import (
     PERCENTS,
@@ -331,12 +333,20 @@ def write_frames(
         return write_task(task, reader, place, replace=replace, known=known or {}, threads=threads)
     # GDAL's driver for COGs writes back and forth, which no store lets it: a file goes there when it is finished.
     with TemporaryDirectory(prefix="stpipe-mosaic-") as name:
-        here = Path(name)
+        here, free, needed = Path(name), disk_usage(name).free, mosaic_bytes([task])
+        if free < needed:
+            raise RunError(
+                f"GeoTIFFs on their way to {place} are made in {here.parent}, where {gib(needed)} may be needed and "
+                f"{gib(free)} are free; set TMPDIR to a larger disk and run it again"
+            )
         for file in task.files:
             if (place / file).is_file():
                 (here / file).parent.mkdir(parents=True, exist_ok=True)
                 fetch(place / file, here / file)
-        written = write_task(task, reader, here, replace=replace, known=known or {}, threads=threads)
+        try:
+            written = write_task(task, reader, here, replace=replace, known=known or {}, threads=threads)
+        except (RunError, OutputError) as error:
+            raise type(error)(str(error).replace(name, str(place))) from error
         for made in written:
             if not made.kept:
                 send(here / made.path, place / made.path)

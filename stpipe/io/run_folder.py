@@ -27,12 +27,19 @@ from stpipe.core.ports import JSON
 from stpipe.core.sizes import gib
 from stpipe.errors import OptionError, OutputError, PlanError
 from stpipe.execution.storage import (
+    HALF,
+    OPENS,
     contents,
+    drop,
     files_below,
+    is_gone,
     is_remote,
+    is_whole,
     make_folder,
     move,
+    names_in,
     pieces,
+    read,
     remove,
     write_whole,
 )
@@ -101,7 +108,7 @@ class RunFolder:
         OptionError
             If resuming was asked for and there is nothing to resume.
         """
-        if self.path.is_file() or (self.path.exists() and not self.path.is_dir()):
+        if not is_remote(self.path) and self.path.exists() and not self.path.is_dir():
             raise OutputError(f"the output {self.path} is a file; choose a folder with -o")
         foreign, ours = self._contents()
         if foreign:
@@ -110,7 +117,8 @@ class RunFolder:
                 "choose an empty or new one with -o"
             )
         state = self._own_state(run_id, identity, input_state) if ours and not overwrite else State.NEW
-        if state is State.RESUMABLE:  # what is begun anew is removed before, and links are not followed in that
+        # What is begun anew is removed before, and links are not followed in that.
+        if state is State.RESUMABLE and not is_remote(self.path):
             self._refuse_links()
         if resume and state is State.NEW:
             raise OptionError(f"--resume: there is no run to go on with in {self.path}; leave --resume out")
@@ -156,8 +164,9 @@ class RunFolder:
                     f"{self.path} holds a finished run, but the cube's files have changed since; choose another folder "
                     "with -o, or replace it with --overwrite"
                 )
+            there = files_below(self.path)
             for product in finished["products"]:
-                if not self.has(product["path"]):
+                if not {product["path"], f"{product['path']}/zarr.json"} & there.keys():
                     raise OutputError(
                         f"the run in {self.path} is finished but {product['path']} is gone; make it again with "
                         "--overwrite"
@@ -182,14 +191,14 @@ class RunFolder:
     def clear(self) -> None:
         """Remove what an earlier run left here; its report and plan first, so that a kill leaves nothing to trust."""
         for place in (self.path / "run.json", self.work / "plan.json"):
-            place.unlink(missing_ok=True)
+            drop(place)
         for place in [self.path / name for name in PRODUCTS] + [self.work / name for name in WORK if name not in LOCKS]:
             remove(place)
 
     def begin(self, run_id: str, identity: JSON) -> None:
         """Say whose work this is, and what its stores were made with; called when they exist, and are empty."""
         made = {
-            f"{store}/{name}": base64.b64encode((self.work / store / name).read_bytes()).decode()
+            f"{store}/{name}": base64.b64encode(read(self.work / store / name)).decode()
             for store in STORES
             for name in files_below(self.work / store)
         }
@@ -205,7 +214,7 @@ class RunFolder:
         there = {store for store in STORES if (self.work / store).exists()}
         for name, content in self.made().items():
             place = self.work / name
-            if name.partition("/")[0] in there and not (place.is_file() and place.read_bytes() == content):
+            if name.partition("/")[0] in there and not is_whole(place, hashlib.sha256(content).hexdigest()):
                 write_whole(place, content)
 
     @contextmanager
@@ -235,8 +244,9 @@ class RunFolder:
         """Give a complete product its final name, without what killed writers left in it."""
         unfinished = self.work / name
         if unfinished.exists():
-            for leftover in unfinished.rglob("*.partial"):
-                leftover.unlink()
+            for file in files_below(unfinished):
+                if file.endswith(HALF):
+                    drop(unfinished / file)
             move(unfinished, self.path / name)
 
     def withdraw(self, name: str) -> None:
@@ -246,9 +256,9 @@ class RunFolder:
 
     def finish(self, report: JSON, *, keep_work: bool) -> None:
         """Write run.json, then remove what killed writers left, and the scratch."""
-        for entry in list(self.path.iterdir()):
-            if HALVES.fullmatch(entry.name):
-                entry.unlink()
+        for name in names_in(self.path):
+            if HALVES.fullmatch(name):
+                drop(self.path / name)
         write_whole(self.path / "run.json", json.dumps(report, indent=2).encode())
         if not keep_work:
             self.remove_work()
@@ -260,9 +270,7 @@ class RunFolder:
 
 def _names(folder: Path) -> list[str]:
     """Return what is in a folder of the run, but for files that are half written."""
-    if not folder.is_dir():
-        return []
-    return sorted(entry.name for entry in folder.iterdir() if not HALVES.fullmatch(entry.name))
+    return [name for name in names_in(folder) if not HALVES.fullmatch(name)]
 
 
 def links_in(place: Path, depth: int) -> Iterator[Path]:
@@ -276,8 +284,12 @@ def links_in(place: Path, depth: int) -> Iterator[Path]:
 
 def _load(path: Path) -> dict[str, JSON] | None:
     try:
-        content = json.loads(path.read_bytes()) if path.is_file() else None
-    except (OSError, ValueError, RecursionError):
+        content = json.loads(read(path)) if is_remote(path) or path.is_file() else None
+    except (ValueError, RecursionError):
+        return None
+    except OSError as error:
+        if not is_gone(error, path):  # what can't be read now must not be taken for what is not there
+            raise
         return None
     return content if isinstance(content, dict) else None
 
@@ -366,7 +378,13 @@ def tree_digest(path: Path) -> tuple[int, str]:
 
 def file_digests(path: Path) -> dict[str, tuple[int, str]]:
     """Return the size and sha256 of each file of a folder by its name there, in order."""
-    return {name: _digest(parts) for name, parts in contents(path)}
+    return {name: _digest(parts) for name, parts in contents(path) if not _is_stray(name)}
+
+
+def _is_stray(name: str) -> bool:
+    """Whether a file is one that file managers and file systems leave, which is no part of any store."""
+    last = name.rpartition("/")[2]
+    return last.startswith(".") and last not in OPENS
 
 
 def total_digest(files: Mapping[str, tuple[int, str]]) -> tuple[int, str]:
@@ -398,6 +416,15 @@ def file_state(path: Path, variables: Sequence[str]) -> str:
         total.update(f"{path.name} {about.st_size} {about.st_mtime_ns}\n".encode())
         return total.hexdigest()
     for variable in variables:
-        for name, file in files_below(path / variable).items():
+        place = path / variable
+        if not is_remote(path) and place.is_file():
+            about = place.stat()
+            total.update(f"{path.name}/{variable} {about.st_size} {about.st_mtime_ns}\n".encode())
+            continue
+        try:
+            files = files_below(place)
+        except PermissionError:  # what may be read need not be listed; then nobody can say
+            continue
+        for name, file in files.items():
             total.update(f"{path.name}/{variable}/{name} {file.size} {file.state}\n".encode())
     return total.hexdigest()

@@ -27,7 +27,7 @@ from stpipe.core.survey import BASE_LEVEL, Level, coarser, level_shape, levels_o
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import ScratchError
 from stpipe.execution.records import digest
-from stpipe.execution.storage import files_below, located, zarr_place
+from stpipe.execution.storage import files_below, is_gone, located, read, zarr_place
 
 TILE_LEVELS = 4
 """Levels 3 to 6 are chunked by survey tile; coarser ones are small and whole."""
@@ -92,6 +92,8 @@ def read_checked(array: zarr.Array[Any], selection: tuple[slice, ...]) -> NDArra
     try:
         return np.asarray(array[selection])
     except Exception as error:  # codecs raise whatever they like: ValueError, RuntimeError, OSError
+        if not is_gone(error, str(array.store_path)):
+            raise
         raise ScratchError(f"{array.store_path} can't be read ({error})") from error
 
 
@@ -265,13 +267,15 @@ class ZarrBlockStore:
     def write(self, variable: str, block: Block, payload: NDArray[np.float32]) -> str:
         """Write one block's chunk and return the sha256 of the file."""
         self._array(variable)[self._place(block)] = payload
-        return hashlib.sha256(self._file(variable, block).read_bytes()).hexdigest()
+        return hashlib.sha256(read(self._file(variable, block))).hexdigest()
 
     def read(self, variable: str, block: Block, digest: str) -> NDArray[np.float32]:
         """Return one block's payload if its file is the one that was written."""
         try:
-            found = hashlib.sha256(self._file(variable, block).read_bytes()).hexdigest()
+            found = hashlib.sha256(read(self._file(variable, block))).hexdigest()
         except OSError as error:
+            if not is_gone(error, self.path):
+                raise
             raise ScratchError(f"block {block.index} of {variable!r} is gone from {self.path} ({error})") from error
         if found != digest:
             raise ScratchError(f"block {block.index} of {variable!r} in {self.path} is not what was written")

@@ -17,7 +17,7 @@ import xarray as xr
 from stpipe.core.ports import JSON, VariableInfo
 from stpipe.core.windows import Triple, triple
 from stpipe.errors import CubeError, MissingFileError
-from stpipe.execution.storage import is_remote, located, names_at, one_line, scheme_of, zarr_place
+from stpipe.execution.storage import WRITABLE, is_remote, located, names_at, one_line, scheme_of, zarr_place
 
 Kind = Literal["zarr", "netcdf"]
 """File formats that a cube can have."""
@@ -129,7 +129,7 @@ def _kind_there(path: str) -> Kind:
     """Return the format of a cube at an address, or refuse."""
     there = located(path)
     names = names_at(there)
-    if names is None:  # what may not be listed may be read all the same
+    if not names and (names is None or scheme_of(path) not in WRITABLE):  # what isn't listed may be read all the same
         names = [name for name in (*_GROUP_MARKS, ".zarray") if (there / name).is_file()]
     if names == [there.name] and there.is_file():  # a store lists an object as what is under its own name
         raise CubeError(f"{path} is a file; of what is not on this machine only Zarr groups are read: fetch it first")

@@ -104,7 +104,7 @@ class Records:
     def _state(self, text: str) -> list[str]:
         """Return what tells whether the files behind an input are those that they were."""
         if "://" in text:
-            return [text]
+            return [text, *_state_there(text)]
         place = Path(text).expanduser()
         places = [place] if place.exists() else sorted(map(Path, glob(str(place), recursive=True)))  # noqa: PTH207
         if not places:
@@ -148,3 +148,15 @@ def _products(output: Path) -> Iterator[Path]:
         yield from (Path(folder, name, "zarr.json") for name in groups)
         # Viewers leave their statistics beside a file.
         yield from (Path(folder, name) for name in files if not name.endswith(".aux.xml"))
+
+
+def _state_there(address: str) -> list[str]:
+    """Return what tells whether what lies under an address is what it was; of what has no list only the address."""
+    from stpipe.execution.storage import WRITABLE, files_below, located, scheme_of
+
+    if scheme_of(address) not in WRITABLE:
+        return []
+    total = hashlib.sha256()
+    for name, file in files_below(located(address)).items():
+        total.update(f"{name} {file.size} {file.state}\n".encode())
+    return [total.hexdigest()]
