@@ -124,8 +124,9 @@ def as_run_error(error: Exception, folder: RunFolder) -> Exception:
         return error
     if isinstance(error, OSError) and error.errno is None and not is_remote(folder.path):
         return error
-    told = isinstance(error, OSError) and error.strerror
-    reason = f"{error.strerror} ({error.filename or folder.path})" if told else f"{folder.path}: {one_line(error)}"
+    reason = f"{folder.path}: {one_line(error)}"
+    if isinstance(error, OSError) and error.strerror:
+        reason = f"{error.strerror} ({error.filename or folder.path})"
     return RunError(f"{reason}; what is done is kept: run the same command again to go on from here")
 
 

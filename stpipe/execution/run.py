@@ -246,6 +246,11 @@ def _refuse_failures(result: StageResult, stage: str, noun: str, context: RunCon
     n = len(result.failures)
     reasons = list(dict.fromkeys(_reason(failure, stage, noun, context) for failure in result.failures))
     shown = "; ".join(reasons[:5]) + (f"; and {len(reasons) - 5} more" if len(reasons) > 5 else "")
+    if result.hopeless:
+        raise RunError(
+            f"{result.in_vain} {noun}s in a row failed in the {stage}, which was given up with "
+            f"{result.done + result.had} done: {shown}; mend that and run the same command again to go on from here"
+        )
     advice = "mend the input" if any(f.unreadable for f in result.failures) else "mend that"
     raise RunError(
         f"{n} of {n + result.done + result.had} {noun}s failed in the {stage}, all others are done: {shown}; "

@@ -95,7 +95,13 @@ class ShardRunner:
         left = self.shard.order(tasks.numbers)
         own = {*tasks.numbers[self.shard.number - 1 :: self.shard.shares]}  # what was there before is checked by them
         while left:
-            left = [number for number in left if not self._ended(tasks, context, number, result, own, recorded)]
+            left = [
+                number
+                for number in left
+                if result.hopeless or not self._ended(tasks, context, number, result, own, recorded)
+            ]
+            if result.hopeless:
+                break
             if left and self.over(tasks.stage):
                 result.had += len(left)
                 break

@@ -9,6 +9,7 @@ it aside after a few deaths, while all others finish.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import traceback
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from stpipe.errors import ReadError, StpipeError
 from stpipe.execution.bounds import Bound, ended_after
+from stpipe.execution.storage import is_from_store
 from stpipe.execution.waiting import SchedulerLostError, as_they_end, needed
 
 BATCH = 1024
@@ -31,6 +33,11 @@ BATCH = 1024
 
 MESSAGE_BYTES = 800
 """Longest error message that comes home."""
+
+MOST_IN_VAIN = 3
+"""Tasks in a row that may fail for want of room or of a store, after which a stage is given up."""
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 Task = Callable[[Any, int], str]
 """A function of the context and a number; it says "done" or "had"."""
@@ -79,6 +86,9 @@ class StageResult:
     retries: int = 0
     """Tasks that were taken over from a process that died at them, where processes share the work."""
 
+    in_vain: int = 0
+    """Tasks in a row that failed for a reason that others would fail for as well, such as a disk that is full."""
+
     recorded: tuple[int, int] = (0, 0)
     """Tasks that had a record at first and have one now, whoever made it, where processes share the work."""
 
@@ -86,6 +96,11 @@ class StageResult:
     def ended(self) -> int:
         """Tasks that have ended, one way or another."""
         return self.done + self.had + len(self.failures)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether more of the same would be in vain, each task for hours perhaps."""
+        return self.in_vain >= MOST_IN_VAIN
 
     def add(self, other: StageResult) -> None:
         """Take in how a further part of the same stage ended."""
@@ -95,6 +110,7 @@ class StageResult:
         self.peak_bytes = max(self.peak_bytes, other.peak_bytes)
         self.workers |= other.workers
         self.retries += other.retries
+        self.in_vain = other.in_vain
 
 
 Progress = Callable[[str, StageResult, int], None]
@@ -133,7 +149,7 @@ ROW = np.dtype(
 )
 """What a task sends home."""
 
-DONE, HAD, FAILED, BAD_BLOCKS, UNREADABLE = range(5)
+DONE, HAD, FAILED, BAD_BLOCKS, UNREADABLE, IN_VAIN = range(6)
 
 
 def _row(
@@ -152,16 +168,26 @@ def attempt(task: Task, context: Any, number: int, bound: Bound | None = None) -
     except BadBlocksError as error:
         state, blocks, message = BAD_BLOCKS, error.args, "blocks in scratch are not what their records say"
     except ReadError as error:
-        state, message = UNREADABLE, str(error)
+        state, message = IN_VAIN if _is_in_vain(error) else UNREADABLE, str(error)
     except StpipeError as error:
-        state, message = FAILED, str(error)
+        state, message = IN_VAIN if _is_in_vain(error) else FAILED, str(error)
     except Exception as error:  # noqa: BLE001 - a method may raise anything; the driver names the block
         where = traceback.extract_tb(error.__traceback__)[-1]
-        state = FAILED
+        state = IN_VAIN if _is_in_vain(error) else FAILED
         message = f"{type(error).__name__}: {error} (in {where.name}, line {where.lineno} of {where.filename})"
     row = np.empty(1, dtype=ROW)
     row[0] = (number, state, *process_memory(), blocks, " ".join(message.split())[:MESSAGE_BYTES])
     return row
+
+
+def _is_in_vain(error: BaseException) -> bool:
+    """Whether what went wrong lies in a disk or a store, and not in the task."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if (isinstance(seen, OSError) and seen.errno in _NO_ROOM) or is_from_store(seen):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 @contextmanager
@@ -204,7 +230,7 @@ def run_stage(
     *,
     bound: Bound | None = None,
 ) -> StageResult:
-    """Run a task for each number; return when all have ended, one way or another.
+    """Run a task for each number; return when all have ended, one way or another, or when more would be in vain.
 
     A task that takes longer than its bound is tried again, like one whose worker has died.
     """
@@ -216,6 +242,10 @@ def run_stage(
             for row in rows:
                 count(result, row)
                 tell(stage, result, len(numbers))
+                if result.hopeless:
+                    break
+            if result.hopeless:
+                break  # what is under way is let go of
     result.failures.sort(key=lambda failure: failure.number)
     return result
 
@@ -283,6 +313,7 @@ def count(result: StageResult, row: Failure | np.void) -> None:
     result.peak_bytes = max(result.peak_bytes, int(row["peak"]))
     result.workers.add(int(row["process"]))
     state = int(row["state"])
+    result.in_vain = result.in_vain + 1 if state == IN_VAIN else 0
     if state == DONE:
         result.done += 1
     elif state == HAD:

@@ -22,15 +22,17 @@ from stpipe.errors import CubeError, MissingFileError, OptionError, OutputError
 WRITABLE = ("s3",)
 """Kinds of addresses that runs can write to; read is whatever fsspec reads."""
 
+# A listing that is kept would hide what other processes write.
+_UNKEPT = {"use_listings_cache": False}
+
 OPTIONS: dict[str, dict[str, Any]] = {
-    # A listing that is kept would hide what other processes write; transient errors are tried again, ever more slowly.
-    "s3": {"use_listings_cache": False, "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 6}}}
+    "s3": {**_UNKEPT, "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 5}}},
 }
-"""What fsspec is told for each kind of address."""
+"""What fsspec is told for each kind of address; of how often to try, the environment may say something else."""
 
 DOOR: dict[str, dict[str, Any]] = {
     "s3": {
-        "use_listings_cache": False,
+        **_UNKEPT,
         "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 2}, "connect_timeout": 5, "read_timeout": 20},
     }
 }
@@ -53,6 +55,8 @@ REQUESTS = 32
 
 _TAKEN = (409, 412)
 """What a store answers if there is an object already, or if somebody else is writing it this moment."""
+
+_LIBRARIES = frozenset({"botocore", "aiobotocore", "aiohttp", "fsspec", "s3fs"})
 
 _SHOWN = 200
 
@@ -78,6 +82,8 @@ def scheme_of(path: str | Path) -> str:
 
 def storage_options(path: str | Path) -> dict[str, Any]:
     """Return what fsspec is to be told for an address; empty for what is here."""
+    if scheme_of(path) in OPTIONS and {"AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE"} & os.environ.keys():
+        return _UNKEPT
     return OPTIONS.get(scheme_of(path), {})
 
 
@@ -205,8 +211,12 @@ def is_of_store(error: BaseException) -> bool:
     """Whether an error is one of reaching a store, whatever library raised it."""
     if isinstance(error, FileNotFoundError):
         return False
-    library = type(error).__module__.partition(".")[0]
-    return isinstance(error, OSError) or library in {"botocore", "aiobotocore", "aiohttp", "fsspec", "s3fs"}
+    return isinstance(error, OSError) or is_from_store(error)
+
+
+def is_from_store(error: BaseException) -> bool:
+    """Whether an error was raised by a library that speaks to stores."""
+    return type(error).__module__.partition(".")[0] in _LIBRARIES
 
 
 def drop(path: Path) -> None:

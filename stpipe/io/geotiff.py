@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
+import math
 import os
 import shutil
 import warnings
@@ -373,6 +374,7 @@ def _same(task: MosaicTask, output: _Output, dataset: Any, window: Window, value
 def _write(task: MosaicTask, reader: CubeReader, outputs: Sequence[_Output], threads: int) -> dict[str, WrittenFile]:
     """Write files that are not there, or are to be replaced."""
     try:
+        _check_room(task, outputs)
         _write_raw(task, reader, outputs)
         written = {}
         for output in outputs:
@@ -391,6 +393,14 @@ def _write(task: MosaicTask, reader: CubeReader, outputs: Sequence[_Output], thr
     finally:
         for output in outputs:
             _remove_own(output)
+
+
+def _check_room(task: MosaicTask, outputs: Sequence[_Output]) -> None:
+    """Refuse to begin on a disk that is full: the library that writes TIFF says so line by line, to the terminal."""
+    free = shutil.disk_usage(outputs[0].partial.parent).free
+    frame = math.prod((task.grid.height, task.grid.width)) * raster_dtype(task.stored.dtype).itemsize
+    if free < max(FULL_BYTES, frame * sum(output.stop - output.first for output in outputs)):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _remove_own(output: _Output) -> None:

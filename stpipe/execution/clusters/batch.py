@@ -23,6 +23,7 @@ from stpipe.execution.clusters.keys import (
     check_keys,
     checked,
     needed_bounds,
+    shown,
     table_of,
     texts,
 )
@@ -180,7 +181,7 @@ def _lifetime(
     try:
         walltime = walltime_seconds(path[1], found["walltime"])
     except ValueError as error:
-        raise place.refuse((*path, "walltime"), f"{error}, got {found['walltime']!r}") from None
+        raise place.refuse((*path, "walltime"), f"{error}, got {shown(found['walltime'])}") from None
     said = arguments_of(found.get("worker-extra-args", []))
     duration = said.get("--lifetime", settings.get(LIFETIME))
     stagger = said.get("--lifetime-stagger", settings.get(STAGGER))
@@ -192,7 +193,7 @@ def _lifetime(
     try:
         ends = parse_timedelta(a_time(duration)) + (0 if stagger in (None, 0) else parse_timedelta(a_time(stagger)))
     except ValueError as error:
-        raise place.refuse(at, f"{error}, got {duration!r} and {stagger!r}") from None
+        raise place.refuse(at, f"{error}, got {shown(duration)} and {shown(stagger)}") from None
     if ends >= walltime:
         raise place.refuse(
             at, f"and its stagger come to {ends:.0f} s, but the job ends after {walltime} s; make them less"
