@@ -79,7 +79,7 @@ def test_public_names_are_sorted_and_exist() -> None:
 
 def declared() -> set[str]:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = [line for name in ("indices", "stac") for line in project["optional-dependencies"][name]]
+    extras = [line for name in ("indices", "s3", "stac") for line in project["optional-dependencies"][name]]
     return {re.split(r"[\[<>=!~; ]", line)[0].lower().replace("_", "-") for line in project["dependencies"] + extras}
 
 
@@ -115,11 +115,12 @@ def test_every_library_that_is_imported_is_declared() -> None:
 
 
 def test_every_library_that_is_declared_is_needed() -> None:
-    # xarray opens NetCDF through these two without their being imported here.
-    engines = {"netcdf4", "h5netcdf"}
+    # xarray opens NetCDF, and fsspec opens S3, through these without their being imported here.
+    engines = {"netcdf4", "h5netcdf", "s3fs"}
     names = {name.lower().replace("_", "-") for name in imported()} | {"pyyaml" if "yaml" in imported() else ""}
     backends = {"tensorflow", "tensorflow-cpu"}
     names |= {"odc-geo", "odc-stac"} if "odc" in names else set()
+    names |= {"universal-pathlib"} if "upath" in names else set()
     assert declared() - engines - backends <= names
 
 
