@@ -47,6 +47,9 @@ def open_array(path: str, name: str, mode: str) -> zarr.Array[Any]:
     return array.with_config({"write_empty_chunks": True}) if hasattr(array, "with_config") else array
 
 
+SORTED_BYTES = 2**20
+"""Bytes whose bits are laid side by side: Blosc's own choice, which fits its caches, took two thirds more room."""
+
 BLOSC_BYTES = 2**31 - 2**10
 """What Blosc can take at once, with its own header."""
 
@@ -73,7 +76,9 @@ def create_array(
     item = np.dtype(dtype).itemsize
     compressor: ZstdCodec | BloscCodec = ZstdCodec(level=1)
     if sorted_bits and math.prod(lengths) * item <= BLOSC_BYTES:
-        compressor = BloscCodec(cname="zstd", clevel=1, shuffle=BloscShuffle.bitshuffle, typesize=item)
+        compressor = BloscCodec(
+            cname="zstd", clevel=1, shuffle=BloscShuffle.bitshuffle, typesize=item, blocksize=SORTED_BYTES
+        )
     group.create_array(
         name,
         shape=tuple(shape),
