@@ -21,7 +21,7 @@ from stpipe.cli.progress_lines import Standing
 from stpipe.cli.watch import row
 from stpipe.cli.words import warn
 from stpipe.errors import OptionError, StpipeError
-from stpipe.execution.storage import resolved
+from stpipe.execution.storage import resolved, without_secrets
 
 if TYPE_CHECKING:
     from stpipe.execution.lookout import News
@@ -246,4 +246,4 @@ def logged(log: RunLog | None, **about: Any) -> Iterator[None]:
 def _command() -> list[str] | None:
     """Return the words that this command was called with."""
     context = click.get_current_context(silent=True)
-    return None if context is None or context.obj is None else ["stpipe", *context.obj]
+    return None if context is None or context.obj is None else ["stpipe", *map(without_secrets, context.obj)]

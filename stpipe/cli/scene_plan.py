@@ -228,7 +228,7 @@ def prepare(options: FillOptions) -> Prepared:
         guides = open_guides(options.guides, cube, options.guide_options)
     filler = _filler(options, percent / 100, guides, coefficients)
     output = options.output or default_output(options.cube)
-    check_output(output)
+    check_output(output, cube.names)
     remote = any(is_remote(str(place)) for place in (cube.path, output, *_led_by(options)))
     plan, workers, limit = _fitting_plan(options, cube, filler, workers, remote=remote)
     if options.shard is not None and is_remote(output):

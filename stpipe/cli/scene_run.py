@@ -32,7 +32,7 @@ from stpipe.execution.records import RecordBook
 from stpipe.execution.run import RunOutcome, blended_files, run_blocks
 from stpipe.execution.runners import ClusterRunner, Runner, Tasks
 from stpipe.execution.stages import clean_workers
-from stpipe.execution.storage import absolute, is_of_store, is_remote, one_line, remove
+from stpipe.execution.storage import absolute, is_of_store, is_remote, one_line, remove, without_secrets
 from stpipe.io.coefficients import COEFFICIENTS, write_coefficients
 from stpipe.io.cube import open_source
 from stpipe.io.filled import ZarrFilledStore, check_filled, create_filled
@@ -106,7 +106,7 @@ def execute(prepared: Prepared, *, watch: Watch | None = None) -> RunResult:
             watch.stage("clear")
             folder.finish(report, keep_work=prepared.options.keep_work)
     except Exception as error:
-        if not is_of_store(error):
+        if not (isinstance(error, OSError) or is_of_store(error)):
             raise
         raise as_run_error(error, folder) from error
     return RunResult(folder.path, report, notes=notes)
@@ -234,8 +234,8 @@ def carry_out(
     folder, plan = prepared.folder, prepared.plan
     peaks: dict[str, int] = {}
     if check and folder.has("filled.zarr") and not _is_as_published(folder, plan):
-        folder.withdraw("filled.zarr")
         remove(folder.work / "records" / MOSAIC)  # GeoTIFFs may have been made of it: each is held against the new one
+        folder.withdraw("filled.zarr")
         notes.append("the filled cube was no longer what had been written; what had changed of it was made again")
     folder.mend()
     if not folder.has("filled.zarr"):
@@ -267,7 +267,7 @@ def carry_out(
     return {
         "run_id": plan.run_id,
         "identity": plan.identity,
-        "input": prepared.cube.path,
+        "input": without_secrets(prepared.cube.path),
         "input_state": prepared.input_state,
         "guides": describe_guides(prepared.guides),
         "interval": prepared.percent / 100,

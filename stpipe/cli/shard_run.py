@@ -10,6 +10,7 @@ from stpipe.cli.watch import Watch
 from stpipe.errors import OutputError
 from stpipe.execution.claims import Claims
 from stpipe.execution.shards import Shard, ShardRunner
+from stpipe.execution.storage import is_of_store
 from stpipe.io.run_folder import RunFolder, State
 
 
@@ -26,13 +27,15 @@ def execute_shard(prepared: Prepared, shard: Shard, *, watch: Watch | None = Non
     folder, notes = prepared.folder, list(prepared.notes)
     watch = watch or Watch(limit=prepared.memory_limit)
     result: RunResult | None = None
-    if begin(prepared) is not State.FINISHED:
-        try:
+    try:
+        if begin(prepared) is not State.FINISHED:
             watch.stage("start")
             with folder.locked(shared=True):
                 result = _take_part(prepared, shard, watch, notes)
-        except OSError as error:
-            raise as_run_error(error, folder) from error
+    except Exception as error:
+        if not (isinstance(error, OSError) or is_of_store(error)):
+            raise
+        raise as_run_error(error, folder) from error
     if not prepared.options.keep_work:
         _clear(folder)
     return result or RunResult(folder.path, folder.report(), already=True)

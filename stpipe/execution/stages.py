@@ -89,6 +89,12 @@ class StageResult:
     in_vain: int = 0
     """Tasks in a row that failed for a reason that others would fail for as well, such as a disk that is full."""
 
+    in_vain_at: set[int] = field(default_factory=set)
+    """Process ids that these were tried by."""
+
+    processes: int = 1
+    """Processes that there are to try by."""
+
     recorded: tuple[int, int] = (0, 0)
     """Tasks that had a record at first and have one now, whoever made it, where processes share the work."""
 
@@ -99,8 +105,11 @@ class StageResult:
 
     @property
     def hopeless(self) -> bool:
-        """Whether more of the same would be in vain, each task for hours perhaps."""
-        return self.in_vain >= MOST_IN_VAIN
+        """Whether more of the same would be in vain, each task for hours perhaps.
+
+        One node with a full disk, or without credentials, fails fast and often, and must not speak for all others.
+        """
+        return self.in_vain >= MOST_IN_VAIN and len(self.in_vain_at) >= min(2, self.processes)
 
     def add(self, other: StageResult) -> None:
         """Take in how a further part of the same stage ended."""
@@ -110,7 +119,7 @@ class StageResult:
         self.peak_bytes = max(self.peak_bytes, other.peak_bytes)
         self.workers |= other.workers
         self.retries += other.retries
-        self.in_vain = other.in_vain
+        self.in_vain, self.in_vain_at, self.processes = other.in_vain, other.in_vain_at, other.processes
 
 
 Progress = Callable[[str, StageResult, int], None]
@@ -183,7 +192,7 @@ def attempt(task: Task, context: Any, number: int, bound: Bound | None = None) -
 def _is_in_vain(error: BaseException) -> bool:
     """Whether what went wrong lies in a disk or a store, and not in the task."""
     seen: BaseException | None = error
-    while seen is not None:
+    while seen is not None and not isinstance(seen, FileNotFoundError):  # a store says of what is gone that it is gone
         if (isinstance(seen, OSError) and seen.errno in _NO_ROOM) or is_from_store(seen):
             return True
         seen = seen.__cause__ or seen.__context__
@@ -241,6 +250,8 @@ def run_stage(
         for rows in _batches(client, name, task, numbers, bound):
             for row in rows:
                 count(result, row)
+                if result.in_vain >= MOST_IN_VAIN:
+                    result.processes = len(client.scheduler_info(n_workers=-1)["workers"])
                 tell(stage, result, len(numbers))
                 if result.hopeless:
                     break
@@ -313,7 +324,11 @@ def count(result: StageResult, row: Failure | np.void) -> None:
     result.peak_bytes = max(result.peak_bytes, int(row["peak"]))
     result.workers.add(int(row["process"]))
     state = int(row["state"])
-    result.in_vain = result.in_vain + 1 if state == IN_VAIN else 0
+    if state == IN_VAIN:
+        result.in_vain += 1
+        result.in_vain_at.add(int(row["process"]))
+    else:
+        result.in_vain, result.in_vain_at = 0, set()
     if state == DONE:
         result.done += 1
     elif state == HAD:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
@@ -59,6 +60,9 @@ _TAKEN = (409, 412)
 _LIBRARIES = frozenset({"botocore", "aiobotocore", "aiohttp", "fsspec", "s3fs"})
 
 _SHOWN = 200
+
+_PATTERNS = "*?[]"
+"""Letters that stand for others where fsspec takes several keys."""
 
 
 def is_remote(path: str | Path) -> bool:
@@ -125,8 +129,17 @@ def check_address(path: str) -> None:
         raise OptionError(f"{path[:_SHOWN]} names no bucket; an address is s3://BUCKET/NAME")
     if any(part in {"", ".", ".."} for part in parts):
         raise OptionError(f"{path[:_SHOWN]} has an empty part, or one of dots, which is no name in a store")
-    if any(letter in path for letter in "*?[]"):  # what is one place must never be taken for several
+    if any(letter in path for letter in _PATTERNS):  # what is one place must never be taken for several
         raise OptionError(f"{path[:_SHOWN]} holds one of * ? [ ], which stand for other letters; choose another name")
+
+
+def without_secrets(text: str) -> str:
+    """Return what a user typed without what opens doors: a name and password in an address, or a signature after it.
+
+    >>> without_secrets("https://me:secret@host/cube.zarr?sig=1"), without_secrets("cube.zarr?")
+    ('https://host/cube.zarr?...', 'cube.zarr?')
+    """
+    return re.sub(r"(://[^?]*\?).+", r"\1...", re.sub(r"://[^/@?]*@", "://", text))
 
 
 def absolute(path: Path) -> Path:
@@ -219,6 +232,24 @@ def is_from_store(error: BaseException) -> bool:
     return type(error).__module__.partition(".")[0] in _LIBRARIES
 
 
+def is_unlisted(error: Exception, path: str | Path) -> bool:
+    """Whether an error of listing a folder means that it may be read, but not listed, as on a plain web server.
+
+    >>> is_unlisted(PermissionError(), "s3://bucket/a"), is_unlisted(TimeoutError(), "s3://bucket/a")
+    (True, False)
+    """
+    listable = not is_remote(path) or scheme_of(path) in OPTIONS
+    return isinstance(error, PermissionError | NotImplementedError) or (not listable and is_of_store(error))
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file is there; where a store can't tell, its error is raised instead of taken for a no."""
+    if not is_remote(path):
+        return path.is_file()
+    system, key = system_of(path)
+    return bool(system.exists(key))
+
+
 def drop(path: Path) -> None:
     """Remove a file or an object, if it is there."""
     if not is_remote(path):
@@ -301,12 +332,18 @@ def files_below(path: Path) -> dict[str, StoredFile]:
             if name.startswith(f"{key}/") and not name.endswith("/"):
                 found[name.removeprefix(f"{key}/")] = StoredFile(int(about["size"] or 0), _tag(about))
     else:
-        for file in path.rglob("*"):
-            with suppress(FileNotFoundError):  # it has been renamed meanwhile
-                if file.is_file():
-                    about = file.stat()
-                    found[file.relative_to(path).as_posix()] = StoredFile(about.st_size, f"{about.st_mtime_ns}")
+        for folder, _, names in os.walk(path, onerror=_unless_gone):
+            for file in (Path(folder) / name for name in names):
+                with suppress(FileNotFoundError):  # it has been renamed meanwhile
+                    if file.is_file():
+                        about = file.stat()
+                        found[file.relative_to(path).as_posix()] = StoredFile(about.st_size, f"{about.st_mtime_ns}")
     return {name: found[name] for name in sorted(found, key=lambda name: PurePosixPath(name).parts)}
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _tag(about: dict[str, Any]) -> str:
@@ -502,8 +539,21 @@ def _folders(found: list[str]) -> set[str]:
     return {name.rstrip("/").rpartition("/")[2] for name in found if name.endswith("/")}
 
 
-def check_output(path: Path) -> None:
-    """Refuse an address that runs can't write to, or that can't be reached; folders here are another matter."""
+def check_output(path: Path, variables: Iterable[str] = ()) -> None:
+    """Refuse an address that runs can't write to, or that can't be reached; folders here are another matter.
+
+    Parameters
+    ----------
+    path : Path
+        The output.
+    variables : iterable of str
+        Names of what is to be written there.
+
+    Raises
+    ------
+    OptionError, OutputError
+        With what to choose instead.
+    """
     if not is_remote(path):
         return
     if scheme_of(path) not in WRITABLE:
@@ -513,6 +563,12 @@ def check_output(path: Path) -> None:
         )
     if "/" not in str(path).partition("://")[2].rstrip("/"):
         raise OptionError(f"the output {path} is a whole bucket; name a place in it with -o")
+    patterned = next((name for name in variables if any(letter in name for letter in _PATTERNS)), None)
+    if patterned is not None:
+        raise OptionError(
+            f"the variable {patterned!r} can't be written to {path}: its name holds one of {' '.join(_PATTERNS)}, "
+            "which stand for other letters there; name a folder with -o"
+        )
     if names_at(path) is None:
         raise OutputError(
             f"what lies under {path} may not be listed with these credentials; choose another place with -o"

@@ -51,12 +51,21 @@ def needed(client: Client) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if client.status == "running":
+        # A connection that breaks may be the first thing that is noticed.
+        if client.status == "running" and not (isinstance(error, OSError) and _is_lost(client)):
             raise
         raise SchedulerLostError(
             f"the scheduler at {where} is gone; what is done is kept: start another one and run the same command again "
             "to go on from here"
         ) from error
+
+
+def _is_lost(client: Client) -> bool:
+    """Whether a client finds itself without its scheduler within the time that is given it to notice."""
+    until = time.monotonic() + LOST_AFTER
+    while client.status == "running" and time.monotonic() < until:
+        time.sleep(PAUSE)
+    return bool(client.status != "running")
 
 
 def as_they_end(client: Client, futures: Sequence[Future[Any]]) -> Iterator[Future[Any]]:

@@ -24,7 +24,7 @@ from stpipe.core.sizes import gib
 from stpipe.core.trust import plain_name, remarks
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import CubeError, StpipeError
-from stpipe.execution.storage import files_below, is_remote, located
+from stpipe.execution.storage import files_below, is_remote, is_unlisted, located
 from stpipe.io.cube import Cube
 from stpipe.io.fillable import CODES
 from stpipe.io.frames import holds_sources
@@ -262,7 +262,9 @@ def size_on_disk(path: str) -> int | None:
     if is_remote(path):
         try:
             return sum(file.size for file in files_below(located(path)).values()) or None
-        except PermissionError:
+        except Exception as error:
+            if not is_unlisted(error, path):
+                raise
             return None
     place = Path(path)
     if place.is_file():

@@ -1,13 +1,13 @@
 """Leases: what keeps a second process out of a run's folder in a store, where no lock goes with its process.
 
 A lease is a small object that only one process can make. Its holder writes it again and again; one that nobody has
-written for a while is taken over, by one process. A holder that finds its lease in other hands, because it was cut off
-from the store or asleep for so long, ends its run.
+written for a while is taken over, by one process. A holder that has not written it for that long, because it was cut
+off from the store or asleep, ends its run, and removes or publishes nothing more: see `check_held`.
 """
 
 from __future__ import annotations
 
-import _thread
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,17 +25,58 @@ PATIENCE = 30.0
 BEATS = 6
 """Signs of life in that time."""
 
+NOBODYS = '"00000000000000000000000000000000"'
+"""A tag that no object has."""
+
+_HELD: dict[str, _Lease] = {}
+"""What this process holds, by address."""
+
+
+def check_held(place: Path) -> None:
+    """Do nothing while this process may act as the holder of a lease, or has never been it.
+
+    Raises
+    ------
+    RunError
+        If another process holds it by now, or may: nothing has been written to it for too long.
+    """
+    lease = _HELD.get(str(place))
+    if lease is not None and not lease.valid():
+        raise RunError(
+            f"another process has taken over {lease.work}, or may have, since this one could not give a sign of life "
+            f"for {lease.longest:.0f} s; what is done is kept: run the same command again to go on from here"
+        )
+
+
+def _now() -> float:
+    """Return seconds that go on while a machine sleeps, where it has such a clock."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
 
 @dataclass(slots=True)
 class _Lease:
     """A lease that this process holds."""
 
     place: Path
-    beat: float
+    work: str
+    longest: float
     token: str = field(default_factory=lambda: uuid4().hex)
     tag: str = ""
     over: threading.Event = field(default_factory=threading.Event)
     lost: threading.Event = field(default_factory=threading.Event)
+    seen: float = field(default_factory=_now)
+    """When the last write that went through was begun."""
+
+    @property
+    def beat(self) -> float:
+        """Seconds between two signs of life."""
+        return self.longest / BEATS
+
+    def valid(self) -> bool:
+        """Whether nobody can have taken it over: they watch it for longer than this."""
+        if _now() - self.seen >= self.longest:
+            self.lost.set()
+        return not self.lost.is_set()
 
     def content(self, number: int) -> bytes:
         return f"{self.token} {number}".encode()
@@ -49,17 +90,26 @@ class _Lease:
         return True
 
     def keep(self) -> None:
-        """Write it again and again; end the run when it is in other hands."""
+        """Write it again and again, until it is in other hands."""
         number = 0
-        while not self.over.wait(self.beat):
+        while not self.over.wait(self.beat) and not self.lost.is_set():
             with suppress(Exception):  # the store may be away for a moment
-                number += 1
+                number, begun = number + 1, _now()
                 # A write that went through though its answer was lost has changed the tag.
                 if replace_tagged(self.place, self.content(number), self.tag) or self.owned():
                     self.owned()
-                    continue
-                self.lost.set()
-                _thread.interrupt_main()
+                    self.seen = begun
+                else:
+                    self.lost.set()
+
+    def watch(self) -> None:
+        """End the run when the lease is lost; a write that hangs must not keep anybody from seeing that."""
+        while not self.over.wait(self.beat / 2):
+            if not self.valid():
+                # A shell that starts a job in the background has it ignore what Ctrl-C sends.
+                ignored = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+                number = signal.SIGTERM if ignored else signal.SIGINT
+                signal.pthread_kill(threading.main_thread().ident or 0, number)  # ends what it waits for, too
                 return
 
 
@@ -89,7 +139,7 @@ def leased(
         If it was lost on the way.
     """
     longest = PATIENCE if patience is None else patience
-    lease = _Lease(place, longest / BEATS)
+    lease = _Lease(place, work, longest)
     try:
         _take(lease, work, longest, announce)
     except Exception as error:
@@ -98,19 +148,21 @@ def leased(
         # The first thing that is written at all.
         reason = one_line(error)
         raise OutputError(f"{place.parent} can't be written to: {reason}; choose another place with -o") from error
-    heart = threading.Thread(target=lease.keep, name="stpipe-lease", daemon=True)
-    heart.start()
+    threads = [threading.Thread(target=do, name="stpipe-lease", daemon=True) for do in (lease.keep, lease.watch)]
+    for thread in threads:
+        thread.start()
+    _HELD[str(place)] = lease
     try:
         yield
+        check_held(place)
     except KeyboardInterrupt:
-        if lease.lost.is_set():
-            raise RunError(
-                f"another process has taken over {work}, since this one gave no sign of life; what is done is kept"
-            ) from None
+        check_held(place)
         raise
     finally:
+        del _HELD[str(place)]
         lease.over.set()
-        heart.join(timeout=longest)
+        for thread in threads:
+            thread.join(timeout=longest)
         with suppress(Exception):  # it runs out by itself, and what ended the run says more
             if lease.owned():
                 drop(place)
@@ -118,7 +170,10 @@ def leased(
 
 def _take(lease: _Lease, work: str, longest: float, announce: Callable[[str], None] | None) -> None:
     """Make the lease, or take over one that gives no sign of life."""
-    while not (create(lease.place, lease.content(0)) or lease.owned()):
+    while True:
+        lease.seen = _now()
+        if create(lease.place, lease.content(0)) or lease.owned():
+            break
         seen = read_tagged(lease.place)
         if seen is None:
             continue
@@ -126,6 +181,7 @@ def _take(lease: _Lease, work: str, longest: float, announce: Callable[[str], No
             announce(f"waiting up to {longest:.0f} s to see whether a process that was {work} is still alive")
         if _alive(lease, seen):
             raise OutputError(f"another process is {work}; wait for it or end it")
+        lease.seen = _now()
         if replace_tagged(lease.place, lease.content(0), seen[1]):
             break
     if create(lease.place, lease.content(0)):
@@ -136,6 +192,12 @@ def _take(lease: _Lease, work: str, longest: float, announce: Callable[[str], No
         )
     if not lease.owned():
         raise OutputError(f"another process is {work}; wait for it or end it")
+    if replace_tagged(lease.place, lease.content(0), NOBODYS):
+        drop(lease.place)
+        raise OutputError(
+            f"the store of {lease.place} lets a process write over what another has changed, not heeding If-Match, so "
+            "that runs there can't be kept apart; choose another place with -o"
+        )
 
 
 def _alive(lease: _Lease, seen: tuple[bytes, str]) -> bool:

@@ -24,7 +24,7 @@ from stpipe.core.ports import CubeReader, VariableInfo
 from stpipe.core.sizes import gib
 from stpipe.core.windows import Triple, Window
 from stpipe.errors import CubeError, OptionError, OutputError, PlanError, RunError
-from stpipe.execution.storage import fetch, is_remote, located, send
+from stpipe.execution.storage import fetch, is_remote, is_there, located, send
 from stpipe.io.frames import (
     PERCENTS,
     SOURCE_SUFFIX,
@@ -340,7 +340,7 @@ def write_frames(
                 f"{gib(free)} are free; set TMPDIR to a larger disk and run it again"
             )
         for file in task.files:
-            if (place / file).is_file():
+            if is_there(place / file):
                 (here / file).parent.mkdir(parents=True, exist_ok=True)
                 fetch(place / file, here / file)
         try:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from stpipe.core.ports import CubeReader
 from stpipe.execution.records import RecordBook
 from stpipe.io.mosaic import MosaicTask, write_frames
+from stpipe.io.native import tiff_complaints_held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,8 @@ def mosaic_task(context: MosaicContext, number: int) -> str:
     name = f"{number:07d}"
     record = context.book.read(name)
     known = {} if record is None else {file["path"]: file["sha256"] for file in record["files"]}
-    files = write_frames(context.tasks[number], context.reader, context.folder, replace=True, known=known)
+    with tiff_complaints_held():
+        files = write_frames(context.tasks[number], context.reader, context.folder, replace=True, known=known)
     context.book.write(name, {"files": [asdict(file) for file in files]})
     return "had" if all(file.kept for file in files) else "done"
 

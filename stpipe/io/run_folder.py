@@ -34,6 +34,7 @@ from stpipe.execution.storage import (
     files_below,
     is_gone,
     is_remote,
+    is_unlisted,
     is_whole,
     make_folder,
     move,
@@ -43,7 +44,7 @@ from stpipe.execution.storage import (
     remove,
     write_whole,
 )
-from stpipe.io.leases import leased
+from stpipe.io.leases import check_held, leased
 from stpipe.io.locks import held
 
 PRODUCTS = ("filled.zarr", "coefficients.zarr", "geotiff", "quicklook.png", "run.json")
@@ -64,6 +65,9 @@ HALVES = re.compile(r"\.(plan\.json|run\.json|quicklook\.png)\.[0-9a-f]{32}\.par
 LOCKS = ("lock", "turn")
 """Those that stay while there is a process at work."""
 
+
+_MADE = re.compile(rf"({'|'.join(map(re.escape, STORES))})(/(?!\.\.?(/|$))[^/\\\0]+)+")
+"""Names of files that stores are made with: they never lead out of their store."""
 
 DEEPEST = 20
 """Levels of options in options; a plan has a few."""
@@ -164,13 +168,10 @@ class RunFolder:
                     f"{self.path} holds a finished run, but the cube's files have changed since; choose another folder "
                     "with -o, or replace it with --overwrite"
                 )
-            there = files_below(self.path)
-            for product in finished["products"]:
-                if not {product["path"], f"{product['path']}/zarr.json"} & there.keys():
-                    raise OutputError(
-                        f"the run in {self.path} is finished but {product['path']} is gone; make it again with "
-                        "--overwrite"
-                    )
+            for name in self._gone([product["path"] for product in finished["products"]]):
+                raise OutputError(
+                    f"the run in {self.path} is finished but {name} is gone; make it again with --overwrite"
+                )
             return State.FINISHED
         if begun is None:
             return State.NEW  # killed before its plan was written: there is nothing in it yet
@@ -184,12 +185,24 @@ class RunFolder:
             "give the options of that run to go on with it, or start anew with --overwrite"
         )
 
+    def _gone(self, products: Sequence[str]) -> Iterator[str]:
+        """Yield the products that are no longer there; of the many GeoTIFFs in a store by a list of them."""
+        head = "geotiff/"
+        listed = files_below(self.path / "geotiff") if is_remote(self.path) else None
+        for name in products:
+            of_list = listed is not None and name.startswith(head)
+            if not (name.removeprefix(head) in (listed or ()) if of_list else self.has(name)):
+                yield name
+
     def report(self) -> dict[str, JSON]:
         """Return run.json of a finished run."""
         return _load(self.path / "run.json") or {}
 
     def clear(self) -> None:
         """Remove what an earlier run left here; its report and plan first, so that a kill leaves nothing to trust."""
+        self._check_held()
+        if is_remote(self.path):
+            write_whole(self.work / "turn", b"")  # without a report it is this that says whose the rest is
         for place in (self.path / "run.json", self.work / "plan.json"):
             drop(place)
         for place in [self.path / name for name in PRODUCTS] + [self.work / name for name in WORK if name not in LOCKS]:
@@ -207,7 +220,16 @@ class RunFolder:
     def made(self) -> dict[str, bytes]:
         """Return the files that the stores were made with, by their names in the work folder."""
         made = (_load(self.work / "plan.json") or {}).get("made", {})
-        return {name: base64.b64decode(content) for name, content in made.items()}
+        try:
+            files = {str(name): base64.b64decode(content, validate=True) for name, content in made.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise OutputError(f"{self.work / 'plan.json'} is damaged ({error}); start anew with --overwrite") from error
+        for name in files:
+            if not _MADE.fullmatch(name):
+                raise OutputError(
+                    f"{self.work / 'plan.json'} names {name!r}, which no run makes; start anew with --overwrite"
+                )
+        return files
 
     def mend(self) -> None:
         """Write again what stores say of themselves, where it is not as it was made: without it they are lost."""
@@ -242,6 +264,7 @@ class RunFolder:
 
     def publish(self, name: str) -> None:
         """Give a complete product its final name, without what killed writers left in it."""
+        self._check_held()
         unfinished = self.work / name
         if unfinished.exists():
             for file in files_below(unfinished):
@@ -251,11 +274,13 @@ class RunFolder:
 
     def withdraw(self, name: str) -> None:
         """Take a product's final name away: it is no longer what was given it."""
+        self._check_held()
         remove(self.work / name)
         move(self.path / name, self.work / name)
 
     def finish(self, report: JSON, *, keep_work: bool) -> None:
         """Write run.json, then remove what killed writers left, and the scratch."""
+        self._check_held()
         for name in names_in(self.path):
             if HALVES.fullmatch(name):
                 drop(self.path / name)
@@ -264,8 +289,17 @@ class RunFolder:
             self.remove_work()
 
     def remove_work(self) -> None:
-        """Remove the scratch."""
-        remove(self.work)
+        """Remove the scratch, but for a lease in a store, which goes when its holder gives it back."""
+        if not is_remote(self.path):
+            remove(self.work)
+            return
+        for name in names_in(self.work):
+            if name != "lock":
+                remove(self.work / name)
+
+    def _check_held(self) -> None:
+        """End the run where another process may have taken it over."""
+        check_held(self.work / "lock")
 
 
 def _names(folder: Path) -> list[str]:
@@ -423,8 +457,10 @@ def file_state(path: Path, variables: Sequence[str]) -> str:
             continue
         try:
             files = files_below(place)
-        except PermissionError:  # what may be read need not be listed; then nobody can say
-            continue
+        except Exception as error:
+            if not is_unlisted(error, place):
+                raise
+            continue  # what may be read need not be listed; then nobody can say
         for name, file in files.items():
             total.update(f"{path.name}/{variable}/{name} {file.size} {file.state}\n".encode())
     return total.hexdigest()

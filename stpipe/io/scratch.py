@@ -27,7 +27,7 @@ from stpipe.core.survey import BASE_LEVEL, Level, coarser, level_shape, levels_o
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import ScratchError
 from stpipe.execution.records import digest
-from stpipe.execution.storage import files_below, is_gone, located, read, zarr_place
+from stpipe.execution.storage import files_below, is_gone, is_there, located, read, zarr_place
 
 TILE_LEVELS = 4
 """Levels 3 to 6 are chunked by survey tile; coarser ones are small and whole."""
@@ -346,7 +346,7 @@ class StoredFields:
         for y in range(rows.start // height, -(-rows.stop // height)):
             for x in range(columns.start // width, -(-columns.stop // width)):
                 key = array.metadata.encode_chunk_key((0, y, x))
-                if not (located(self.store.path) / array.basename / key).is_file():
+                if not is_there(located(self.store.path) / array.basename / key):
                     raise ScratchError(
                         f"part {(y, x)} of what was kept of {self.variable!r} is gone from {self.store.path}"
                     )

@@ -429,7 +429,7 @@ def _chosen(root: Path, pattern: str, chance: random.Random) -> Path:
 
 PARTS = {
     "key": rb'"key": "(\w+)',
-    "digest": rb'"(?:digest|sha256)": "(\w+)"',
+    "digest": rb'"(?:digest|sha256|[^"]*c/[\d/]+)": "(\w+)"',
     "name": rb'"(digest|sha256|files)": ',
     "sample": rb'"sample": "([^"]+)"',
     "counts": rb'"filled": \d*(\d)\b',
