@@ -177,9 +177,11 @@ class RunLog:
         self.write("task_failed", stage=stage, number=number, message=message)
 
     def look(self, at: Standing | None, news: Sequence[News]) -> None:
-        """Write which workers came and went, and now and then how a stage goes."""
+        """Write who came and went, and now and then how a stage goes."""
         for one in news:
-            if one.came:
+            if one.scheduler:
+                self.write("scheduler_back" if one.came else "scheduler_gone", scheduler=one.worker)
+            elif one.came:
                 self.write("worker_came", worker=one.worker, workers=one.workers)
             else:
                 self.write("worker_gone", worker=one.worker, workers=one.workers, retries=one.retries)

@@ -32,7 +32,7 @@ class Listener(Protocol):
         """Take note of a task that failed."""
 
     def look(self, at: Standing | None, news: Sequence[News]) -> None:
-        """Take note of how things stand, and of workers that came and went; called about twice a second."""
+        """Take note of how things stand, and of who came and went; called about twice a second."""
 
 
 @dataclass(slots=True)
@@ -223,6 +223,8 @@ class Watch:
         news: list[News] = []
         with self._lock:
             lookout = self._lookout
+            if lookout is not None:
+                lookout.check_scheduler()
             if lookout is not None and self._now is not None and lookout.looks > self._now.looks_at:
                 self._now.seen = max(self._now.seen, lookout.memory)
         with suppress(IndexError):  # all taken, here or by a thread that looks at the same time

@@ -23,7 +23,7 @@ HELD = "processing-tasks"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class News:
-    """A worker that came or went."""
+    """A worker that came or went, or the scheduler that went or is back."""
 
     worker: str
     """Its address."""
@@ -36,6 +36,9 @@ class News:
 
     retries: int = 0
     """Tasks of this client that it had in hand when it went."""
+
+    scheduler: bool = False
+    """Whether it is the scheduler."""
 
 
 class Lookout:
@@ -72,6 +75,8 @@ class Lookout:
         self._there: set[str] = set()
         self._gone: set[str] = set()
         self._lacking: set[str] = set()
+        self._connected = True
+        self._scheduler = ""
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="stpipe-lookout", daemon=True)
@@ -82,6 +87,7 @@ class Lookout:
         return len(self._there)
 
     def __enter__(self) -> Self:
+        self._scheduler = str(self._client.scheduler.address) if self._client.scheduler else ""
         self._client.subscribe_topic(TOPIC, self.hear)
         self._look()
         self._thread.start()
@@ -92,6 +98,14 @@ class Lookout:
         with suppress(Exception):  # the cluster may be gone, which is told elsewhere
             self._client.unsubscribe_topic(TOPIC)
         self._thread.join(timeout=1)
+
+    def check_scheduler(self) -> None:
+        """Look whether the client has its scheduler; it asks nobody, and takes no time."""
+        with self._lock:
+            connected = self._client.status == "running"
+            if connected != self._connected and not self._over.is_set():
+                self._connected = connected
+                self.news.append(News(worker=self._scheduler, came=connected, workers=len(self._there), scheduler=True))
 
     def hear(self, event: tuple[float, Any]) -> None:
         """Take in what the scheduler says; called in the client's own thread."""

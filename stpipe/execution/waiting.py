@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from distributed import Client, Future, as_completed
+from distributed.comm.core import CommClosedError
 
 from stpipe.errors import RunError
 
@@ -16,6 +17,9 @@ LOST_AFTER = 5.0
 
 UNDONE = ("pending", "lost")
 """What a future is again whose worker went before anyone had fetched what it had made; the scheduler sees to it."""
+
+BROKEN = (CommClosedError, ConnectionError, TimeoutError)
+"""What calls of a scheduler or a worker raise that is gone."""
 
 PAUSE = 0.01
 """Seconds between two looks at whether tasks have ended."""
@@ -51,8 +55,7 @@ def needed(client: Client) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # A connection that breaks may be the first thing that is noticed.
-        if client.status == "running" and not (isinstance(error, OSError) and _is_lost(client)):
+        if not _is_lost(client, error):
             raise
         raise SchedulerLostError(
             f"the scheduler at {where} is gone; what is done is kept: start another one and run the same command again "
@@ -60,12 +63,15 @@ def needed(client: Client) -> Iterator[None]:
         ) from error
 
 
-def _is_lost(client: Client) -> bool:
-    """Whether a client finds itself without its scheduler within the time that is given it to notice."""
-    until = time.monotonic() + LOST_AFTER
-    while client.status == "running" and time.monotonic() < until:
+def _is_lost(client: Client, error: Exception) -> bool:
+    """Whether a client is without its scheduler.
+
+    Of a connection that broke one of its calls may hear before the client itself does, who is then about to.
+    """
+    end = time.monotonic() + (LOST_AFTER if isinstance(error, BROKEN) else 0.0)
+    while client.status == "running" and time.monotonic() < end:
         time.sleep(PAUSE)
-    return bool(client.status != "running")
+    return client.status != "running"
 
 
 def as_they_end(client: Client, futures: Sequence[Future[Any]]) -> Iterator[Future[Any]]:

@@ -19,6 +19,7 @@ from stpipe.cli.main import run
 from stpipe.cli.progress_lines import Standing
 from stpipe.cli.run_log import RunLog, check_log
 from stpipe.errors import OptionError
+from stpipe.execution.lookout import News
 from tests.cli.test_fill_scene import make_cube, snapshot
 
 BLOCKS = ("--method", "linear", "--block", "8,16,16", "--overlap", "0,4,4", "--no-geotiff")
@@ -183,3 +184,13 @@ def test_a_full_disk_ends_the_log_and_not_the_run(capsys: Any) -> None:
     log.begun(Standing(stage="fill"))
     log.close()
     assert capsys.readouterr().err == "stpipe: warning: the log /dev/full ends here: No space left on device\n"
+
+
+def test_a_scheduler_that_is_lost_and_found_is_in_the_log(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "run.log")
+    about = {"worker": "tcp://10.0.0.1:8786", "workers": 3, "scheduler": True}
+    log.look(None, [News(came=False, **about), News(came=True, **about)])
+    log.close()
+    events = read(tmp_path / "run.log")
+    assert [event["event"] for event in events] == ["scheduler_gone", "scheduler_back"]
+    assert {event["scheduler"] for event in events} == {"tcp://10.0.0.1:8786"}

@@ -136,6 +136,9 @@ class FakeLookout:
         self.came, self.retries, self.memory, self.limit, self.looks, self.workers = 2, 0, 0, 0, 1, 2
         self.news: deque[News] = deque()
 
+    def check_scheduler(self) -> None:
+        return None
+
     def __enter__(self) -> Self:
         return self
 

@@ -4,17 +4,19 @@ import sys
 import time
 from pathlib import Path
 from threading import Timer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from distributed import Client, LocalCluster
+from distributed.comm.core import CommClosedError
 
 from stpipe.core.sizes import GIB
 from stpipe.execution import waiting
 from stpipe.execution.bounds import Bound
 from stpipe.execution.clusters.connect import KEPT_BYTES, connect
 from stpipe.execution.stages import ContextPlugin, StageResult, run_stage
-from stpipe.execution.waiting import SchedulerLostError
+from stpipe.execution.waiting import SchedulerLostError, needed
 
 TRIM = "MALLOC_TRIM_THRESHOLD_"
 MMAP = "MALLOC_MMAP_THRESHOLD_"
@@ -55,6 +57,40 @@ def test_a_scheduler_that_goes_is_named(tmp_path: Path, monkeypatch: pytest.Monk
             run_stage(client, "run", "work", quick, range(100))
         stop.join()
         scheduler.wait()
+
+
+class FakeClient:
+    """A client that looks fine for some moments yet."""
+
+    def __init__(self, looks: float) -> None:
+        self.left = looks
+        self.scheduler = SimpleNamespace(address="tcp://10.0.0.1:8786")
+
+    @property
+    def status(self) -> str:
+        self.left -= 1
+        return "running" if self.left >= 0 else "connecting"
+
+
+@pytest.mark.parametrize("error", [CommClosedError("reset"), ConnectionResetError(104, "reset"), TimeoutError()])
+def test_a_call_that_fails_before_the_client_has_noticed_is_told_as_the_schedulers_end(error: Exception) -> None:
+    client: Any = FakeClient(looks=3)
+    with pytest.raises(SchedulerLostError, match=r"the scheduler at tcp://10.0.0.1:8786 is gone"), needed(client):
+        raise error
+
+
+OTHERS = [(CommClosedError("of a worker"), 10**6), (OSError(28, "No space left"), 2), (ValueError("other"), 2)]
+
+
+@pytest.mark.parametrize(("error", "looks"), OTHERS)
+def test_what_fails_while_the_scheduler_is_there_stays_what_it_is(
+    error: Exception, looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "LOST_AFTER", 0.1)
+    client: Any = FakeClient(looks)  # who looks more often than it takes to tell, sees it gone
+    with pytest.raises(type(error)) as raised, needed(client):
+        raise error
+    assert raised.value is error
 
 
 def test_what_has_ended_is_not_done_again_when_its_worker_goes() -> None:

@@ -320,6 +320,29 @@ def test_encrypted_jobs_are_told_their_certificates(tmp_path: Path) -> None:
         cluster_start._security(plan)
 
 
+def test_certificates_that_are_made_for_a_run_are_there_for_its_jobs_alone_and_gone_with_it(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    dask_settings = {"adaptive": {"maximum": 4}, "comm": {"require-encryption": True}}
+    plan = read(jobs(shared_temp_directory=str(keys), of_dask=dask_settings))
+    with (
+        pytest.raises(OptionError, match=r"my.yaml: certificates for jobs can't be written into .*keys: No such file"),
+        cluster_start._shared(plan, str(keys)),
+    ):
+        pass
+    keys.mkdir(mode=0o755)
+    with cluster_start._shared(plan, str(keys)) as security:
+        assert security is not None
+        worker = security.get_tls_config_for_role("worker")
+        files = [Path(worker[name]) for name in ("ca_file", "cert", "key")]
+        assert [file.stat().st_mode & 0o777 for file in files] == [0o600] * 3
+        (place,) = keys.iterdir()
+        assert place.stat().st_mode & 0o777 == 0o700
+        assert {file.parent for file in files} == {place}
+        assert "PRIVATE KEY" in files[2].read_text()
+        assert security.get_tls_config_for_role("scheduler")["key"] == files[2].read_text()
+    assert list(keys.iterdir()) == []
+
+
 def test_what_is_missing_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
     monkeypatch.setitem(sys.modules, "dask_kubernetes.operator", None)

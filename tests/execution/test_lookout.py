@@ -84,3 +84,13 @@ def test_what_was_asked_for_before_an_event_and_comes_after_it_is_no_news() -> N
     assert (lookout.workers, lookout.came) == (1, 3)
     lookout.hear((0.0, {"action": "add-worker", "worker": "a"}))  # at a port that it always has
     assert lookout.workers == 2
+
+
+def test_a_scheduler_is_gone_once_and_back_once() -> None:
+    client: Any = FakeClient()
+    lookout = Lookout(client)
+    for status in ("running", "connecting", "connecting", "running", "running", "connecting", "closed"):
+        client.status = status
+        lookout.check_scheduler()
+    assert [(one.scheduler, one.came) for one in lookout.news] == [(True, False), (True, True), (True, False)]
+    assert (lookout.workers, lookout.came) == (0, 0)

@@ -6,9 +6,11 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from copy import copy
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import dask
@@ -175,6 +177,37 @@ def _security(plan: ClusterPlan) -> Security | None:
     return made
 
 
+_FILES = {"tls_ca_file": "ca.pem", "tls_worker_cert": "cert.pem", "tls_worker_key": "key.pem"}
+"""What jobs have to read of certificates that are made for a run."""
+
+
+@contextmanager
+def _shared(plan: ClusterPlan, folder: str | None) -> Iterator[Security | None]:
+    """Give certificates that jobs can read; those made for this run lie in a folder of their own that ends with it.
+
+    dask-jobqueue would write them too, and leave the key where it is until the process ends.
+    """
+    security = _security(plan)
+    if security is None or plan.own_certificates:
+        yield security
+        return
+    try:
+        place = TemporaryDirectory(prefix=".stpipe-tls-", dir=folder, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise OptionError(
+            f"{plan.name}: certificates for jobs can't be written into shared-temp-directory {folder}: "
+            f"{error.strerror}; name a folder that is there, that jobs see and nobody else may read"
+        ) from error
+    with place as name:
+        named = copy(security)
+        for key, file in _FILES.items():
+            path = Path(name, file)
+            path.touch(mode=0o600)
+            path.write_text(getattr(security, key))
+            setattr(named, key, str(path))
+        yield named
+
+
 @contextmanager
 def _jobs(plan: ClusterPlan, settings: Mapping[str, Any]) -> Iterator[Any]:
     cls = job_class(plan)
@@ -184,7 +217,11 @@ def _jobs(plan: ClusterPlan, settings: Mapping[str, Any]) -> Iterator[Any]:
             f"{plan.name} hands in jobs by {command}, which is not on the PATH here; start stpipe where jobs can be "
             "handed in, or use --cluster local"
         )
-    with cls(**job_keywords(plan, settings), security=_security(plan), silence_logs=QUIET) as cluster:
+    keywords = job_keywords(plan, settings)
+    with (
+        _shared(plan, keywords.get("shared_temp_directory")) as security,
+        cls(**keywords, security=security, silence_logs=QUIET) as cluster,
+    ):
         try:
             cluster.sync(_ask, cluster, -(-max(plan.minimum, 1) // plan.per_job))
         except (RuntimeError, OSError, ValueError) as error:

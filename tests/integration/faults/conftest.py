@@ -18,14 +18,31 @@ OUTCOMES = pytest.StashKey[dict[str, Outcome]]()
 
 
 @pytest.fixture(scope="session")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    """A cube and the digests of its undisturbed run."""
-    folder = tmp_path_factory.mktemp("scene")
-    make_scene(folder / "cube.zarr")
-    bench = Bench(None, folder / "whole", folder / "whole" / "out", cube=folder / "cube.zarr")  # type: ignore[arg-type]
+def cube(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cube with gaps."""
+    path = tmp_path_factory.mktemp("cube") / "cube.zarr"
+    make_scene(path)
+    return path
+
+
+def undisturbed(cube: Path, folder: Path, method: str) -> Scene:
+    """Return a cube and the digests of its undisturbed run."""
+    bench = Bench(None, folder, folder / "out", cube=cube, method=method)
     ended = bench.start_share("1/1", "--keep-work").end()
     assert ended.code == 0, ended
-    return Scene.of(folder / "cube.zarr", bench.out, ended.said)
+    return Scene.of(cube, bench.out, ended.said, method)
+
+
+@pytest.fixture(scope="session")
+def scene(cube: Path, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """A cube and the digests of its undisturbed run."""
+    return undisturbed(cube, tmp_path_factory.mktemp("linear"), "linear")
+
+
+@pytest.fixture(scope="session")
+def network(cube: Path, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """The same cube, filled by the network."""
+    return undisturbed(cube, tmp_path_factory.mktemp("pconv"), "pconv")
 
 
 class Runs:
@@ -60,9 +77,11 @@ def shelf(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 @pytest.fixture
-def bench(scene: Scene, tmp_path: Path) -> Iterator[Bench]:
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     """A fault's own place; all that was started ends with it."""
-    here = Bench(scene, tmp_path, tmp_path / "out")
+    method = request.node.callspec.params["fault"].method
+    scene = request.getfixturevalue("network" if method == "pconv" else "scene")
+    here = Bench(scene, tmp_path, tmp_path / "out", method=method)
     try:
         yield here
     finally:

@@ -28,10 +28,14 @@ import rasterio
 import zarr
 
 from stpipe.core.survey import location_and_spread
+from stpipe.execution.waiting import LOST_AFTER
 from tests.cli.test_fill_scene import worker_processes
 from tests.integration.faults.plan import RECORDS, Fault
 from tests.integration.faults.runs import Bench, Ended, Run, copy_run, signal_group, wait_until
-from tests.integration.faults.scene import VARIABLES
+from tests.integration.faults.scene import TOO_MUCH, VARIABLES
+
+LEAVING = 10.0
+"""Seconds that a driver without its scheduler may take to end, once it has given it up."""
 
 GO_ON = "run the same command again to go on from here"
 INTERRUPTED = f"interrupted; what is done is kept: {GO_ON}"
@@ -137,7 +141,8 @@ def worker(fault: Fault, bench: Bench, shelf: Shelf) -> list[Ended]:
     """Kill or stop workers of a driver."""
     bench.order("gate", stage=fault.stage, after=fault.after)
     # Dask itself gives workers five minutes to give a sign of life.
-    run = bench.start("driver", environment={"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "10s"})
+    hasty = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "10s"} if fault.detail.startswith("stopped") else {}
+    run = bench.start("driver", environment=hasty)
     at = bench.reached()
     victims = worker_processes(run.pid)
     assert at in victims
@@ -180,11 +185,11 @@ class Cluster:
         limit = ("--nthreads", "1", "--nworkers", "1", "--memory-limit", "512MiB")
         return self._start("worker", "--scheduler-file", str(self.file), *limit)
 
-    def start_driver(self) -> Run:
+    def start_driver(self, *more: str) -> Run:
         wait_until("the scheduler's address", self.file.exists)
         time.sleep(0.1)  # until it is written
         address = json.loads(self.file.read_text())["address"]
-        return self.bench.start_driver("--scheduler", address)
+        return self.bench.start_driver("--scheduler", address, *more)
 
     def close(self) -> None:
         for process in self.processes:
@@ -221,14 +226,22 @@ def own_worker(fault: Fault, bench: Bench, shelf: Shelf) -> list[Ended]:
 
 
 def scheduler(fault: Fault, bench: Bench, shelf: Shelf) -> list[Ended]:
-    """Kill the scheduler of a cluster that the user started."""
+    """Kill the scheduler of a cluster that the user started; the run notices within seconds."""
     bench.order("gate", stage=fault.stage, after=fault.after)
+    log = bench.folder / "run.log"
     with own_cluster(bench) as cluster:
-        run = cluster.start_driver()
+        run = cluster.start_driver("--log", str(log))
         bench.reached()
         signal_group(cluster.scheduler.pid, signal.SIGKILL)
         bench.go()
         check_failed(last := run.end(), r"the scheduler at tcp://127.0.0.1:\d+ is gone; what is done is kept", GO_ON)
+    # By the driver's own clock: how long it took to be given a turn at all is the machine's doing.
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    at = [event["event"] for event in events].index("scheduler_gone")
+    begun = [event["stage"] for event in events[:at] if event["event"] == "stage_begun"]
+    assert begun[-1] == fault.stage
+    assert events[-1]["event"] == "run_ended"
+    assert events[-1]["at"] - events[at]["at"] < LOST_AFTER + LEAVING
     return [last]
 
 
@@ -236,7 +249,7 @@ def _misbehave(fault: Fault, bench: Bench, do: str, times: int | None = None) ->
     chance = random.Random(fault.seed)
     variable, block = chance.choice(VARIABLES), chance.randrange(RECORDS["fill"] // len(VARIABLES))
     more = {} if times is None else {"times": times}
-    bench.order(do, stage="fill", after=0, variable=variable, block=block, bytes=2**29, **more)
+    bench.order(do, stage="fill", after=0, variable=variable, block=block, bytes=TOO_MUCH[fault.method], **more)
     return variable, block
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,13 +20,17 @@ from typing import Any
 import psutil
 
 from tests.integration.faults import warm
-from tests.integration.faults.scene import WORDS, Scene
+from tests.integration.faults.scene import OPTIONS, Scene
 
 HOOKS = Path(__file__).with_name("hooks")
 ROOT = Path(__file__).resolve().parents[3]
 
 PATIENCE = float(os.environ.get("STPIPE_FAULTS_PATIENCE", "240"))
 """Seconds in which whatever is waited for must have happened; more on a machine that does much else."""
+
+_STAGES = "start|survey|learn|fill|blend|check|mosaic|quicklook|digests|clear"
+PROGRESS = re.compile(rf"^stpipe: (?:{_STAGES})(?::|,| \d).*\n", re.MULTILINE)
+"""What a run that takes more than a minute says besides, on a machine that does much else."""
 
 CLAIMS = 0.5
 """Seconds without a sign of life after which shares take over from others here."""
@@ -96,7 +101,7 @@ class Run:
         wait_until("the end of the run's workers", lambda: not members(self.pid), patience)
         code = self.code()
         assert code is not None
-        return Ended(code, (self.folder / "said.err").read_text(errors="replace"))
+        return Ended(code, PROGRESS.sub("", (self.folder / "said.err").read_text(errors="replace")))
 
     def abandon(self) -> None:
         """Kill what is left of it."""
@@ -111,8 +116,8 @@ class Run:
 class Bench:
     """One fault's place: an output folder, and the runs that go there."""
 
-    scene: Scene
-    """What is filled."""
+    scene: Scene | None
+    """What is filled; None for a run that is the first to fill it."""
 
     folder: Path
     """The fault's own folder."""
@@ -125,6 +130,9 @@ class Bench:
 
     cube: Path | None = None
     """Another input than the scene's."""
+
+    method: str = "linear"
+    """How the scene is filled."""
 
     advice: tuple[str, ...] = ()
     """What the message said to add to the command."""
@@ -140,7 +148,7 @@ class Bench:
 
     def words(self, *more: str) -> list[str]:
         """Return the command line of `stpipe`."""
-        return ["fill-scene", str(self.cube or self.scene.cube), "-o", str(self.out), *WORDS, *more]
+        return ["fill-scene", str(self.cube or self.scene.cube), "-o", str(self.out), *OPTIONS[self.method], *more]
 
     @property
     def order_file(self) -> Path:

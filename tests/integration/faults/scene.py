@@ -18,7 +18,14 @@ from tests.integration.faults.plan import RECORDS
 VARIABLES = ("ndvi", "lst")
 NODATA = -32768
 MEMORY = "512MiB"
-WORDS = ("--method", "linear", "--block", "6,24,24", "--overlap", "0,4,4", "--memory-limit", MEMORY)
+_BLOCKS = ("--block", "6,24,24", "--overlap", "0,4,4", "--memory-limit")
+WORDS = ("--method", "linear", *_BLOCKS, MEMORY)
+
+OPTIONS = {"linear": WORDS, "pconv": ("--method", "pconv", "--no-tune", *_BLOCKS, "2GiB")}
+"""How each method fills the scene; tuning the network is learning, which others do as well, at length."""
+
+TOO_MUCH = {"linear": 2**29, "pconv": 2**31}
+"""Bytes that a worker of each can't take besides what it has."""
 
 
 def make_scene(path: Path, *, seed: int = 5) -> None:
@@ -53,13 +60,16 @@ class Scene:
     observed: dict[str, np.ndarray] = field(repr=False)
     """The cube's stored samples."""
 
+    method: str = "linear"
+    """How it is filled."""
+
     @classmethod
-    def of(cls, cube: Path, out: Path, notes: str) -> Scene:
+    def of(cls, cube: Path, out: Path, notes: str, method: str = "linear") -> Scene:
         """Take down what an undisturbed run left, after checking that it is what this harness counts on."""
         found = {stage: len(list((out / "work" / "records" / stage).glob("*.json"))) for stage in RECORDS}
         assert found == RECORDS
         samples = {name: stored(cube, name) for name in VARIABLES}
-        scene = cls(cube, tree_digest(cube), digests(out), counts(out), notes, samples)
+        scene = cls(cube, tree_digest(cube), digests(out), counts(out), notes, samples, method)
         for path in scene.products:
             assert tree_digest(out / path)[1] == scene.products[path], path
         scene.check_observed(out / "filled.zarr")

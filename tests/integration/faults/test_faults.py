@@ -20,6 +20,8 @@ PLAN = faults()
 def case(fault: Fault) -> object:
     marks = [pytest.mark.xfail(run=False, reason=fault.endless)] if fault.endless else []
     marks += [pytest.mark.xfail(strict=True, reason=fault.known)] if fault.known else []
+    # One process makes the network's undisturbed run, for all of these.
+    marks += [pytest.mark.xdist_group("network")] if fault.method == "pconv" else []
     return pytest.param(fault, id=fault.name, marks=marks)
 
 

@@ -43,6 +43,8 @@ STAGES = {
     "mosaic_task": "mosaic",
 }
 
+MISBEHAVIOURS = ("raise", "memory-error", "hang", "freeze", "exit", "kill", "segv", "allocate")
+
 _time = time.time
 
 
@@ -122,13 +124,13 @@ def write(old: Function) -> Function:
 
 
 def fill_block(old: Function) -> Function:
-    """The model: raise, hang, die or take memory on one block."""
+    """The model: raise, hang, hold everything fast, die or take memory on one block."""
 
     @functools.wraps(old)
     def new(job: Any, info: Any, block: Any, *more: Any, **named: Any) -> Any:
         said = order()
         at = (info.name, block.number) == (said.get("variable"), said.get("block"))
-        if at and due(said, "raise", "memory-error", "hang", "exit", "kill", "segv", "allocate"):
+        if at and due(said, *MISBEHAVIOURS):
             tried = next(i for i in range(10_000) if mark(said, f"tried-{i}"))
             if tried < said.get("times", 10_000):
                 misbehave(said)
@@ -150,6 +152,8 @@ def misbehave(said: Order) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if do == "segv":
         ctypes.string_at(0)
+    if do == "freeze":  # as C code does that keeps Python's lock: no other thread gets a turn
+        ctypes.PyDLL(None).sleep(int(LONGEST))
     end = time.monotonic() + LONGEST
     taken = []
     while time.monotonic() < end:
