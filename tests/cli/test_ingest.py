@@ -193,6 +193,7 @@ def test_rules_periods_and_indices_from_end_to_end(tmp_path: Path, capsys: pytes
     assert lines[0] == f"{output}: SCL (int16), ndvi (int16)"
     assert lines[1] == "3 frames from 2020-01-01 to 2020-01-05, 16 x 16 pixels, EPSG:32633"
     assert lines[3].startswith("--qa s2-scl dropped")
+    assert lines[3].endswith("; clear tells where")
     assert run(["info", output, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["variables"]["ndvi"]["gap_share"] == 0
     assert run([*words, "--overwrite", "--var", "red"]) == 0
@@ -201,6 +202,53 @@ def test_rules_periods_and_indices_from_end_to_end(tmp_path: Path, capsys: pytes
     red = xr.open_zarr(output, consolidated=False, mask_and_scale=False)["red"].values
     assert (red[0, :8] == first[:8]).all()  # the second day is cloudy there
     assert (red[0, 8:] == 2).all()
+
+
+@pytest.mark.processes
+def test_what_rules_dropped_is_told_and_no_verb_takes_it_for_a_measurement(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    series(tmp_path / "in", days=4)
+    for number, path in enumerate(sorted((tmp_path / "in").iterdir())):
+        with rasterio.open(path, "r+") as file:
+            red, profile = file.read(1), file.profile
+            red[:, :4] = 0  # beside the swath
+            file.write(red, 1)
+        classes = np.full_like(red, 4)
+        classes[number : number + 6, 8:] = 9
+        with rasterio.open(path.with_name(path.name.replace("red", "SCL")), "w", **profile) as file:
+            file.write(classes, 1)
+    assert run(["ingest", "in", "-o", "c.zarr", "--qa", "s2-scl", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["clear"] == {"clear": ["red"]}
+    codes = xr.open_zarr("c.zarr", consolidated=False)["clear"].values
+    rows, columns = np.mgrid[:16, :16]
+    for number in range(4):
+        cloudy = (columns >= 8) & (rows >= number) & (rows < number + 6)
+        np.testing.assert_array_equal(codes[number], np.where(columns < 4, 0, np.where(cloudy, 2, 1)))
+    fill = ["--method", "linear"]
+    for words in (
+        ["gaps", "c.zarr", "-o", "gaps", "--json"],
+        ["plan", "c.zarr", *fill, "--json"],
+        ["evaluate", "c.zarr", *fill, "--json"],
+        ["fill-scene", "c.zarr", "-o", "filled", *fill, "--workers", "1", "--no-geotiff", "--json"],
+    ):
+        capsys.readouterr()
+        assert run(words) == 0
+        captured = capsys.readouterr()
+        assert "left out SCL, clear: codes are no measurements" in captured.err + captured.out
+        assert '"clear"' not in captured.out
+        assert '"red"' in captured.out
+    filled = xr.open_zarr("filled/filled.zarr", consolidated=False)
+    assert set(filled.data_vars) - {"spatial_ref"} == {"red", "red_source", "red_ci90"}
+    assert "ancillary_variables" not in filled["red"].attrs
+    # The layer says which samples were trusted to whoever asks it.
+    capsys.readouterr()
+    assert run(["info", "c.zarr", "--keep", "clear:1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["variables"]["red"]["gap_share"] == pytest.approx(float((codes != 1).mean()))
+    assert run(["evaluate", "c.zarr", *fill, "--keep", "clear:1", "--var", "clear"]) == 2
+    assert "--keep clear:1 is about clear, which can't be filled or scored on" in capsys.readouterr().err
 
 
 def test_an_existing_output_is_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
