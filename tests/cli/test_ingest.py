@@ -159,6 +159,23 @@ def test_odd_files_of_a_folder_are_named_together(tmp_path: Path, capsys: pytest
     assert ", such as aspect.tif, dem.tif, slope.tif; choose files" in error
 
 
+def test_what_is_no_raster_is_said_before_what_its_name_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series(tmp_path / "in")
+    (tmp_path / "t2.txt").write_text("20200101_red.tif\n20200102_red.tif\n")
+    for more in ([], [str(tmp_path / "in")]):
+        assert run(["ingest", str(tmp_path / "t2.txt"), *more, "-o", str(tmp_path / "c.zarr")]) == 2
+        error = capsys.readouterr().err
+        assert "t2.txt can't be opened as a raster" in error
+        assert error.endswith("; ingest reads rasters, NetCDF files (.nc), Zarr groups and JSON files of STAC items\n")
+        assert error.count("\n") == 1
+    # What GDAL opens is a raster, whatever its suffix: then it is the name that says too little.
+    (tmp_path / "in" / "20200101_red.tif").rename(tmp_path / "first.bin")
+    assert run(["ingest", str(tmp_path / "first.bin"), "-o", str(tmp_path / "c.zarr")]) == 2
+    assert "no date in the name of" in capsys.readouterr().err
+
+
 def test_names_without_dates_and_several_resolutions_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
