@@ -270,6 +270,51 @@ def test_what_rules_dropped_is_told_and_no_verb_takes_it_for_a_measurement(
     assert "--keep clear:1 is about clear, which can't be filled or scored on" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        pytest.param(["--keep", "red=4,5-7"], "can't be read; did you mean red:4,5-7? a rule is", id="equals"),
+        pytest.param(["--drop", "red:cloud"], "did you mean red:flags=cloud? a rule is", id="a-flag"),
+        pytest.param(["--qa", "s2"], "did you mean s2-scl? there are", id="part-of-a-product"),
+        pytest.param(["--qa", "landsat"], "did you mean landsat-c2 or landsat-c1 or landsat-c1-bqa?", id="products"),
+        pytest.param(["--crs", "32633"], "got '32633'; did you mean EPSG:32633?", id="number-of-a-crs"),
+        pytest.param(["--var", "red,red"], "no variable 'red,red'; did you mean --var red --var red?", id="list"),
+        pytest.param(["--pattern", "{date:%Y%m}_x.tif"], "3 of 3 names do not fit --pattern", id="pattern"),
+    ],
+)
+def test_what_was_meant_is_guessed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], expected: str
+) -> None:
+    series(tmp_path / "in")
+    assert run(["ingest", str(tmp_path / "in"), "-o", str(tmp_path / "c.zarr"), *words]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1
+
+
+def test_sources_of_the_wrong_kind_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    series(tmp_path / "in")
+    cube, output = str(tmp_path / "c.zarr"), str(tmp_path / "d.zarr")
+    assert run(["ingest", str(tmp_path / "in"), "-o", cube]) == 0
+    area = tmp_path / "field.geojson"
+    area.write_text(json.dumps({"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": None}]}))
+    for words, expected in (
+        ([cube, "--pattern", "{date:%Y%m%d}_{variable}.tif"], "--pattern is about the names of rasters, and none is"),
+        ([str(area)], "holds no STAC items, for none has assets; GeoJSON of an area to cut out goes behind --aoi"),
+        (["https://example.invalid/stac"], "name one of https://example.invalid/stac with --collection"),
+    ):
+        capsys.readouterr()
+        assert run(["ingest", *words, "-o", output]) == 2
+        error = capsys.readouterr().err
+        assert expected in error
+        assert error.count("\n") == 1
+    # A rule on all that is measured is told to do nothing, and not to find its variable empty.
+    assert run(["ingest", cube, "-o", output, "--drop", "red:2"]) == 0
+    said = capsys.readouterr().err
+    assert "the rules decide on nothing: of red none is a measurement" in said
+    assert "nodata everywhere" not in said
+
+
 def test_an_existing_output_is_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "c.zarr").mkdir()
     assert run(["ingest", str(tmp_path / "no such folder"), "-o", str(tmp_path / "c.zarr")]) == 2

@@ -206,8 +206,11 @@ def _written(
     known = (*dated, *statics)
     for name in options.variables:
         if name not in known:
+            several = [part.strip() for part in name.split(",")]
             near = get_close_matches(name, known, n=1) or [each for each in known if each.lower() == name.lower()]
             hint = f"did you mean {near[0]!r}? " if near else ""
+            if len(several) > 1 and set(several) <= set(known):
+                hint = f"did you mean {' '.join(f'--var {part}' for part in several)}? "
             raise OptionError(f"--var: there is no variable {name!r}; {hint}there are {', '.join(known)}")
     if options.variables:
         chosen = tuple(sorted(set(options.variables).difference(statics)))
@@ -235,6 +238,8 @@ def _warnings(
         yield f"{some} no file on {absent} of {len(filled)} dates; they are all gap"
     if trust is not None:
         free = [variable.name for variable in variables if not variable.codes and variable.trust != trust]
+        if all(variable.codes for variable in variables):
+            yield f"the rules decide on nothing: of {', '.join(v.name for v in variables)} none is a measurement"
         if free:
             yield (
                 f"not all rules decide on {', '.join(free)}: their scenes have not all of {', '.join(trust.variables)}"

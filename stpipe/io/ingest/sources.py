@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from stpipe.errors import CubeError, MissingFileError
+from stpipe.errors import CubeError, MissingFileError, OptionError
 from stpipe.execution.storage import is_remote
 from stpipe.io.filenames import NamedFile, read_names
 from stpipe.io.ingest.cubes import describe_cube
@@ -53,6 +53,8 @@ def find_layers(
     """
     catalogues = [source for source in sources if is_stac(source) and not is_cube(source)]
     cubes, others = _sorted_out([source for source in sources if source not in catalogues])
+    if pattern is not None and not others:
+        raise OptionError("--pattern is about the names of rasters, and none is among the sources; leave it out")
     files = _named(find_files(others), pattern) if others or not (cubes or catalogues) else []
     several = len({file.variable for file in files}) > 1
     total, layers = len(cubes) + len(files), []
@@ -80,7 +82,7 @@ def _named(paths: Sequence[Path], pattern: str | None) -> list[NamedFile]:
                 open_raster(path).close()
             except CubeError as error:
                 known = "ingest reads rasters, NetCDF files (.nc), Zarr groups and JSON files of STAC items"
-                raise CubeError(f"{error}; {known}") from None
+                raise CubeError(f"{str(error).removesuffix('.')}; {known}") from None
         raise
 
 

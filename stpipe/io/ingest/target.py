@@ -321,7 +321,8 @@ def crs_wkt_of_text(text: str, option: str) -> str:
         with quiet_gdal():
             return str(CRS.from_user_input(text).to_wkt())
     except (CRSError, ValueError, TypeError):
-        raise OptionError(f"{option} needs a CRS such as EPSG:32633, got {text!r}") from None
+        hint = f"; did you mean EPSG:{text.strip()}?" if text.strip().isdecimal() else ""
+        raise OptionError(f"{option} needs a CRS such as EPSG:32633, got {text!r}{hint}") from None
 
 
 def moved_box(box: Box, source: str, wkt: str, option: str) -> Box:

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stpipe.core.trust import remarks
+from stpipe.core.trust import Trust, remarks
 from stpipe.errors import OutputError, RunError, StpipeError
 from stpipe.execution.storage import one_line
 from stpipe.io.georeference import grid_mapping_attrs
@@ -150,7 +150,7 @@ def summary(plan: IngestPlan, output: Path, tally: Tally | None = None) -> dict[
     for name, share in shares.items():
         if name in variables:
             variables[name]["dropped"] = share
-    said = () if tally is None or plan.trust is None else remarks(plan.trust, tally.matches)
+    said = () if tally is None else _remarks(plan, tally)
     return {
         "output": str(output),
         "shape": list(plan.extent),
@@ -168,6 +168,14 @@ def summary(plan: IngestPlan, output: Path, tally: Tally | None = None) -> dict[
         "static": [static.name for static in plan.statics],
         "warnings": [*plan.warnings, *said],
     }
+
+
+def _remarks(plan: IngestPlan, tally: Tally) -> tuple[str, ...]:
+    """Return what to say of the rules that decided on something; the others were not tested on any sample."""
+    rules = () if plan.trust is None else plan.trust.rules
+    asked = {rule for variable in plan.variables if variable.trust is not None for rule in variable.trust.rules}
+    heeded = [number for number, rule in enumerate(rules) if rule in asked]
+    return remarks(Trust(tuple(rules[number] for number in heeded)), tally.matches[heeded])
 
 
 def _plain(nodata: float | None) -> float | None:
