@@ -270,9 +270,40 @@ def test_what_rules_dropped_is_told_and_no_verb_takes_it_for_a_measurement(
     assert "--keep clear:1 is about clear, which can't be filled or scored on" in capsys.readouterr().err
 
 
+def test_scenes_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("A", "B"):
+        series(tmp_path / folder, days=1)
+    assert run(["ingest", str(tmp_path / "A"), str(tmp_path / "B"), "-o", str(tmp_path / "c.zarr")]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'A' / '20200101_red.tif'}, {tmp_path / 'B' / '20200101_red.tif'}); make one frame" in error
+
+
+def test_a_file_that_lost_its_place_is_named_whichever_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series(tmp_path / "in")
+    paths = sorted((tmp_path / "in").iterdir())
+    for bare in (paths[0], paths[2]):
+        whole = bare.read_bytes()
+        with rasterio.open(bare) as file:
+            samples, profile = file.read(), file.profile
+        bare.unlink()
+        with rasterio.open(bare, "w", **{**profile, "crs": None}) as file:
+            file.write(samples)
+        for more in ([], ["--align", "first"]):
+            assert run(["ingest", str(tmp_path / "in"), "-o", str(tmp_path / "c.zarr"), *more]) == 2
+            error = capsys.readouterr().err
+            assert f"{bare} has no CRS, and " in error
+            assert "has EPSG:32633, so that nothing tells how they lie to each other; if the first is damaged" in error
+            assert error.count("\n") == 1
+        bare.write_bytes(whole)
+    assert run(["ingest", str(tmp_path / "in"), "-o", str(tmp_path / "c.zarr")]) == 0
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        pytest.param(["--index-type", "int16"], "--index-type says how indices are stored; give one with", id="index"),
         pytest.param(["--keep", "red=4,5-7"], "can't be read; did you mean red:4,5-7? a rule is", id="equals"),
         pytest.param(["--drop", "red:cloud"], "did you mean red:flags=cloud? a rule is", id="a-flag"),
         pytest.param(["--qa", "s2"], "did you mean s2-scl? there are", id="part-of-a-product"),
