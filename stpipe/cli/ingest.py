@@ -115,7 +115,8 @@ def command(sources: tuple[str, ...], output: Path, overwrite: bool, as_json: bo
     tell(f"from {result['files']} files; {plan.warped} layers warped, {composited} frames composited")
     if result["rules"]:
         shares = (f"{name} {v['dropped']:.1%}" for name, v in result["variables"].items() if "dropped" in v)
-        tell(f"{result['rules']} dropped {', '.join(shares) or 'nothing that is written'}")
+        told = f"; {', '.join(result['clear'])} tells where" if result["clear"] else ""
+        tell(f"{result['rules']} dropped {', '.join(shares) or 'nothing that is written'}{told}")
 
 
 def _options(

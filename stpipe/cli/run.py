@@ -26,6 +26,7 @@ RULES = ("qa", "keep", "drop")
 
 @click.command(name="run")
 @click.argument("pipeline", required=False, metavar="NAME|FILE.yaml")
+@click.argument("others", nargs=-1, metavar="")
 @click.option("--set", "words", multiple=True, metavar="STAGE.KEY=VALUE", help="Set a key; may be repeated.")
 @click.option("-o", "--output", type=HerePath(), help="Folder for all products [NAME.run].")
 @click.option("--dry-run", is_flag=True, help="Print the command line of each stage, and do nothing.")
@@ -34,6 +35,7 @@ RULES = ("qa", "keep", "drop")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     pipeline: str | None,
+    others: tuple[str, ...],
     words: tuple[str, ...],
     output: Path | None,
     dry_run: bool,
@@ -54,6 +56,11 @@ def command(
     from stpipe.cli.pipeline.files import find_pipeline, read_pipeline
     from stpipe.cli.pipeline.records import Records
 
+    if others:
+        raise OptionError(
+            f"run takes one pipeline, and {others[0]!r} is one word more; what it is to read is said with "
+            f"--set ingest.src={others[0]}"
+        )
     if listed:
         _list(as_json=as_json)
         return

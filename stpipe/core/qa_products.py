@@ -332,8 +332,9 @@ def parse_qa(text: str) -> tuple[Rule, ...]:
     match = _QA.fullmatch(text)
     name = "" if match is None else match[1].lower()
     if match is None or name not in PRODUCTS:
-        near = get_close_matches(name, PRODUCTS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        having = [known for known in PRODUCTS if name in known] if name else []
+        near = having or get_close_matches(name, PRODUCTS, n=1)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise OptionError(
             f"--qa {text!r} is NAME, NAME=VAR or NAME:+PART,-PART of a product; {hint}there are {', '.join(PRODUCTS)}"
         )

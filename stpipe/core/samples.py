@@ -6,6 +6,7 @@ only filled ones are ever encoded. nodata is known here and in `io`, and nowhere
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -151,3 +152,19 @@ SOURCE_CODES = {
     "unfilled": 4,
 }
 """Meaning of the values in VAR_source, in the order of CF's flag_meanings."""
+
+CLEAR_CODES = {
+    "no_data": 0,
+    "clear": 1,
+    "dropped": 2,
+}
+"""Meaning of the values in the layer that `stpipe ingest` writes beside what lost samples to rules."""
+
+
+def tells_clear(attrs: Mapping[str, Any]) -> bool:
+    """Whether a variable tells which samples `stpipe ingest` dropped; it is by what it means, whatever its name.
+
+    >>> tells_clear({"flag_meanings": "no_data clear dropped"}), tells_clear({"flag_meanings": "no_data clear cloud"})
+    (True, False)
+    """
+    return str(attrs.get("flag_meanings", "")).split() == [*CLEAR_CODES]

@@ -37,6 +37,8 @@ LONGEST_BUFFER = 1000
 """Pixels; a larger one is a mistake."""
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_EQUALS = re.compile(r"\s*([^:<>=!\s]+)\s*=\s*(-?\d[-\d,\s]*?)\s*")
+_WORDS = re.compile(r"[A-Za-z]\w*(\s*,\s*[A-Za-z]\w*)*")
 _COMPARISON = re.compile(rf"\s*([^:<>=!]+?)\s*(>=|<=|==|!=|>|<)\s*({_NUMBER})\s*")
 
 
@@ -201,11 +203,14 @@ def parse_rule(text: str, *, keep: bool) -> Rule:
         return Rule(variable=compared[1], test=test, keep=keep, text=f"{option} {text}")
     name, colon, said = (part.strip() for part in text.partition(":"))
     if not (name and colon):
-        raise OptionError(f"{option} {text!r} can't be read; {FORMS}")
+        equals = _EQUALS.fullmatch(text)
+        hint = f"did you mean {equals[1]}:{equals[2]}? " if equals else ""
+        raise OptionError(f"{option} {text!r} can't be read; {hint}{FORMS}")
     try:
         test = parse_test(said)
     except ValueError as error:
-        raise OptionError(f"{option} {text!r} can't be read, for {error}; {FORMS}") from None
+        hint = f"did you mean {name}:flags={said}? " if _WORDS.fullmatch(said) else ""
+        raise OptionError(f"{option} {text!r} can't be read, for {error}; {hint}{FORMS}") from None
     return Rule(variable=name, test=test, keep=keep, text=f"{option} {text}")
 
 

@@ -31,8 +31,11 @@ from stpipe.io.frames import SOURCE_SUFFIX, USUAL_PERCENT, half_width_name
 from stpipe.io.run_folder import file_digests, total_digest
 from stpipe.io.scratch import open_array
 
-DROPPED = ("_FillValue", "missing_value", "scale_factor", "add_offset", "coordinates", "grid_mapping", "_Unsigned")
-"""Attributes of the input that say how it was stored, not what it is."""
+DROPPED = (
+    *("_FillValue", "missing_value", "scale_factor", "add_offset", "coordinates", "grid_mapping", "_Unsigned"),
+    "ancillary_variables",
+)
+"""Attributes of the input that say how it was stored, not what it is, or what lies beside it."""
 
 _SHOWN = 3
 

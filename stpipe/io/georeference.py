@@ -142,18 +142,58 @@ def transform_of(
 ) -> Affine6 | None:
     """Return the affine transform of the frames as stored: from even coordinates, else from a GeoTransform.
 
-    A south-up cube has a positive fifth number. None where the coordinates are uneven, or there are none.
+    A single row or column has a place and no step: the step is that of a GeoTransform, or else pixels are taken to be
+    square. A south-up cube has a positive fifth number. None where the coordinates are uneven, or there are none, or a
+    single pixel has nothing to tell its size.
+
+    Examples
+    --------
+    >>> row, columns = np.array([900.0]), np.array([500.0, 510.0])
+    >>> transform_of(xr.Dataset(), xr.Variable((), 0), row, columns)
+    (10.0, 0.0, 495.0, 0.0, -10.0, 905.0)
+    >>> transform_of(xr.Dataset(), xr.Variable((), 0), row, columns[:1]) is None
+    True
     """
     along_y, along_x = spacing(y), spacing(x)
-    if along_y and along_x:
-        (top, dy), (left, dx) = along_y, along_x
-        return (dx, 0.0, left - dx / 2, 0.0, dy, top - dy / 2)
-    declared = _geotransform(dataset, variable)
-    if declared is None:
+    if not all(known or c is None or c.size < 2 for c, known in ((y, along_y), (x, along_x))):
         return None
-    # A GeoTransform may only stand in for coordinates that are absent, or too short to have a step.
-    usable = all(c is None or c.size < 2 for c, known in ((y, along_y), (x, along_x)) if not known)
-    return declared if usable else None
+    declared = _geotransform(dataset, variable)
+    if declared is not None and (declared[1] or declared[3]) and not (along_y and along_x):
+        return declared  # turned: coordinates along the axes don't say where its pixels are
+    a, _, c, _, e, f = declared or (0.0,) * 6
+    rows = _edge_and_step(y, along_y, (f, e), beside=-abs(along_x[1]) if along_x else 0.0)
+    columns = _edge_and_step(x, along_x, (c, a), beside=abs(along_y[1]) if along_y else 0.0)
+    if rows is None or columns is None:
+        return None
+    (top, dy), (left, dx) = rows, columns
+    return (dx, 0.0, left, 0.0, dy, top)
+
+
+def _edge_and_step(
+    coordinate: NDArray[Any] | None, known: tuple[float, float] | None, declared: tuple[float, float], *, beside: float
+) -> tuple[float, float] | None:
+    """Return where an axis begins and its step, 0 standing for a step that is not known.
+
+    Parameters
+    ----------
+    coordinate : (n,) ndarray, optional
+        Pixel centres.
+    known : (first, step), optional
+        From `spacing`.
+    declared : (edge, step)
+        As a GeoTransform has them, of the whole frame of which the axis may be a part.
+    beside : float
+        Step of the other axis.
+    """
+    if known is not None:
+        first, step = known
+        return first - step / 2, step
+    step = declared[1]
+    if coordinate is None or coordinate.size == 0 or coordinate.dtype.kind not in "iuf":
+        return declared if step else None
+    step = step or beside
+    centre = float(coordinate.ravel()[0])
+    return (centre - step / 2, step) if step and np.isfinite(centre) else None
 
 
 def _geotransform(dataset: xr.Dataset, variable: xr.Variable) -> Affine6 | None:
@@ -202,13 +242,14 @@ def read_area(path: Path, crs_wkt: str | None, transform: Affine6 | None, cube: 
         points = np.concatenate([ring for polygon in rings for ring in polygon])
         (west, south), (east, north) = points.min(axis=0), points.max(axis=0)
         source = _declared_crs(document)
+        there = _known_crs(source, path)
         _check_degrees(source, (west, south, east, north), path)
         # A straight edge in degrees is a curve in the cube's CRS; short pieces follow it.
         piece = max(east - west, north - south, 1e-9) / 64
         dense = [[_with_steps(ring, piece).tolist() for ring in polygon] for polygon in rings]
         area = {"type": "MultiPolygon", "coordinates": dense}
         with quiet_gdal():
-            moved = transform_geom(CRS.from_user_input(source), CRS.from_wkt(crs_wkt), area)
+            moved = transform_geom(there, CRS.from_wkt(crs_wkt), area)
     except CubeError:
         raise
     except Exception as error:
@@ -258,6 +299,21 @@ def _declared_crs(document: Mapping[str, Any]) -> str:
     crs = document.get("crs")
     name = crs.get("properties", {}).get("name") if isinstance(crs, Mapping) else None
     return "EPSG:4326" if not name or "CRS84" in str(name) else str(name)
+
+
+def _known_crs(name: str, path: Path) -> Any:
+    """Return the CRS that a GeoJSON file names, or say that there is none of this name."""
+    from rasterio.crs import CRS
+    from rasterio.errors import CRSError
+
+    try:
+        with quiet_gdal():
+            return CRS.from_user_input(name)
+    except (CRSError, ValueError, TypeError):
+        raise CubeError(
+            f"--aoi: {path} says that it is in {name[:80]!r}, which is no known CRS; correct its member crs, or leave "
+            "that out if it is in degrees of WGS 84"
+        ) from None
 
 
 def _polygons(document: Any, path: Path) -> list[Any]:

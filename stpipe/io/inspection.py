@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from stpipe.core.geometry import TileGrid
 from stpipe.core.ports import VariableInfo
 from stpipe.core.qa_products import PRODUCTS
-from stpipe.core.samples import gap_value, is_nodata
+from stpipe.core.samples import gap_value, is_nodata, tells_clear
 from stpipe.core.sizes import gib
 from stpipe.core.trust import plain_name, remarks
 from stpipe.core.windows import Triple, Window, triple
@@ -340,8 +340,10 @@ def _hints(cube: Cube, report: dict[str, Any], gaps: dict[str, GapCount]) -> Ite
     told = dict(_codes(cube))
     yield from told.values()
     for info in cube.variables:
-        if gap_value(info) is None and info.name not in told and cube.trust is None and not holds_sources(info):
+        if gap_value(info) is None and info.name not in told and cube.trust is None and not _tells_of_others(info):
             yield f"{info.name}: {info.dtype} without nodata can't say gap; name what to trust, or set _FillValue"
+        if tells_clear(info.attrs) and "quality_rules" in info.attrs:
+            yield f"{info.name} tells gaps that ingest made by {info.attrs['quality_rules']} from those without data"
     if cube.trust is not None:
         first = next(iter(gaps.values()), None)  # they are the same for every variable
         if first is not None and first.rule_counts is not None:
@@ -357,7 +359,12 @@ def domain_hints(cube: Cube) -> Iterator[str]:
     if cube.domain is not None:
         return
     with open_raw(cube.path, cube.kind) as raw:
-        names = [str(name) for name, variable in raw.variables.items() if _says_where(str(name), variable, cube)]
+        dated = {info.name for info in cube.variables}  # a cube of one frame has no more pixels than its frame
+        names = [
+            str(name)
+            for name, variable in raw.variables.items()
+            if name not in dated and _says_where(str(name), variable, cube)
+        ]
     if names:
         yield (
             f"{_some(names)}: no dates; what is non-zero where values can exist, and zero elsewhere, is a domain: with "
@@ -389,7 +396,7 @@ def _codes(cube: Cube) -> Iterator[tuple[str, str]]:
     """Yield the variables that say of what kind or quality others are, with what to do about them."""
     for info in cube.variables:
         name = info.name
-        if holds_sources(info) or (cube.trust is not None and name in cube.trust.variables):
+        if _tells_of_others(info) or (cube.trust is not None and name in cube.trust.variables):
             continue
         options = [
             f"--qa {key}"
@@ -404,6 +411,11 @@ def _codes(cube: Cube) -> Iterator[tuple[str, str]]:
             yield name, f"{name} tells which samples to trust: {fitting}"
         elif name.lower() in CODES or {"flag_values", "flag_masks"} & set(info.attrs):
             yield name, f"{name} holds codes: say which samples to trust with --keep {name}:... or --drop {name}:..."
+
+
+def _tells_of_others(info: VariableInfo) -> bool:
+    """Whether a variable tells where samples of others are from, or what became of them: written by stpipe itself."""
+    return holds_sources(info) or tells_clear(info.attrs)
 
 
 def _heeded(name: str, options: Sequence[str], cube: Cube) -> str | None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from stpipe.core.geometry import QualityCost
 from stpipe.core.ports import VariableInfo
+from stpipe.core.samples import tells_clear
 from stpipe.core.trust import Judged, Trust, judge
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import CubeError, OptionError
@@ -274,7 +275,7 @@ def _cube_names(dataset: xr.Dataset, kinds: str) -> list[str]:
 def _choose(dataset: xr.Dataset, variables: Sequence[str] | None, about: Sequence[str] = ()) -> list[str]:
     """Return the names of the variables to work on: those asked for, or all that hold measurements.
 
-    Those that rules are `about` hold none.
+    Those that rules are `about` hold none, nor does the layer in which `stpipe ingest` says what rules dropped.
 
     Raises
     ------
@@ -288,7 +289,7 @@ def _choose(dataset: xr.Dataset, variables: Sequence[str] | None, about: Sequenc
             raise CubeError(f"no variable {unknown[0]!r} over (time, y, x); there are {', '.join(cubes) or 'none'}")
         return list(variables)
     known = {companion for name in cubes for companion in companions(name)} | set(about)
-    chosen = [name for name in cubes if name not in known]
+    chosen = [name for name in cubes if name not in known and not tells_clear(dataset[name].attrs)]
     if not chosen:
         listed = ", ".join(f"{name} over {array.dims}" for name, array in dataset.data_vars.items()) or "nothing"
         raise CubeError(f"no numeric variable over (time, y, x) to fill; the dataset has {listed}")

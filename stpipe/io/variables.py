@@ -219,7 +219,14 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def suggest(name: str, known: Sequence[str]) -> str:
-    """Return the tail of a message about a name that does not exist."""
+    """Return the tail of a message about a name that does not exist.
+
+    >>> suggest("B04,B08", ["B04", "B08", "SCL"])
+    '; each is named by itself: B04, then B08. It has B04, B08, SCL'
+    """
+    several = [part.strip() for part in name.split(",")]
+    if len(several) > 1 and set(several) <= set(known):
+        return f"; each is named by itself: {', then '.join(several)}. It has {_listed(known)}"
     near = difflib.get_close_matches(name, known, n=1) or [k for k in known if k.lower() == name.lower()]
     return f"; did you mean {near[0]!r}? It has {_listed(known)}" if near else f"; it has {_listed(known)}"
 

@@ -159,6 +159,23 @@ def test_odd_files_of_a_folder_are_named_together(tmp_path: Path, capsys: pytest
     assert ", such as aspect.tif, dem.tif, slope.tif; choose files" in error
 
 
+def test_what_is_no_raster_is_said_before_what_its_name_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series(tmp_path / "in")
+    (tmp_path / "t2.txt").write_text("20200101_red.tif\n20200102_red.tif\n")
+    for more in ([], [str(tmp_path / "in")]):
+        assert run(["ingest", str(tmp_path / "t2.txt"), *more, "-o", str(tmp_path / "c.zarr")]) == 2
+        error = capsys.readouterr().err
+        assert "t2.txt can't be opened as a raster" in error
+        assert error.endswith("; ingest reads rasters, NetCDF files (.nc), Zarr groups and JSON files of STAC items\n")
+        assert error.count("\n") == 1
+    # What GDAL opens is a raster, whatever its suffix: then it is the name that says too little.
+    (tmp_path / "in" / "20200101_red.tif").rename(tmp_path / "first.bin")
+    assert run(["ingest", str(tmp_path / "first.bin"), "-o", str(tmp_path / "c.zarr")]) == 2
+    assert "no date in the name of" in capsys.readouterr().err
+
+
 def test_names_without_dates_and_several_resolutions_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,6 +210,7 @@ def test_rules_periods_and_indices_from_end_to_end(tmp_path: Path, capsys: pytes
     assert lines[0] == f"{output}: SCL (int16), ndvi (int16)"
     assert lines[1] == "3 frames from 2020-01-01 to 2020-01-05, 16 x 16 pixels, EPSG:32633"
     assert lines[3].startswith("--qa s2-scl dropped")
+    assert lines[3].endswith("; clear tells where")
     assert run(["info", output, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["variables"]["ndvi"]["gap_share"] == 0
     assert run([*words, "--overwrite", "--var", "red"]) == 0
@@ -201,6 +219,131 @@ def test_rules_periods_and_indices_from_end_to_end(tmp_path: Path, capsys: pytes
     red = xr.open_zarr(output, consolidated=False, mask_and_scale=False)["red"].values
     assert (red[0, :8] == first[:8]).all()  # the second day is cloudy there
     assert (red[0, 8:] == 2).all()
+
+
+@pytest.mark.processes
+def test_what_rules_dropped_is_told_and_no_verb_takes_it_for_a_measurement(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    series(tmp_path / "in", days=4)
+    for number, path in enumerate(sorted((tmp_path / "in").iterdir())):
+        with rasterio.open(path, "r+") as file:
+            red, profile = file.read(1), file.profile
+            red[:, :4] = 0  # beside the swath
+            file.write(red, 1)
+        classes = np.full_like(red, 4)
+        classes[number : number + 6, 8:] = 9
+        with rasterio.open(path.with_name(path.name.replace("red", "SCL")), "w", **profile) as file:
+            file.write(classes, 1)
+    assert run(["ingest", "in", "-o", "c.zarr", "--qa", "s2-scl", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["clear"] == {"clear": ["red"]}
+    codes = xr.open_zarr("c.zarr", consolidated=False)["clear"].values
+    rows, columns = np.mgrid[:16, :16]
+    for number in range(4):
+        cloudy = (columns >= 8) & (rows >= number) & (rows < number + 6)
+        np.testing.assert_array_equal(codes[number], np.where(columns < 4, 0, np.where(cloudy, 2, 1)))
+    fill = ["--method", "linear"]
+    for words in (
+        ["gaps", "c.zarr", "-o", "gaps", "--json"],
+        ["plan", "c.zarr", *fill, "--json"],
+        ["evaluate", "c.zarr", *fill, "--json"],
+        ["fill-scene", "c.zarr", "-o", "filled", *fill, "--workers", "1", "--no-geotiff", "--json"],
+    ):
+        capsys.readouterr()
+        assert run(words) == 0
+        captured = capsys.readouterr()
+        noted = "left out SCL, clear: codes are no measurements" in captured.err + captured.out
+        assert noted or words[0] == "plan"  # whose JSON names what is taken
+        assert '"clear": {' not in captured.out
+        assert '"variable": "clear"' not in captured.out
+        assert '"red"' in captured.out
+    filled = xr.open_zarr("filled/filled.zarr", consolidated=False)
+    assert set(filled.data_vars) - {"spatial_ref"} == {"red", "red_source", "red_ci90"}
+    assert "ancillary_variables" not in filled["red"].attrs
+    # The layer says which samples were trusted to whoever asks it.
+    capsys.readouterr()
+    assert run(["info", "c.zarr", "--keep", "clear:1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["variables"]["red"]["gap_share"] == pytest.approx(float((codes != 1).mean()))
+    assert run(["evaluate", "c.zarr", *fill, "--keep", "clear:1", "--var", "clear"]) == 2
+    assert "--keep clear:1 is about clear, which can't be filled or scored on" in capsys.readouterr().err
+
+
+def test_scenes_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("A", "B"):
+        series(tmp_path / folder, days=1)
+    assert run(["ingest", str(tmp_path / "A"), str(tmp_path / "B"), "-o", str(tmp_path / "c.zarr")]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'A' / '20200101_red.tif'}, {tmp_path / 'B' / '20200101_red.tif'}); make one frame" in error
+
+
+def test_a_file_that_lost_its_place_is_named_whichever_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series(tmp_path / "in")
+    paths = sorted((tmp_path / "in").iterdir())
+    for bare in (paths[0], paths[2]):
+        whole = bare.read_bytes()
+        with rasterio.open(bare) as file:
+            samples, profile = file.read(), file.profile
+        bare.unlink()
+        with rasterio.open(bare, "w", **{**profile, "crs": None}) as file:
+            file.write(samples)
+        for more in ([], ["--align", "first"]):
+            assert run(["ingest", str(tmp_path / "in"), "-o", str(tmp_path / "c.zarr"), *more]) == 2
+            error = capsys.readouterr().err
+            assert f"{bare} has no CRS, and " in error
+            assert "has EPSG:32633, so that nothing tells how they lie to each other; if the first is damaged" in error
+            assert error.count("\n") == 1
+        bare.write_bytes(whole)
+    assert run(["ingest", str(tmp_path / "in"), "-o", str(tmp_path / "c.zarr")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        pytest.param(["--index-type", "int16"], "--index-type says how indices are stored; give one with", id="index"),
+        pytest.param(["--keep", "red=4,5-7"], "can't be read; did you mean red:4,5-7? a rule is", id="equals"),
+        pytest.param(["--drop", "red:cloud"], "did you mean red:flags=cloud? a rule is", id="a-flag"),
+        pytest.param(["--qa", "s2"], "did you mean s2-scl? there are", id="part-of-a-product"),
+        pytest.param(["--qa", "landsat"], "did you mean landsat-c2 or landsat-c1 or landsat-c1-bqa?", id="products"),
+        pytest.param(["--crs", "32633"], "got '32633'; did you mean EPSG:32633?", id="number-of-a-crs"),
+        pytest.param(["--var", "red,red"], "no variable 'red,red'; did you mean --var red --var red?", id="list"),
+        pytest.param(["--pattern", "{date:%Y%m}_x.tif"], "3 of 3 names do not fit --pattern", id="pattern"),
+    ],
+)
+def test_what_was_meant_is_guessed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], expected: str
+) -> None:
+    series(tmp_path / "in")
+    assert run(["ingest", str(tmp_path / "in"), "-o", str(tmp_path / "c.zarr"), *words]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1
+
+
+def test_sources_of_the_wrong_kind_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    series(tmp_path / "in")
+    cube, output = str(tmp_path / "c.zarr"), str(tmp_path / "d.zarr")
+    assert run(["ingest", str(tmp_path / "in"), "-o", cube]) == 0
+    area = tmp_path / "field.geojson"
+    area.write_text(json.dumps({"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": None}]}))
+    for words, expected in (
+        ([cube, "--pattern", "{date:%Y%m%d}_{variable}.tif"], "--pattern is about the names of rasters, and none is"),
+        ([str(area)], "holds no STAC items, for none has assets; GeoJSON of an area to cut out goes behind --aoi"),
+        (["https://example.invalid/stac"], "name one of https://example.invalid/stac with --collection"),
+    ):
+        capsys.readouterr()
+        assert run(["ingest", *words, "-o", output]) == 2
+        error = capsys.readouterr().err
+        assert expected in error
+        assert error.count("\n") == 1
+    # A rule on all that is measured is told to do nothing, and not to find its variable empty.
+    assert run(["ingest", cube, "-o", output, "--drop", "red:2"]) == 0
+    said = capsys.readouterr().err
+    assert "the rules decide on nothing: of red none is a measurement" in said
+    assert "nodata everywhere" not in said
 
 
 def test_an_existing_output_is_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

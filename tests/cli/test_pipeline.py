@@ -153,6 +153,7 @@ def test_every_option_of_a_verb_is_a_key_and_a_new_one_at_once(monkeypatch: pyte
             id="stage-with-a-word",
         ),
         pytest.param("  by: month", "  by: [month", "line 7: this is not YAML", id="broken"),
+        pytest.param("  by: month", "\tby: month", "any token; indent with spaces, not with tabs", id="tab"),
         pytest.param(PLAIN, "about: x", "holds no stage; there are ingest, gaps, fill, mosaic", id="no-stage"),
         pytest.param(PLAIN, "- a", "line 1: a pipeline holds about and stages, as KEY: VALUE", id="list"),
         pytest.param(PLAIN, "", "holds no stage", id="empty"),
@@ -192,9 +193,24 @@ def test_what_is_wrong_is_said_in_a_line_with_its_place(
             ["quux"], "no pipeline 'quux'; there are hls-ndvi, landsat-reflectance, s2-ndvi, s5p-co, sst", id="no-name"
         ),
         pytest.param(
-            ["gone.yaml"], "there is no file gone.yaml; pipelines that come with stpipe are hls-ndvi", id="file"
+            ["gone.yaml"],
+            "there is no file gone.yaml; beside it: p.yaml; pipelines that come with stpipe are hls-ndvi",
+            id="file",
         ),
         pytest.param(["demo"], "no pipeline 'demo'", id="what-is-the-demos"),
+        pytest.param(["p.yml"], "there is no file p.yml; beside it: p.yaml; pipelines that come", id="other-ending"),
+        pytest.param(
+            ["IN"], "IN is no pipeline; to read it: stpipe run NAME --set ingest.src=IN, where NAME", id="a-folder"
+        ),
+        pytest.param(["./IN"], "./IN is no pipeline; to read it: stpipe run NAME --set ingest.src=./IN", id="its-path"),
+        pytest.param(
+            ["p.yaml", "IN"], "'IN' is one word more; what it is to read is said with --set ingest.src=IN", id="source"
+        ),
+        pytest.param(
+            ["p.yaml", *(word for stage in STAGES for word in ("--set", f"{stage}=off"))],
+            "p.yaml: every stage is off; take one in with --set STAGE=on",
+            id="nothing-to-do",
+        ),
         pytest.param(["p.yaml", "-o", "p.yaml"], "the output p.yaml is a file", id="output-is-a-file"),
         pytest.param([], "run needs the NAME of a pipeline", id="nothing"),
         pytest.param(["s2-ndvi"], "s2-ndvi.yaml, line 13: ingest has nothing to read", id="shipped-without-input"),

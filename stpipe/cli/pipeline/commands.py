@@ -105,6 +105,8 @@ def plan_stages(pipeline: Pipeline, folder: Path) -> tuple[Stage, ...]:
     # Stages that are left out are read all the same: a wrong key is wrong.
     for setting in pipeline.settings:
         checked(setting)
+    if not pipeline.stages:
+        raise OptionError(f"{pipeline.path.name}: every stage is off; take one in with --set STAGE=on")
     stages: list[Stage] = []
     made: tuple[str, ...] = ()
     for name, place in pipeline.stages.items():

@@ -167,12 +167,25 @@ def find_pipeline(name: str) -> Path:
     if place.suffix in SUFFIXES or place.name != name:
         if place.is_file():
             return place
-        raise MissingFileError(f"there is no file {name}; pipelines that come with stpipe are {_listed()}")
+        if place.exists():
+            raise MissingFileError(f"{name} is no pipeline{_to_read(name)}")
+        from stpipe.io.stored import beside
+
+        raise MissingFileError(
+            f"there is no file {name}{beside(place)}; pipelines that come with stpipe are {_listed()}"
+        )
     known = shipped_pipelines()
     if name in known:
         return known[name]
+    if place.is_dir():
+        raise MissingFileError(f"{name} is no pipeline{_to_read(name)}")
     here = f"; for the file of that name here, say ./{name}" if place.is_file() else ""
     raise MissingFileError(f"no pipeline {name!r}{nearest(name, list(known))}{here}")
+
+
+def _to_read(name: str) -> str:
+    """Return the tail of a message about a folder in the place of a pipeline."""
+    return f"; to read it: stpipe run NAME --set ingest.src={name}, where NAME is one of {_listed()}"
 
 
 def _listed() -> str:
@@ -196,7 +209,9 @@ def read_pipeline(path: Path) -> Pipeline:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark is not None else ""
-        raise OptionError(f"{path.name}{line}: this is not YAML: {error.problem or error.context}") from error
+        problem = error.problem or error.context
+        tab = "; indent with spaces, not with tabs" if "'\\t'" in str(problem) else ""
+        raise OptionError(f"{path.name}{line}: this is not YAML: {problem}{tab}") from error
     except yaml.YAMLError as error:
         raise OptionError(f"{path.name}: this is not YAML: {error}") from error
     if root is None:

@@ -28,6 +28,7 @@ JSON_SUFFIXES = (".json", ".geojson")
 """What is taken for a file of STAC items."""
 
 _KINDS = frozenset({"FeatureCollection", "Feature", "Catalog", "Collection"})
+_AREA = "GeoJSON of an area to cut out goes behind --aoi"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +154,8 @@ def _from_file(source: str) -> list[Any]:
         raise CubeError(f"{source} can't be read as JSON: {one_line(error)}") from error
     kind = document.get("type") if isinstance(document, dict) else None
     if kind not in _KINDS:
-        raise CubeError(f"{source} is no STAC ItemCollection, Item, Collection or Catalog: its type is {kind!r}")
+        hint = f"; {_AREA}" if kind in {"Polygon", "MultiPolygon", "GeometryCollection"} else ""
+        raise CubeError(f"{source} is no STAC ItemCollection, Item, Collection or Catalog: its type is {kind!r}{hint}")
     try:
         if kind in {"Catalog", "Collection"}:
             catalog: Any = pystac.read_file(source)
@@ -161,12 +163,21 @@ def _from_file(source: str) -> list[Any]:
         single = kind == "Feature"
         items = [pystac.Item.from_dict(document)] if single else list(pystac.ItemCollection.from_dict(document).items)
     except Exception as error:
+        if kind in {"Feature", "FeatureCollection"} and not _have_assets(document):
+            raise CubeError(f"{source} holds no STAC items, for none has assets; {_AREA}") from error
         raise CubeError(f"{source} holds no valid STAC items: {one_line(error)}") from error
     for item in items:
         for asset in item.assets.values():
             if not is_remote(asset.href) and not Path(asset.href).is_absolute() and item.get_self_href() is None:
                 asset.href = pystac.utils.make_absolute_href(asset.href, str(Path(source).absolute()))
     return items
+
+
+def _have_assets(document: dict[str, Any]) -> bool:
+    """Whether a feature, or one of several, has the assets that make it an item."""
+    features = document.get("features")
+    found = features if isinstance(features, list) else [document]
+    return any(isinstance(one, dict) and "assets" in one for one in found)
 
 
 def _searched(address: str, target: Target, query: StacQuery) -> list[Any]:
@@ -177,7 +188,7 @@ def _searched(address: str, target: Target, query: StacQuery) -> list[Any]:
             f"{address} is asked with the library pystac-client; install it: pip install 'stpipe[stac]'"
         ) from error
     if not query.collections:
-        raise OptionError(f"{address} has many collections; name one with --collection")
+        raise OptionError(f"a STAC API is asked for a collection; name one of {address} with --collection")
     box = _search_box(target)
     if box is None:
         raise OptionError(f"{address} holds items of the whole world; say where with --bbox or --aoi")

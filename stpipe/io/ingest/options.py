@@ -100,6 +100,8 @@ class IngestOptions:
             raise OptionError("--drop-bands and --var both say what to write; give one of them")
         if self.drop_bands and not self.indices:
             raise OptionError("--drop-bands leaves nothing to write without an --index")
+        if self.scaled_indices and not self.indices:
+            raise OptionError("--index-type says how indices are stored; give one with --index")
         names = [request.name for request in self.indices]
         if len(set(names)) < len(names):
             raise OptionError(f"--index is given twice with one name: {', '.join(names)}")

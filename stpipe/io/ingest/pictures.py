@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -12,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpipe.core.compositing import composite, first_clear, is_gap
-from stpipe.core.samples import HUGE
+from stpipe.core.samples import CLEAR_CODES, HUGE, tells_clear
 from stpipe.core.trust import Rule, Trust, judge
+from stpipe.io.ingest.clear import clear_codes
 from stpipe.io.ingest.items import ItemBand
 from stpipe.io.ingest.layers import Layer, Want
 from stpipe.io.ingest.plan import IngestPlan
@@ -54,7 +56,7 @@ class Tally:
 
 
 def read_frame(plan: IngestPlan, scenes: Sequence[Scene], rows: slice, columns: slice) -> tuple[Pictures, Tally]:
-    """Return a window of one frame: every variable that is read, and every index.
+    """Return a window of one frame: every variable that is read, every index, and what the rules said.
 
     Parameters
     ----------
@@ -68,6 +70,8 @@ def read_frame(plan: IngestPlan, scenes: Sequence[Scene], rows: slice, columns: 
     shape = (rows.stop - rows.start, columns.stop - columns.start)
     found: dict[str, list[NDArray[Any]]] = {variable.name: [] for variable in plan.variables}
     clear: dict[str, list[NDArray[np.bool_]]] = {variable.name: [] for variable in plan.variables}
+    seen: defaultdict[Trust, list[NDArray[np.bool_]]] = defaultdict(list)
+    trusted: defaultdict[Trust, list[NDArray[np.bool_]]] = defaultdict(list)
     tally = Tally.of(plan)
     views_of = [_SceneView(plan, scene, rows, columns, tally) for scene in scenes]
     _read_items_ahead(views_of)
@@ -77,22 +81,40 @@ def read_frame(plan: IngestPlan, scenes: Sequence[Scene], rows: slice, columns: 
                 found[variable.name].append(views.samples(variable))
                 if variable.codes and len(scenes) > 1:
                     clear[variable.name].append(views.clear(variable))
+        for trust, some in views.seen.items():
+            seen[trust].append(some)
+            trusted[trust].append(views.judged(trust))
         views.forget()
     pictures: Pictures = {}
     for variable in plan.variables:
-        several = found[variable.name]
-        if not several:
-            pictures[variable.name] = np.full(shape, variable.nodata, dtype=variable.dtype)
-        elif len(several) == 1:
-            pictures[variable.name] = several[0]
-        elif variable.codes:
-            pictures[variable.name] = _codes(variable, several, clear[variable.name], plan.how)
-        else:
-            pictures[variable.name] = composite(several, variable.nodata, plan.how)
+        pictures[variable.name] = _picture(variable, found[variable.name], clear[variable.name], plan.how, shape)
     infos = plan.infos
     for index in plan.indices:
         pictures[index.name] = index.compute(pictures, infos)
+    for layer in plan.clear:
+        pictures[layer.name] = clear_codes(seen[layer.trust], trusted[layer.trust], shape)
     return pictures, tally
+
+
+def _picture(
+    variable: VariablePlan,
+    several: Sequence[NDArray[Any]],
+    clear: Sequence[NDArray[np.bool_]],
+    how: str,
+    shape: tuple[int, int],
+) -> NDArray[Any]:
+    """Return what the scenes of a frame make of a variable."""
+    if not several:
+        return np.full(shape, variable.nodata, dtype=variable.dtype)
+    if len(several) == 1:
+        return several[0]
+    if tells_clear(variable.attrs):  # of an earlier ingest: the frame is clear where one of its scenes was
+        seen = [codes != CLEAR_CODES["no_data"] for codes in several]
+        trusted = [codes == CLEAR_CODES["clear"] for codes in several]
+        return clear_codes(seen, trusted, shape).astype(variable.dtype, copy=False)
+    if variable.codes:
+        return _codes(variable, several, clear, how)
+    return composite(several, variable.nodata, how)
 
 
 def _codes(
@@ -131,6 +153,7 @@ class _SceneView:
             slice(columns.start - left, columns.stop - left),
         )
         self._trusted: dict[Trust, NDArray[np.bool_]] = {}
+        self.seen: dict[Trust, NDArray[np.bool_]] = {}  # where a variable under these rules has a sample at all
         self._variables: Mapping[str, VariablePlan] = {variable.name: variable for variable in plan.variables}
         self._counted: set[Rule] = set()
 
@@ -139,9 +162,10 @@ class _SceneView:
         samples = self._read(variable.name)
         if variable.trust is None:
             return samples
-        trusted = self._judged(variable.trust)
+        trusted = self.judged(variable.trust)
         known = ~is_gap(samples, variable.nodata)
         lost = known & ~trusted
+        self.seen[variable.trust] = self.seen.get(variable.trust, False) | known
         for counts, number in ((self.tally.observed, known), (self.tally.dropped, lost)):
             counts[variable.name] = counts.get(variable.name, 0) + int(np.count_nonzero(number))
         result = samples.copy()
@@ -154,9 +178,9 @@ class _SceneView:
         here = tuple(rule for rule in rules if rule.variable in self.scene.layers)
         if self.plan.trust is None or not here:
             return ~is_gap(self._read(variable.name), variable.nodata)
-        return self._judged(Trust(here, self.plan.trust.buffer))
+        return self.judged(Trust(here, self.plan.trust.buffer))
 
-    def _judged(self, trust: Trust) -> NDArray[np.bool_]:
+    def judged(self, trust: Trust) -> NDArray[np.bool_]:
         """Return where rules trust the scene; the buffer looks beyond the window, so that windows have no say."""
         if trust not in self._trusted:
             samples = {name: self.read_wide(name)[None] for name in trust.variables}
@@ -183,6 +207,7 @@ class _SceneView:
         """Let go of what was read."""
         self._raw.clear()
         self._trusted.clear()
+        self.seen.clear()
 
     def read_wide(self, name: str) -> NDArray[Any]:
         """Return a variable; one that rules ask, with what the buffer needs around the window."""

@@ -14,6 +14,7 @@ from stpipe.core.windows import Triple, triple
 from stpipe.errors import OptionError
 from stpipe.io.filenames import YEAR_WITHOUT, has_year
 from stpipe.io.indices import IndexPlan, plan_index
+from stpipe.io.ingest.clear import ClearPlan, plan_clear
 from stpipe.io.ingest.cubes import forget_states
 from stpipe.io.ingest.items import StacQuery
 from stpipe.io.ingest.layers import Layer
@@ -55,8 +56,11 @@ class IngestPlan:
     statics: tuple[StaticPlan, ...]
     """What is written that has no dates."""
 
+    clear: tuple[ClearPlan, ...]
+    """What is written of what the rules said."""
+
     written: tuple[str, ...]
-    """Names of those that are written, sorted."""
+    """Names of the variables and indices that are written, sorted."""
 
     chunks: Triple
     """Chunk lengths along (time, y, x)."""
@@ -92,6 +96,11 @@ class IngestPlan:
         return [layer for frame in self.frames for scene in frame.scenes for layer in scene.layers.values()]
 
     @property
+    def arrays(self) -> tuple[str, ...]:
+        """Names of all that is written and has dates."""
+        return (*self.written, *(layer.name for layer in self.clear))
+
+    @property
     def warped(self) -> int:
         """Number of layers that lie on another lattice."""
         return sum(self.grid.offset_in(layer.grid) is None for layer in self.layers)
@@ -108,6 +117,7 @@ class IngestPlan:
             "grid": repr(self.grid),
             "variables": [repr(replace(v, attrs=dict(sorted(v.attrs.items())))) for v in self.variables],
             "indices": [repr(index) for index in self.indices],
+            "clear": [[layer.name, *layer.variables] for layer in self.clear],
             "written": list(self.written),
             "statics": [[static.name, *(field.identity() for field in static.fields)] for static in self.statics],
             "chunks": list(self.chunks),
@@ -164,6 +174,7 @@ def plan_ingest(
     variables = plan_variables(frames, grid, trust, quality, options)
     if trust is not None:
         trust.check({variable.name: variable.info for variable in variables})
+    clear = plan_clear(variables, indices, written, {*names, *written, *(static.name for static in statics)})
     wanted = DEFAULT_CHUNKS if options.chunks is None else options.chunks
     extent = (len(frames), *grid.shape)
     return IngestPlan(
@@ -172,6 +183,7 @@ def plan_ingest(
         variables=variables,
         indices=indices,
         statics=statics,
+        clear=clear,
         written=written,
         chunks=triple(min(pair) for pair in zip(wanted, extent, strict=True)),
         resampling=options.resampling,
@@ -194,8 +206,11 @@ def _written(
     known = (*dated, *statics)
     for name in options.variables:
         if name not in known:
+            several = [part.strip() for part in name.split(",")]
             near = get_close_matches(name, known, n=1) or [each for each in known if each.lower() == name.lower()]
             hint = f"did you mean {near[0]!r}? " if near else ""
+            if len(several) > 1 and set(several) <= set(known):
+                hint = f"did you mean {' '.join(f'--var {part}' for part in several)}? "
             raise OptionError(f"--var: there is no variable {name!r}; {hint}there are {', '.join(known)}")
     if options.variables:
         chosen = tuple(sorted(set(options.variables).difference(statics)))
@@ -223,6 +238,8 @@ def _warnings(
         yield f"{some} no file on {absent} of {len(filled)} dates; they are all gap"
     if trust is not None:
         free = [variable.name for variable in variables if not variable.codes and variable.trust != trust]
+        if all(variable.codes for variable in variables):
+            yield f"the rules decide on nothing: of {', '.join(v.name for v in variables)} none is a measurement"
         if free:
             yield (
                 f"not all rules decide on {', '.join(free)}: their scenes have not all of {', '.join(trust.variables)}"

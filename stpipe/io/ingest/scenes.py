@@ -146,6 +146,19 @@ def _refuse_pairs(by_frame: Mapping[datetime, Sequence[Layer]]) -> None:
     some = "1 date has" if len(dates) == 1 else f"{len(dates)} dates have"
     raise CubeError(
         f"{some} several scenes of one variable: {shown}{more} (variable {name!r}: "
-        f"{', '.join(Path(layer.path).name for layer in found[:_SHOWN])}); make one frame of them with "
+        f"{_where([layer.path for layer in found])}); make one frame of them with "
         "--same-day first, last, mean, median or least-cloud"
     )
+
+
+def _where(paths: Sequence[str]) -> str:
+    """Return the files that scenes are in, as short as tells them apart.
+
+    >>> _where(["in/a.tif", "in/b.tif"]), _where(["in/a.tif", "out/a.tif"]), _where(["in/a.zarr", "in/a.zarr"])
+    ('a.tif, b.tif', 'in/a.tif, out/a.tif', '2 in a.zarr')
+    """
+    files = list(dict.fromkeys(paths))
+    names = [Path(file).name for file in files]
+    if len(files) == 1:
+        return f"{len(paths)} in {names[0]}"
+    return ", ".join((names if len(set(names)) == len(names) else files)[:_SHOWN])

@@ -9,19 +9,22 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from stpipe.errors import CubeError, MissingFileError
+from stpipe.errors import CubeError, MissingFileError, OptionError
 from stpipe.execution.storage import is_remote
-from stpipe.io.filenames import read_names
+from stpipe.io.filenames import NamedFile, read_names
 from stpipe.io.ingest.cubes import describe_cube
 from stpipe.io.ingest.files import describe_file
 from stpipe.io.ingest.items import StacQuery, describe_items, is_stac
 from stpipe.io.ingest.layers import Layer
 from stpipe.io.ingest.target import Target
-from stpipe.io.rasters import find_files
+from stpipe.io.rasters import SUFFIXES, find_files, open_raster
 from stpipe.io.stored import local
 
 NETCDF_SUFFIXES = (".nc", ".nc4", ".cdf", ".h5", ".hdf5")
 """What is taken for a NetCDF file."""
+
+_LOOKED_AT = 8
+"""Files of unknown kinds that are looked into once their names say too little."""
 
 _ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata", ".zarray")
 
@@ -50,7 +53,9 @@ def find_layers(
     """
     catalogues = [source for source in sources if is_stac(source) and not is_cube(source)]
     cubes, others = _sorted_out([source for source in sources if source not in catalogues])
-    files = read_names(find_files(others), pattern) if others or not (cubes or catalogues) else []
+    if pattern is not None and not others:
+        raise OptionError("--pattern is about the names of rasters, and none is among the sources; leave it out")
+    files = _named(find_files(others), pattern) if others or not (cubes or catalogues) else []
     several = len({file.variable for file in files}) > 1
     total, layers = len(cubes) + len(files), []
     for catalogue in catalogues:
@@ -65,6 +70,20 @@ def find_layers(
         if progress is not None:
             progress(number, total)
     return layers + _families(found)
+
+
+def _named(paths: Sequence[Path], pattern: str | None) -> list[NamedFile]:
+    """Return what the names of rasters say; where they say too little, first whether they are rasters at all."""
+    try:
+        return read_names(paths, pattern)
+    except CubeError:
+        for path in [path for path in paths if path.suffix.lower() not in SUFFIXES][:_LOOKED_AT]:
+            try:
+                open_raster(path).close()
+            except CubeError as error:
+                known = "ingest reads rasters, NetCDF files (.nc), Zarr groups and JSON files of STAC items"
+                raise CubeError(f"{str(error).removesuffix('.')}; {known}") from None
+        raise
 
 
 def _sorted_out(sources: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -110,6 +110,16 @@ def _check_others(layers: Sequence[Layer], grid: Grid, target: Target) -> None:
     others = [layer for layer in layers if not agree[layer.grid]]
     if not others:
         return
+    aim = layers[0].path if target.align in {None, "first"} else str(target.align)
+    for layer in others:
+        if (layer.grid.crs_wkt is None) == (grid.crs_wkt is None):
+            continue
+        bare, placed = (layer.path, aim) if layer.grid.crs_wkt is None else (aim, layer.path)
+        crs = crs_name(grid.crs_wkt or layer.grid.crs_wkt)
+        raise CubeError(
+            f"{bare} has no CRS, and {placed} has {crs}, so that nothing tells how they lie to each other; if the "
+            "first is damaged, get it again, else give it a CRS: gdal_edit.py -a_srs, or ds.rio.write_crs"
+        )
     if target.align is None:
         first, other = layers[0], others[0]
         count, total = len({layer.path for layer in others}), len({layer.path for layer in layers})
@@ -121,8 +131,8 @@ def _check_others(layers: Sequence[Layer], grid: Grid, target: Target) -> None:
             "--align first, --align FILE or --resolution, or choose files that agree"
         )
     for layer in others:
-        if layer.grid.crs_wkt is None or grid.crs_wkt is None:
-            raise CubeError(f"{layer.path} can't be warped to the grid of --align: one of both has no CRS")
+        if grid.crs_wkt is None:
+            raise CubeError(f"{layer.path} can't be warped to the grid of --align: neither has a CRS")
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
@@ -321,7 +331,8 @@ def crs_wkt_of_text(text: str, option: str) -> str:
         with quiet_gdal():
             return str(CRS.from_user_input(text).to_wkt())
     except (CRSError, ValueError, TypeError):
-        raise OptionError(f"{option} needs a CRS such as EPSG:32633, got {text!r}") from None
+        hint = f"; did you mean EPSG:{text.strip()}?" if text.strip().isdecimal() else ""
+        raise OptionError(f"{option} needs a CRS such as EPSG:32633, got {text!r}{hint}") from None
 
 
 def moved_box(box: Box, source: str, wkt: str, option: str) -> Box:

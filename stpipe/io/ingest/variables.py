@@ -11,6 +11,7 @@ import numpy as np
 from stpipe.core.conditions import Bits, Values, parse_test
 from stpipe.core.ports import JSON, VariableInfo
 from stpipe.core.qa_products import PRODUCTS, Product
+from stpipe.core.samples import CLEAR_CODES, tells_clear
 from stpipe.core.trust import Rule, Trust
 from stpipe.errors import CubeError, OptionError
 from stpipe.io.ingest.layers import Layer
@@ -160,7 +161,7 @@ def _plan_variable(
     nodata = _common_nodata(name, layers, dtype, extra)
     why = _why_nodata(name, frames, layers, grid, trust) if nodata is None else None
     if why is not None:
-        fill = _product_fill(name, dtype)
+        fill = CLEAR_CODES["no_data"] if tells_clear(first.attrs) else _product_fill(name, dtype)
         if fill is None:
             raise CubeError(
                 f"{why}, and its type {dtype} has no nodata to say so; give one with --nodata VALUE, or --nodata "

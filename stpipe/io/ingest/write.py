@@ -19,6 +19,7 @@ from stpipe.errors import OutputError, RunError, StpipeError
 from stpipe.execution.storage import one_line
 from stpipe.io.georeference import grid_mapping_attrs
 from stpipe.io.indices import SCALED
+from stpipe.io.ingest.clear import CLEAR_TYPE, beside, rules_text
 from stpipe.io.ingest.cubes import forget_batches
 from stpipe.io.ingest.files import OPEN
 from stpipe.io.ingest.partial import clear, locked, remove, remove_entry
@@ -149,7 +150,7 @@ def summary(plan: IngestPlan, output: Path, tally: Tally | None = None) -> dict[
     for name, share in shares.items():
         if name in variables:
             variables[name]["dropped"] = share
-    said = () if tally is None or plan.trust is None else remarks(plan.trust, tally.matches)
+    said = () if tally is None else _remarks(plan, tally)
     return {
         "output": str(output),
         "shape": list(plan.extent),
@@ -163,15 +164,18 @@ def summary(plan: IngestPlan, output: Path, tally: Tally | None = None) -> dict[
         "composited": [frame.time.isoformat() for frame in plan.frames if _most_scenes(frame) > 1],
         "rules": None if plan.trust is None else rules_text(plan.trust),
         "variables": {name: variables[name] for name in sorted(variables)},
+        "clear": {layer.name: list(layer.variables) for layer in plan.clear},
         "static": [static.name for static in plan.statics],
         "warnings": [*plan.warnings, *said],
     }
 
 
-def rules_text(trust: Trust) -> str:
-    """Return rules as they were typed."""
-    texts = list(dict.fromkeys(rule.text.removesuffix(" (fill)") for rule in trust.rules))
-    return " ".join([*texts, f"--buffer {trust.buffer}"] if trust.buffer else texts)
+def _remarks(plan: IngestPlan, tally: Tally) -> tuple[str, ...]:
+    """Return what to say of the rules that decided on something; the others were not tested on any sample."""
+    rules = () if plan.trust is None else plan.trust.rules
+    asked = {rule for variable in plan.variables if variable.trust is not None for rule in variable.trust.rules}
+    heeded = [number for number, rule in enumerate(rules) if rule in asked]
+    return remarks(Trust(tuple(rules[number] for number in heeded)), tally.matches[heeded])
 
 
 def _plain(nodata: float | None) -> float | None:
@@ -219,6 +223,10 @@ def _create(plan: IngestPlan, path: Path) -> None:
     coords = coordinates(plan.times, plan.grid)
     arrays: dict[str, xr.Variable] = {}
     for name, dtype, nodata, attrs in _described(plan):
+        if linked := beside(attrs, name, plan.clear, plan.arrays):
+            attrs["ancillary_variables"] = linked
+        else:
+            attrs.pop("ancillary_variables", None)
         # One Dask chunk of any size: it tells shape and type, and is never computed.
         empty = da.zeros(plan.extent, dtype=dtype, chunks=plan.extent)
         encoding = _encoding(dtype, nodata, plan.chunks, placed="spatial_ref" in coords)
@@ -268,6 +276,8 @@ def _described(plan: IngestPlan) -> Iterator[tuple[str, str, float | None, dict[
         if rules:
             attrs["quality_rules"] = rules_text(max(rules, key=lambda trust: len(trust.rules)))
         yield index.name, index.dtype, index.nodata, attrs | ({"scale_factor": SCALED} if index.scaled else {})
+    for layer in plan.clear:
+        yield layer.name, CLEAR_TYPE.name, None, dict(layer.attrs)
 
 
 def coordinates(times: tuple[datetime, ...], grid: Grid) -> dict[str, xr.Variable]:
@@ -330,9 +340,9 @@ def _copy(plan: IngestPlan, path: Path, records: Records, progress: Progress | N
         array = zarr.open_array(path / static.name, mode="r+")
         for rows, columns in _boxes(plan):
             array[rows, columns] = static.read(plan.grid, rows, columns)
-    arrays = {name: zarr.open_array(path / name, mode="r+") for name in plan.written}
+    arrays = {name: zarr.open_array(path / name, mode="r+") for name in plan.arrays}
     tally = Tally.of(plan)
-    total, done = prod(plan.extent) * len(plan.written), 0
+    total, done = prod(plan.extent) * len(arrays), 0
     for frames, pieces in _pieces(plan):
         orders = {number: _ordered(plan, records, number) for number in range(frames.start, frames.stop)}
         for rows, columns in pieces:
@@ -417,4 +427,5 @@ def _parts(plan: IngestPlan, scenes: int, rows: slice, columns: slice) -> Iterat
 def _pixel_bytes(plan: IngestPlan) -> int:
     types = {variable.name: variable.dtype for variable in plan.variables}
     types |= {index.name: index.dtype for index in plan.indices}
+    types |= {layer.name: CLEAR_TYPE.name for layer in plan.clear}
     return sum(np.dtype(dtype).itemsize for dtype in types.values())
