@@ -28,7 +28,15 @@ from stpipe.execution.learning import crop_of
 from stpipe.io.guide_sources import Guide, guides_of, names_of, not_guides, object_guides
 from stpipe.io.guides import GuideOptions, Guides
 from stpipe.io.objects import understand
-from stpipe.io.radar_evaluation import BESIDE, SHUFFLED, Beside, ScoredRadar, calibrated_frames, radar_notes
+from stpipe.io.radar_evaluation import (
+    BESIDE,
+    SHUFFLED,
+    Beside,
+    ScoredRadar,
+    calibrated_frames,
+    radar_notes,
+    without_frames,
+)
 from stpipe.methods import IN_TIME, METHODS, candidates, make_filler
 from stpipe.methods.guided import NAME as GUIDED
 from stpipe.methods.sar.options import NAME as SAR
@@ -223,6 +231,7 @@ def evaluate_cube(
             dates=dates,
             pairs=pairs,
             calibrated=calibrated_frames,
+            unseeing=without_frames,
             progress=step,
         )
         results.append(replace(found, notes=(*radar_notes(found), *found.notes)))

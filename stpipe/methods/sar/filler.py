@@ -113,6 +113,9 @@ class SarFiller(WithFallback):
     told: JSON = None
     """What tells them from others."""
 
+    unseen: tuple[int, ...] = ()
+    """Frames that no regression is fitted to, so that it can be scored on them."""
+
     coefficients: Fields | None = None
     """Of each pixel: for each group its coefficients and the spread of what they leave over."""
 
@@ -175,6 +178,7 @@ class SarFiller(WithFallback):
             "scene": None if self.means is None else told.hexdigest(),
             "fallback": self.fallback.identity(),
             **({} if self.given is None else {"coefficients": self.told}),
+            **({"unseen": list(self.unseen)} if self.unseen else {}),
         }
 
     def notes(self) -> tuple[str, ...]:
@@ -260,6 +264,9 @@ class SarFiller(WithFallback):
     def _fitted(self, block: BlockInput, part: tuple[slice, slice]) -> tuple[F32, NDArray[np.int64], F32]:
         """Return (field, pixel), what is kept, what `RegressionSums` counts, and (t, pixel), what is predicted."""
         values, clear = _observed(block, part)
+        if self.unseen:
+            clear = clear.copy()
+            clear[list(self.unseen)] = False
         kept, counts, inside = [], np.zeros(5, dtype=np.int64), _inside(block, part)
         said = []
         for group in self.groups:
