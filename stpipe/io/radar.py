@@ -345,7 +345,7 @@ def named_radar(there: Sequence[str], asked: Sequence[str], label: str) -> tuple
 def _unit(samples: F64, one: GuideVariable, path: str) -> tuple[bool, list[str]]:
     """Return whether samples are in dB, from their range, and a note where the file says otherwise; refuse others."""
     low, middle, high = np.percentile(samples, (1, 50, 99))
-    units = str(one.info.attrs.get("units", "")).strip().lower()
+    units = str(one.info.attrs.get("units", "")).strip()
     if middle < 0:
         decibels = True
         if high <= EDGE_NOISE_DB:
@@ -360,7 +360,7 @@ def _unit(samples: F64, one: GuideVariable, path: str) -> tuple[bool, list[str]]
             f"{one.name} of {path} runs from {low:.4g} to {high:.4g}, which is backscatter neither in dB nor in linear "
             "power; calibrate it, or name another variable with --guide-var"
         )
-    stated = STATED.get(units)
+    stated = STATED.get(units.lower())
     if stated is None or stated == decibels:
         return decibels, []
     kind = "dB" if decibels else "linear power"

@@ -198,6 +198,9 @@ def radar_notes(found: Evaluation) -> tuple[str, ...]:
     if not {REFERENCE, SHUFFLED} <= overall.keys():
         return ()
     linear, shuffled = overall[REFERENCE], overall[SHUFFLED]
+    if linear.difference == 0 == shuffled.difference:  # to the last bit: it is what stood in
+        none = f"{SAR} is {REFERENCE} here: no pixel has as many clear dates with radar"
+        return (f"{none}, besides those of the score, as a regression needs; ask for fewer with --sar-clear-dates",)
     said = f"{SAR} is {_apart(linear, REFERENCE)}, and {_apart(shuffled, NO_RADAR)}: {_verdict(linear, shuffled)}"
     lines = [said]
     kinds = [one for one in found.differences if (one.method, one.other) == (SAR, REFERENCE)]

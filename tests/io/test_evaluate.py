@@ -389,3 +389,8 @@ def test_the_note_says_what_the_differences_say() -> None:
         "sar has a lower error than linear in some kinds of gaps: cloud core (-20%)"
     ]
     assert len(told(better, better, core=-0.1)) == 1
+    same = (0.0, 0.0, 0.0)
+    (none,) = told(same, same)
+    assert none.startswith("sar is linear here: no pixel has as many clear dates with radar")
+    assert "radar helps" in told(better, better)[0]
+    assert told(same, better)[0].startswith("sar is 0.0% better than linear")

@@ -491,6 +491,14 @@ def test_radar_is_brought_onto_frames_in_ways_there_are(options: dict[str, Any],
         RadarOptions(**options)
 
 
+def test_too_few_clear_dates_everywhere_are_said_and_left_to_the_fallback() -> None:
+    made = settled_on(filler(least_clear=FRAMES), scene().crop)
+    assert isinstance(made, SarFiller)
+    told, _ = made.notes()
+    assert told.startswith("radar VV, VH: no pixel has the 40 clear dates with radar that a regression needs")
+    assert fill_crop(filler(least_clear=FRAMES), scene().crop).fallback.all()
+
+
 def test_notes_count_the_pixels_of_the_domain() -> None:
     crop = scene().crop
     domain = np.zeros((HEIGHT, WIDTH), dtype=bool)

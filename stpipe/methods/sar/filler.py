@@ -191,6 +191,12 @@ class SarFiller(WithFallback):
             f"{clear / max(fitted, 1):.0f} clear dates each, {outliers / max(clear, 1):.1%} of which were left out; "
             f"{ridged / max(fitted, 1):.1%} of them needed a ridge"
         )
+        if not fitted:
+            told = (
+                f"radar {', '.join(self.names)}: no pixel has the {self.options.least_clear} clear dates with radar "
+                "that a regression needs, so that all is left to interpolation in time; ask for fewer with "
+                "--sar-clear-dates"
+            )
         if self.given is not None:
             told = f"radar {', '.join(self.names)}: {fitted / max(pixels, 1):.1%} of the pixels have coefficients"
         lines = [told]
