@@ -26,6 +26,8 @@ def command(as_json: bool, no_scan: bool, **typed: Any) -> None:
     from stpipe.cli.scene_plan import begin, describe_plan, prepare
 
     prepared = prepare(fill_options(**typed))
+    for note in prepared.notes:
+        tell_note(note)
     plan = describe_plan(prepared)
     try:
         plan["state"] = begin(prepared).value

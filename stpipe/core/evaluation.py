@@ -46,6 +46,10 @@ Calibrated = Callable[[Filler], NDArray[np.bool_] | None]
 """Given a method that has looked at a crop, returns (time,) which frames it drew to what was observed in them, or None
 for a method that does no such thing."""
 
+Unseeing = Callable[[Filler, NDArray[np.intp]], Filler]
+"""Given a method and the frames of which something is hidden in a crop, returns the method as it is to be scored: one
+that learns from whole frames may have to do without these."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameScore:
@@ -165,6 +169,7 @@ def evaluate(
     dates: Sequence[str] = (),
     pairs: Sequence[tuple[str, str]] = (),
     calibrated: Calibrated | None = None,
+    unseeing: Unseeing | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Score methods on artificial gaps of crops.
@@ -191,6 +196,8 @@ def evaluate(
         Methods whose difference is to be told besides.
     calibrated : callable, optional
         Tells which frames a method has calibrated, see `Calibrated`.
+    unseeing : callable, optional
+        Keeps a method from frames that it is scored on, see `Unseeing`.
     progress : callable, optional
         Called with steps done and steps there are.
 
@@ -259,7 +266,8 @@ def evaluate(
             answers.append([])
             for i, (crop, away) in enumerate(zip(left, hidden, strict=True)):
                 ready = time.perf_counter()
-                settled = settled_on(filler, crop)
+                own = filler if unseeing is None else unseeing(filler, np.flatnonzero(away.any(axis=(1, 2))))
+                settled = settled_on(own, crop)
                 answers[-1].append(_at(settled, crop, away))
                 seconds[name][1] += time.perf_counter() - ready
                 tally.look(name, settled, i, away)

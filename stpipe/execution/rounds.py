@@ -20,10 +20,10 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from stpipe.core.ports import BlockInput, Filler, SceneFiller, Sums, VariableInfo
+from stpipe.core.ports import BlockInput, Filler, Overviews, SceneFiller, Sums, VariableInfo
 from stpipe.core.windows import Window, triple
 from stpipe.errors import ScratchError
-from stpipe.execution.context import RunContext, Settled
+from stpipe.execution.context import FillJob, RunContext, Settled
 from stpipe.execution.records import digest
 from stpipe.execution.runners import Tasks
 from stpipe.execution.storage import is_gone, is_whole, located, read, write_whole
@@ -82,8 +82,10 @@ def look_task(number: int, context: RunContext, part: int) -> str:
     filler.prepare()
     total: Sums | None = None
     kept = []
+    scale = context.scales[info.name]
+    overviews = context.overviews.overviews(info.name, scale.location, scale.spread)
     for tile in tiles:
-        look = filler.look(number, part_of(context, info, tile, filler))
+        look = filler.look(number, part_of(context, info, tile, filler, overviews))
         if look.fields is not None:
             context.fields.write(info.name, tile, look.fields)
             kept.append(digest(look.fields))
@@ -133,24 +135,23 @@ def settle_task(number: int, level: int, context: RunContext, index: int) -> str
     return "done"
 
 
-def part_of(context: RunContext, info: VariableInfo, tile: Window, filler: Filler) -> BlockInput:
+def part_of(job: FillJob, info: VariableInfo, tile: Window, filler: Filler, overviews: Overviews) -> BlockInput:
     """Read a part of the scene with what the method needs around it, as far as there is anything."""
-    frames, *lengths = context.plan.extent
+    frames, *lengths = job.plan.extent
     rows, columns = (
         (max(0, start - halo), min(length, stop + halo))
         for start, stop, halo, length in zip(tile.start[1:], tile.stop[1:], filler.halo[1:], lengths, strict=True)
     )
     window = Window(triple((0, rows[0], columns[0])), triple((frames, rows[1], columns[1])))
-    guides = context.read_guides(window)  # first: what reading them takes is given back before the samples are there
-    read = context.read_standardised(info, window)
-    scale = context.scales[info.name]
+    guides = job.read_guides(window)  # first: what reading them takes is given back before the samples are there
+    read = job.read_standardised(info, window)
     return BlockInput(
         values=read.values,
         valid=read.valid,
-        days=context.days,
+        days=job.days,
         window=window,
-        overviews=context.overviews.overviews(info.name, scale.location, scale.spread),
-        all_days=context.days,
+        overviews=overviews,
+        all_days=job.days,
         wanted=tile,
         guides=guides,
         domain=read.domain_of(window),

@@ -1,8 +1,8 @@
 """Filling xarray objects, in memory or lazily, by the same blocks and the same arithmetic as the command line.
 
 In memory the blocks are filled one after the other. Lazily, a graph is made: a task a survey tile, one in which the
-method learns if it does, one `map_blocks` task a block, which evaluates its own read window of the input, and a task an
-output tile. Nothing is computed until the result is.
+method learns if it does, one in which it looks at the scene if it does, one `map_blocks` task a block, which evaluates
+its own read window of the input, and a task an output tile. Nothing is computed until the result is.
 """
 
 from __future__ import annotations
@@ -21,25 +21,31 @@ from distributed import Future
 from numpy.typing import NDArray
 
 from stpipe.core.blend import PAYLOAD_PARTS, Blend
+from stpipe.core.crops import ArrayFields
 from stpipe.core.plan import check_max_gap, make_plan
-from stpipe.core.ports import Filler, Learner
+from stpipe.core.ports import Filler, Learner, SceneFiller, Sums
 from stpipe.core.qa_products import parse_trust
 from stpipe.core.resampling import Resampling
 from stpipe.core.samples import SOURCE_CODES, check_fillable
 from stpipe.core.survey import ArrayOverviews, Level, coarser, lattice_step, levels_of, location_and_spread, standardise
 from stpipe.core.trust import remarks
 from stpipe.core.windows import Triple, Window
-from stpipe.errors import CubeError
+from stpipe.errors import CubeError, OptionError
 from stpipe.execution.clusters.connect import cores, share_of_memory
 from stpipe.execution.context import FillJob, Scale
 from stpipe.execution.learning import learn, taught_by
+from stpipe.execution.rounds import part_of
 from stpipe.execution.tasks import fill_block, finish_tile, has_gaps, survey_samples
 from stpipe.io.frames import SOURCE_SUFFIX, companions, half_width_name, interval_percent
 from stpipe.io.guide_sources import Guide, guides_of, names_of, not_guides, object_guides
-from stpipe.io.guides import GuideOptions
+from stpipe.io.guides import GuideOptions, Guides
 from stpipe.io.objects import ArrayReader, understand
+from stpipe.io.radar import Radar
+from stpipe.io.radar_objects import object_radar, radar_options
 from stpipe.methods import make_filler
-from stpipe.methods.with_guides import check_method, make_guided
+from stpipe.methods.sar.options import NAME as SAR
+from stpipe.methods.sar.options import SarOptions
+from stpipe.methods.with_guides import check_method, make_guided, make_sar
 
 
 class Survey(NamedTuple):
@@ -98,7 +104,7 @@ def fill(
     variables : sequence of str, optional
         What to fill; all numeric variables over (time, y, x) unless given, but those that rules are about.
     method, model : str
-        As for ``stpipe fill-scene``.
+        As for ``stpipe fill-scene``; ``sar`` goes by its usual steps, see docs/sar.md.
     tune : bool, optional
         As for ``stpipe fill-scene``: whether pconv learns from gaps of this cube, which it does unless told otherwise.
     domain : str or DataArray over (y, x), optional
@@ -116,7 +122,7 @@ def fill(
     guide_resampling : {"nearest", "bilinear", "average"}, optional
         In space; by default the mean where a guide is finer than the cube, and bilinear elsewhere.
     guide_window : float, optional
-        Days that a date of a guide counts around it; twice the guide's median step unless given.
+        Days that a date of a guide counts around it; twice the guide's median step unless given, and 12 with ``sar``.
     max_gap : float, optional
         Gaps farther than this many days from an observation of their pixel stay unfilled.
     interval : float
@@ -153,11 +159,26 @@ def fill(
     options = GuideOptions(
         variables=names_of(guide_var), resampling=guide_resampling, window_days=guide_window
     ).checked(given=bool(given))
+    how = radar_options(given, options.variables, guide_resampling, guide_window) if method == SAR else None
+    if how is not None:
+        options = replace(options, variables=how.variables)
     variables = not_guides(obj, variables, given, options)
     cube = understand(obj, variables=variables, domain=domain, trust=parse_trust(qa, keep, drop, buffer))
-    guides = object_guides(given, cube, options) if given else None
+    guides: Guides | Radar | None = None
     filler: Filler
-    if guides is None:
+    if how is not None:
+        guides = object_radar(given[0], cube, how)
+        for note in guides.notes:
+            warnings.warn(note, UserWarning, stacklevel=2)
+    elif given:
+        guides = object_guides(given, cube, options)
+    if isinstance(guides, Radar):
+        if model is not None:
+            raise OptionError(f"model goes with method pconv, not with {SAR}; leave one of them out")
+        filler = make_sar(
+            guides.groups, steps=SarOptions(), guides=guides.identity(), cost=guides.cost, coverage=percent / 100
+        )
+    elif guides is None:
         filler = make_filler(method, model=model, coverage=percent / 100, tune=tune)
     else:
         filler = make_guided(
@@ -237,12 +258,38 @@ def _learn(job: FillJob, survey: Survey) -> bytes:
     return learn(_scaled(job, survey), job.variable(0))
 
 
-def _fill_one(job: FillJob, number: int, survey: Survey, learned: bytes) -> NDArray[np.float32]:
+def _look(job: FillJob, survey: Survey) -> Filler | None:
+    """Let the method look at the scene part by part, and return what it is then; None if it looks at none."""
+    filler = job.filler
+    if not (survey.gaps and isinstance(filler, SceneFiller) and filler.rounds):
+        return None
+    scaled, info = _scaled(job, survey), job.variable(0)
+    for number in range(len(filler.rounds)):
+        assert isinstance(filler, SceneFiller)
+        total: Sums | None = None
+        fields: NDArray[np.float32] | None = None
+        for tile in job.plan.look_tiles:
+            seen = filler.look(number, part_of(scaled, info, tile, filler, survey.overviews))
+            total = seen.sums if total is None else total + seen.sums
+            if seen.fields is not None:
+                if fields is None:
+                    fields = np.full((len(seen.fields), *job.plan.extent[1:]), np.nan, dtype=np.float32)
+                fields[:, *tile.slices[1:]] = seen.fields
+        assert total is not None
+        filler = filler.settled(number, filler.settle(number, total))
+        if fields is not None:
+            assert isinstance(filler, SceneFiller)
+            filler = filler.with_fields(ArrayFields(fields))
+    return filler
+
+
+def _fill_one(job: FillJob, number: int, survey: Survey, learned: bytes, settled: Filler | None) -> NDArray[np.float32]:
     """Return the payload of one block; zeros if it has no gap."""
     info, block = job.variable(0), job.plan.blocks.block(number)
     if not has_gaps(job.read(info, block.write), block.write, block.write):
         return np.zeros((PAYLOAD_PARTS, *block.write.shape), dtype=np.float32)
-    return fill_block(_scaled(job, survey), info, block, survey.overviews, taught_by(job.filler, learned))
+    filler = taught_by(job.filler if settled is None else settled, learned)
+    return fill_block(_scaled(job, survey), info, block, survey.overviews, filler)
 
 
 def _finish_one(
@@ -265,9 +312,9 @@ def _fill_now(job: FillJob) -> Products:
             warnings.warn(line, UserWarning, stacklevel=3)
     if not isinstance(job.filler, Learner):
         job.filler.prepare()
-    learned = _learn(job, survey)
+    learned, settled = _learn(job, survey), _look(job, survey)
     grid, whole = job.plan.blocks, Window.of(job.plan.extent)
-    payloads = [_fill_one(job, number, survey, learned) for number in range(len(grid))]
+    payloads = [_fill_one(job, number, survey, learned, settled) for number in range(len(grid))]
     dtype = np.dtype(job.variable(0).dtype)
     products: Products = (
         np.empty(whole.shape, dtype),
@@ -313,6 +360,7 @@ def _fill_lazily(job: FillJob) -> tuple[da.Array, da.Array, da.Array]:
     parts = [_task(_survey_task, f"fill-survey-{token}-{i}", shared, tile) for i, tile in enumerate(tiles)]
     survey = _task(_survey_all, f"fill-surveyed-{token}", shared, parts)
     learned = _task(_learn_task, f"fill-learned-{token}", shared, survey)
+    settled = _task(_look_task, f"fill-settled-{token}", shared, survey)
     numbers = da.from_array(np.arange(len(grid)).reshape(grid.counts), chunks=(1, 1, 1), name=f"fill-numbers-{token}")
     payloads = (
         numbers.map_blocks(
@@ -320,6 +368,7 @@ def _fill_lazily(job: FillJob) -> tuple[da.Array, da.Array, da.Array]:
             shared,
             survey,
             learned,
+            settled,
             name=f"fill-block-{token}",
             dtype=np.float32,
             new_axis=0,
@@ -366,8 +415,14 @@ def _learn_task(shared: _Opaque, survey: Survey) -> bytes:
     return _learn(shared.job, survey)
 
 
-def _fill_task(numbers: NDArray[np.int64], shared: _Opaque, survey: Survey, learned: bytes) -> NDArray[np.float32]:
-    return _fill_one(shared.job, int(numbers.ravel()[0]), survey, learned)
+def _look_task(shared: _Opaque, survey: Survey) -> Filler | None:
+    return _look(shared.job, survey)
+
+
+def _fill_task(
+    numbers: NDArray[np.int64], shared: _Opaque, survey: Survey, learned: bytes, settled: Filler | None
+) -> NDArray[np.float32]:
+    return _fill_one(shared.job, int(numbers.ravel()[0]), survey, learned, settled)
 
 
 def _finish_task(

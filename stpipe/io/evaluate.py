@@ -28,10 +28,20 @@ from stpipe.execution.learning import crop_of
 from stpipe.io.guide_sources import Guide, guides_of, names_of, not_guides, object_guides
 from stpipe.io.guides import GuideOptions, Guides
 from stpipe.io.objects import understand
-from stpipe.io.radar_evaluation import BESIDE, SHUFFLED, Beside, ScoredRadar, calibrated_frames, radar_notes
+from stpipe.io.radar_evaluation import (
+    BESIDE,
+    SHUFFLED,
+    Beside,
+    ScoredRadar,
+    calibrated_frames,
+    radar_notes,
+    without_frames,
+)
+from stpipe.io.radar_objects import object_radar, radar_options
 from stpipe.methods import IN_TIME, METHODS, candidates, make_filler
 from stpipe.methods.guided import NAME as GUIDED
 from stpipe.methods.sar.options import NAME as SAR
+from stpipe.methods.sar.options import SarOptions
 from stpipe.methods.with_guides import TAKE_GUIDES, check_method, make_guided
 
 Progress = Callable[[int, int], None]
@@ -90,11 +100,6 @@ def fillers_for(
         raise OptionError(f"--model {model} goes with pconv, which is not among the methods {', '.join(names)}")
     if SAR in names:
         check_method(SAR, guided=guides is not None or radar is not None)
-        if radar is None:
-            raise OptionError(
-                f"method {SAR} reads its radar from files; score it with `stpipe evaluate CUBE --method {SAR} --guide "
-                "RADAR`"
-            )
         names += [name for name in BESIDE if name not in names]
     if frames > 1 and REFERENCE not in names:
         names.append(REFERENCE)
@@ -223,6 +228,7 @@ def evaluate_cube(
             dates=dates,
             pairs=pairs,
             calibrated=calibrated_frames,
+            unseeing=without_frames,
             progress=step,
         )
         results.append(replace(found, notes=(*radar_notes(found), *found.notes)))
@@ -279,7 +285,8 @@ def evaluate(
     buffer : int
         Pixels by which what these rules call unclear grows.
     guide, guide_var, guide_resampling, guide_window
-        As for `stpipe.fill`; ``guided`` joins the methods, and others that can lean on guides do.
+        As for `stpipe.fill`; ``guided`` joins the methods, and others that can lean on guides do. With ``sar`` come
+        linear, whittaker, pyramid and ``sar-shuffled``, the same on radar dates in a random order.
     progress : callable, optional
         Called with steps done and steps there are.
 
@@ -309,9 +316,20 @@ def evaluate(
     options = GuideOptions(
         variables=names_of(guide_var), resampling=guide_resampling, window_days=guide_window
     ).checked(given=bool(given))
-    variables = not_guides(obj, variables, given, options)
+    others, not_filled, how = [name for name in methods or () if name != SAR], options, None
+    if methods is not None and SAR in methods:
+        check_method(SAR, guided=bool(given), option="guide")
+        how = radar_options(given, options.variables, guide_resampling, guide_window)
+        not_filled = replace(options, variables=how.variables)
+    variables = not_guides(obj, variables, given, not_filled)
     cube = understand(obj, variables=variables, domain=domain, trust=parse_trust(qa, keep, drop, buffer))
-    guides = object_guides(given, cube, options) if given else None
+    lean = how is None or any(name in TAKE_GUIDES for name in others)
+    guides = object_guides(given, cube, options) if given and lean else None
+    radar = None
+    if how is not None:
+        radar = ScoredRadar(radar=object_radar(given[0], cube, how), steps=SarOptions(), seed=seed)
+        for note in radar.radar.notes:
+            warnings.warn(note, UserWarning, stacklevel=2)
     results: list[Evaluation] = []
     for name in cube.names:
         results += evaluate_cube(
@@ -326,6 +344,7 @@ def evaluate(
             valid_range=valid_range,
             trust=cube.trust,
             guides=guides,
+            radar=radar,
             progress=progress,
             tell=None if results else _warn,
         )

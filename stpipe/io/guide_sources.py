@@ -195,14 +195,14 @@ def object_guides(objects: Sequence[Guide], cube: ObjectCube, options: GuideOpti
                 seen = replace(seen, trust=cube.trust, quality=cube.quality)
             place = Place.of_object(seen, label)
             readers = [(_named(name, taken), seen.info(name), seen.reader(name)) for name in there]
-            source, cost = _object_source(seen, there), seen.quality_cost
+            source, cost = object_source(seen, there), seen.quality_cost
         parts.append(replace(placed(place, readers, target, options, source=source), quality=cost))
     if not parts:
         raise CubeError(f"no guide has a variable {', '.join(options.variables) or 'that is not to be filled'}")
     return _checked(Guides(parts=tuple(parts), files=tuple(files)))
 
 
-def _object_source(seen: ObjectCube, names: Sequence[str]) -> str:
+def object_source(seen: ObjectCube, names: Sequence[str]) -> str:
     """Return what tells an object's variables from others."""
     from dask.base import tokenize
 

@@ -136,7 +136,8 @@ def _crs_name(wkt: str | None) -> str:
 
 def both(guide: Place) -> str:
     """Return what a guide and the cube are called together."""
-    return f"the guide {guide.label} and the cube"
+    numbered = guide.label.startswith("guide ")  # an object of xarray, which has no name of its own
+    return f"{guide.label if numbered else f'the guide {guide.label}'} and the cube"
 
 
 def reach(place: Place) -> str:

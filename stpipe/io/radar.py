@@ -8,7 +8,7 @@ ascending and of descending orbits can be kept apart.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import partial
@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stpipe.core.geometry import GuideCost
+from stpipe.core.geometry import GuideCost, QualityCost
 from stpipe.core.ports import JSON
 from stpipe.core.windows import Window
 from stpipe.errors import CubeError, OptionError
 from stpipe.execution.storage import located
 from stpipe.io.cube import Cube, open_source
-from stpipe.io.guides import SECONDS_PER_MILLION, GridGuide, GuideOptions, GuideVariable, placed, sampled
+from stpipe.io.guides import SECONDS_PER_MILLION, GridGuide, GuideOptions, GuideVariable, Readable, placed, sampled
 from stpipe.io.places import Place
 from stpipe.io.run_folder import file_state
 from stpipe.io.stored import absolute, kind_of, open_raw
@@ -206,16 +206,58 @@ def open_radar(paths: Sequence[str | Path], cube: Cube, options: RadarOptions) -
     filled = [name for name in chosen if path == cube.path and name in cube.names]
     if filled:
         raise CubeError(f"{', '.join(filled)} of {path} would be filled and be the radar; choose another --var")
-    guide = open_source(path, variables=chosen)
+    return radar_on(radar_file(path, chosen, options.by_orbit), Place.of_cube(cube), options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RadarSource:
+    """Radar before it is placed on a cube."""
+
+    place: Place
+    """Where it is, and what it is called in messages."""
+
+    readable: Sequence[Readable]
+    """Its polarisations."""
+
+    identity: JSON
+    """Tells it from another one."""
+
+    quality: QualityCost
+    """What it takes to tell which of its samples are trusted."""
+
+    path: str = ""
+    """The file, if it is one."""
+
+    sources: tuple[str, ...] = ()
+    """The arrays that are read in it."""
+
+    orbits: Mapping[str, tuple[bool, ...]] | None = None
+    """Which images belong to each orbit direction; None: they are mixed."""
+
+
+def radar_file(path: str, variables: Sequence[str], by_orbit: str | None) -> RadarSource:
+    """Open the radar of a file."""
+    guide = open_source(path, variables=variables)
+    return RadarSource(
+        place=Place.of_cube(guide),
+        readable=[(info.name, info, guide.reader([info.name])) for info in guide.variables],
+        identity=guide.fingerprint,
+        quality=guide.quality_cost,
+        path=guide.path,
+        sources=guide.sources,
+        orbits=None if by_orbit is None else _orbits(guide, by_orbit),
+    )
+
+
+def radar_on(source: RadarSource, target: Place, options: RadarOptions) -> Radar:
+    """Place radar on a cube; see `open_radar`."""
     wanted = GuideOptions(resampling=options.resampling, window_days=options.window_days)
-    place = Place.of_cube(guide)
-    readable = [(info.name, info, guide.reader([info.name])) for info in guide.variables]
-    part = placed(place, readable, Place.of_cube(cube), wanted, source=guide.fingerprint, widen="--sar-window")
-    part = replace(part, quality=guide.quality_cost)
-    orbits = None if options.by_orbit is None else _orbits(guide, options.by_orbit)
+    part = placed(source.place, source.readable, target, wanted, source=source.identity, widen="--sar-window")
+    part = replace(part, quality=source.quality)
+    orbits, label, frames = source.orbits, source.place.label, target.extent[0]
     echoes, notes = [], []
     for one in part.variables:
-        decibels, note = _unit(sampled(part, place, one.info, one.reader), one, guide.path)
+        decibels, note = _unit(sampled(part, source.place, one.info, one.reader), one, label)
         notes += note
         if orbits is None:
             echoes.append(Backscatter(name=one.name, variable=one, decibels=decibels))
@@ -231,20 +273,20 @@ def open_radar(paths: Sequence[str | Path], cube: Cube, options: RadarOptions) -
         part=part,
         echoes=tuple(echoes),
         average=options.average,
-        path=guide.path,
-        sources=guide.sources,
+        path=source.path,
+        sources=source.sources,
         notes=tuple(notes),
     )
-    without = cube.extent[0] - made.pairs()
+    without = frames - made.pairs()
     if without:
         line = (
-            f"{without} of {cube.extent[0]} frames have no radar image within {options.window_days:g} days: they are "
+            f"{without} of {frames} frames have no radar image within {options.window_days:g} days: they are "
             "left to interpolation in time"
         )
         made = replace(made, notes=(*made.notes, line))
     if made.pairs() < LEAST_PAIRS:
         raise CubeError(
-            f"{made.pairs()} of {cube.extent[0]} frames have an image of {guide.path} within "
+            f"{made.pairs()} of {frames} frames have an image of {label} within "
             f"{options.window_days:g} days, but a regression on radar needs {LEAST_PAIRS}; widen --sar-window, or "
             "choose a longer period"
         )
@@ -269,23 +311,33 @@ def radar_variables(paths: Sequence[str | Path], asked: Sequence[str]) -> tuple[
     if len(paths) != 1:
         raise OptionError(f"method sar takes one --guide, the cube with the radar, got {len(paths)}")
     path = absolute(paths[0])
-    there = open_source(path).names
+    return named_radar(open_source(path).names, asked, path)
+
+
+def named_radar(there: Sequence[str], asked: Sequence[str], label: str) -> tuple[str, ...]:
+    """Return which of the variables that are there are the radar, see `radar_variables`.
+
+    Examples
+    --------
+    >>> named_radar(["ndvi", "VH", "vv"], (), "a.zarr")
+    ('vv', 'VH')
+    """
     for name in asked:
         if name not in there:
             alike = [other for other in there if other.lower() == name.lower()]
             near = alike or get_close_matches(name, there, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
-            raise CubeError(f"--guide-var {name} is not there; {hint}{path} has {', '.join(there)}")
+            raise CubeError(f"--guide-var {name} is not there; {hint}{label} has {', '.join(there)}")
     if asked:
         return tuple(asked)
     found: dict[str, list[str]] = {one: [n for n in there if n.lower() == one] for one in POLARISATIONS}
     for one, names in found.items():
         if len(names) > 1:
-            raise CubeError(f"{path} has more than one {one.upper()}: {', '.join(names)}; choose with --guide-var")
+            raise CubeError(f"{label} has more than one {one.upper()}: {', '.join(names)}; choose with --guide-var")
     missing = [one.upper() for one, names in found.items() if not names]
     if missing:
         raise CubeError(
-            f"{path} has no {' and no '.join(missing)}, but {', '.join(there)}; name what is radar with --guide-var"
+            f"{label} has no {' and no '.join(missing)}, but {', '.join(there)}; name what is radar with --guide-var"
         )
     return tuple(names[0] for names in found.values())
 
@@ -293,7 +345,7 @@ def radar_variables(paths: Sequence[str | Path], asked: Sequence[str]) -> tuple[
 def _unit(samples: F64, one: GuideVariable, path: str) -> tuple[bool, list[str]]:
     """Return whether samples are in dB, from their range, and a note where the file says otherwise; refuse others."""
     low, middle, high = np.percentile(samples, (1, 50, 99))
-    units = str(one.info.attrs.get("units", "")).strip().lower()
+    units = str(one.info.attrs.get("units", "")).strip()
     if middle < 0:
         decibels = True
         if high <= EDGE_NOISE_DB:
@@ -308,7 +360,7 @@ def _unit(samples: F64, one: GuideVariable, path: str) -> tuple[bool, list[str]]
             f"{one.name} of {path} runs from {low:.4g} to {high:.4g}, which is backscatter neither in dB nor in linear "
             "power; calibrate it, or name another variable with --guide-var"
         )
-    stated = STATED.get(units)
+    stated = STATED.get(units.lower())
     if stated is None or stated == decibels:
         return decibels, []
     kind = "dB" if decibels else "linear power"

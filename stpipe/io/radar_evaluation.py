@@ -174,6 +174,21 @@ def calibrated_frames(filler: Filler) -> NDArray[np.bool_] | None:
     return None
 
 
+def without_frames(filler: Filler, frames: NDArray[np.intp]) -> Filler:
+    """Return infilling from radar so that no regression is fitted to these frames of a crop; others as they are.
+
+    What is hidden of a frame is predicted by regressions that have seen nothing of it, in no pixel. What is left of it
+    tells its calibration alone, as the clear part of a cloudy date does. See `stpipe.core.evaluation.Unseeing`.
+    """
+    match filler:
+        case WithGuides() | CalibratedFiller():
+            inner = without_frames(filler.filler, frames)
+            return filler if inner is filler.filler else replace(filler, filler=inner)
+        case SarFiller():
+            return replace(filler, unseen=tuple(frames.tolist()))
+    return filler
+
+
 def radar_notes(found: Evaluation) -> tuple[str, ...]:
     """Say in words whether radar is of use: against interpolation in time, and against its dates in a random order.
 
@@ -183,6 +198,9 @@ def radar_notes(found: Evaluation) -> tuple[str, ...]:
     if not {REFERENCE, SHUFFLED} <= overall.keys():
         return ()
     linear, shuffled = overall[REFERENCE], overall[SHUFFLED]
+    if linear.difference == 0 == shuffled.difference:  # to the last bit: it is what stood in
+        none = f"{SAR} is {REFERENCE} here: no pixel has as many clear dates with radar"
+        return (f"{none}, besides those of the score, as a regression needs; ask for fewer with --sar-clear-dates",)
     said = f"{SAR} is {_apart(linear, REFERENCE)}, and {_apart(shuffled, NO_RADAR)}: {_verdict(linear, shuffled)}"
     lines = [said]
     kinds = [one for one in found.differences if (one.method, one.other) == (SAR, REFERENCE)]

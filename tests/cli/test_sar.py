@@ -65,6 +65,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     optical, radar, _ = scene()
     packed = {"dtype": "int16", "scale_factor": 1e-4, "_FillValue": -32768, "chunks": (10, 16, 16)}
     elsewhere = radar.assign_coords(x=radar.x + 90_000)
+    linear = radar.assign({name: 10 ** (radar[name] / 10) for name in ("vv", "vh")})
     both = optical.assign(radar[["vv", "vh"]].interp(time=optical.time, method="nearest"))
     made = {
         "CUBE": (optical, {"ndvi": packed}),
@@ -76,6 +77,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "WARPED": (radar.drop_vars("spatial_ref").rio.write_crs(32634), {}),
         "COUNTS": (radar.assign(vv=50 * (radar.vv + 60)), {}),
         "SINGLE": (radar.drop_vars("vh"), {}),
+        "SAYS_DB": (linear.assign(vv=linear.vv.assign_attrs(units="dB")), {}),
+        "SAYS_POWER": (radar.assign(vv=radar.vv.assign_attrs(units="linear")), {}),
+        "SHORT": (optical.where(optical.time < optical.time[9]), {}),
         "BOTH": (both, {}),
     }
     paths = {}
@@ -249,6 +253,40 @@ def test_a_cube_has_its_own_radar(files: dict[str, Path], tmp_path: Path, capsys
     error = np.abs(stored(tmp_path / "out" / "filled.zarr", "ndvi") - scene()[2])
     assert error[source == 2].mean() < 0.05
     assert not any("calibrated" in note for note in report["notes"])
+
+
+@pytest.mark.parametrize(
+    ("guide", "told"),
+    [
+        ("SAYS_DB", "vv says it is in 'dB', but runs from 0.0"),
+        ("SAYS_POWER", "vv says it is in 'linear', but runs from -1"),
+    ],
+)
+def test_units_that_the_range_belies_are_told_and_not_believed(
+    guide: str, told: str, files: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    kind = "linear power" if guide == "SAYS_DB" else "dB"
+    words = [str(files["CUBE"]), *SMALL[:2], "--guide", str(files[guide])]
+    assert run(["plan", *words, "-o", str(tmp_path / "out"), "--json"]) == 0
+    printed, said = capsys.readouterr()
+    assert {one["stored_in"] for one in json.loads(printed)["guides"]} == {kind}
+    (note,) = (line for line in said.splitlines() if "says it is in" in line)
+    assert note.startswith(f"stpipe: note: {told}")
+    assert note.endswith(f": taken as {kind}")
+    assert run(["evaluate", *words, "--sar-clear-dates", "12", "--draws", "1", "--json"]) == 0
+    assert note in capsys.readouterr().err.splitlines()
+
+
+def test_a_cube_with_too_few_clear_dates_is_told_so(files: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
+    """There is radar on enough dates, but no pixel is clear on as many as a regression needs."""
+    report = fill(files, tmp_path / "out", capsys, *SMALL, cube="SHORT")
+    (told,) = (note for note in report["notes"] if note.startswith("radar vv, vh"))
+    assert "no pixel has the 12 clear dates with radar that a regression needs" in told
+    assert report["counts"]["ndvi"]["filled"] == 0
+    assert (
+        run(["evaluate", str(files["SHORT"]), "--method", "sar", "--guide", str(files["RADAR"]), "--draws", "1"]) == 0
+    )
+    assert "ndvi: sar is linear here: no pixel has as many clear dates with radar" in capsys.readouterr().err
 
 
 REFUSALS = [

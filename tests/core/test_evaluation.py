@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -321,6 +322,33 @@ def test_a_frame_is_calibrated_as_far_as_the_crops_and_draws_say_so() -> None:
     shares = {frame.frame: frame.calibrated for frame in found.frames}
     assert shares == pytest.approx({t: drawn[t] / hidden[t] for t in np.flatnonzero(hidden)})
     assert any(0 < share < 1 for share in shares.values() if share is not None)
+
+
+def test_a_method_is_told_the_frames_that_it_is_scored_on() -> None:
+    """What comes back answers in its place, crop by crop and draw by draw."""
+    one, other = made_crop(10, (9, 24, 24)), made_crop(11, (9, 24, 24))
+    other = replace(other, window=Window((0, 0, 24), (9, 24, 48)))
+    asked: list[tuple[str, list[int]]] = []
+
+    def unseeing(filler: Filler, frames: np.ndarray) -> Filler:
+        asked.append((filler.name, frames.tolist()))
+        return Off(value=0.5) if filler.name == "off" else filler
+
+    def fillers(value: float) -> dict[str, Filler]:
+        return {"linear": LinearFiller(), "off": Off(value=value)}
+
+    told: dict[str, Any] = {"variable": "v", "spread": 1.0, "draws": 2, "seed": 4}
+    found = evaluate(fillers(2.0), [one, other], unseeing=unseeing, **told)
+    plain = evaluate(fillers(0.5), [one, other], **told)
+    for method in ("linear", "off"):
+        assert found.row(method).mae == plain.row(method).mae
+    expected = []
+    for draw in range(2):
+        away = [draw_gaps(crop.valid, generator(Purpose.EVALUATION, 4, draw, i)) for i, crop in enumerate((one, other))]
+        frames = [np.flatnonzero(part.any(axis=(1, 2))).tolist() for part in away]
+        assert frames[0] != frames[1]
+        expected += [(name, part) for name in ("linear", "off") for part in frames]
+    assert asked == expected
 
 
 def test_differences_of_pairs_are_those_of_their_errors_with_bars_around_them() -> None:

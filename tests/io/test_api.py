@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import dask
 import numpy as np
 import pytest
+import rioxarray  # noqa: F401 - registers the accessor that writes a CRS
 import xarray as xr
 
 import stpipe
+from stpipe.core.crops import fill_crop
 from stpipe.errors import CubeError, OptionError, PlanError, RefusedError
+from stpipe.io.cube import open_source
+from stpipe.io.evaluate import evaluate_cube, read_crops
+from stpipe.io.radar import open_radar
+from stpipe.io.radar_evaluation import ScoredRadar
+from stpipe.methods.sar.filler import SarFiller
+from stpipe.methods.sar.options import RadarOptions, SarOptions
 
 
 def make(shape: tuple[int, int, int] = (6, 40, 50), dtype: str = "float32", **dims: str) -> xr.DataArray:
@@ -94,6 +104,93 @@ def test_intervals_are_named_after_what_they_hold() -> None:
     gap = usual.v_source.values != 1
     assert narrow.v_ci50.values[gap].mean() < 0.8 * usual.v_ci90.values[gap].mean()
     np.testing.assert_array_equal(narrow.v, usual.v)
+
+
+def with_radar() -> tuple[xr.Dataset, xr.Dataset]:
+    """Greenness that follows the radar of its days, under some clouds; and the radar."""
+    rng = np.random.default_rng(5)
+    frames, height, width = 44, 18, 22
+    days, dates = 5.0 * np.arange(frames), np.arange(-9.5, 5.0 * frames + 9, 4.0)
+    weather = np.interp(dates, np.arange(-10, 260, 2.0), rng.normal(size=135).cumsum() / 3)
+    y, x = np.mgrid[:height, :width] / 8
+    where = {"y": 5_000_000 - 10.0 * np.arange(height) - 5, "x": 600_000 + 10.0 * np.arange(width) + 5}
+    wet = weather[:, None, None] + 0.3 * np.sin(y + x + dates[:, None, None] / 20)
+    values = 0.5 + 0.1 * np.array([wet[(dates >= day - 12) & (dates < day + 12)].mean(axis=0) for day in days])
+    clouds = np.kron(rng.random((frames, 3, 2)) < rng.uniform(0, 0.7, (frames, 1, 1)), np.ones((6, 11))) > 0
+    start = np.datetime64("2024-03-01T10:00", "ns")
+    times, taken = (start + (when * 86400).astype("timedelta64[s]") for when in (days, dates))
+    vv, vh = (base + 2 * wet + rng.normal(0, 0.2, wet.shape) for base in (-10, -17))
+    optical = xr.Dataset({"ndvi": (("time", "y", "x"), np.where(clouds, np.nan, values))}, {"time": times, **where})
+    axes = ("time", "y", "x")
+    radar = xr.Dataset({"VV": (axes, vv), "VH": (axes, vh)}, {"time": taken, **where})
+    return optical.rio.write_crs(32633), radar.rio.write_crs(32633)
+
+
+def test_radar_fills_objects_lazily_or_not_as_a_scene_in_one_piece(tmp_path: Path) -> None:
+    optical, radar = with_radar()
+    now = stpipe.fill(optical, method="sar", guide=radar, block=(44, 8, 16))
+    lazy = stpipe.fill(optical.chunk(time=7, y=9, x=9), method="sar", guide=radar.chunk(time=5, y=5), block=(44, 8, 16))
+    assert all(dask.is_dask_collection(lazy[name].data) for name in ("ndvi", "ndvi_source", "ndvi_ci90"))
+    xr.testing.assert_identical(lazy.compute(scheduler="synchronous"), now)
+    gap = np.isnan(optical.ndvi.values)
+    np.testing.assert_array_equal(now.ndvi_source, np.where(gap, 2, 1))
+    np.testing.assert_array_equal(now.ndvi.values[~gap], optical.ndvi.values[~gap])
+
+    optical.to_zarr(tmp_path / "ndvi.zarr", consolidated=False)
+    radar.to_zarr(tmp_path / "s1.zarr", consolidated=False)
+    cube = open_source(tmp_path / "ndvi.zarr")
+    read = open_radar([tmp_path / "s1.zarr"], cube, RadarOptions())
+    (crop,), spread = read_crops(cube.reader(), cube.variables[0], cube.days, guides=read)
+    whole = crop.scale[0] + spread * fill_crop(SarFiller(groups=read.groups), crop).values
+    np.testing.assert_allclose(now.ndvi.values[gap], whole[gap], atol=1e-5)
+    # The same radar from its file, and in the cube itself.
+    xr.testing.assert_identical(
+        stpipe.fill(optical, method="sar", guide=tmp_path / "s1.zarr", block=(44, 8, 16)).ndvi, now.ndvi
+    )
+    both = optical.assign(radar.interp(time=optical.time, method="nearest", kwargs={"fill_value": "extrapolate"}))
+    own = stpipe.fill(both, method="sar", guide=both)
+    assert set(own.data_vars) == {"ndvi", "ndvi_source", "ndvi_ci90", "VV", "VH"}
+    xr.testing.assert_identical(own.VV, both.VV)
+    assert (own.ndvi_source.values == 2).any()
+
+
+def test_radar_that_does_not_fit_is_refused_in_one_line() -> None:
+    optical, radar = with_radar()
+    fitting: dict[str, Any] = {"method": "sar", "guide": radar}
+    for options, message in (
+        ({"guide": ()}, "method sar leans on radar; name its cube with guide"),
+        ({"guide": [radar, radar]}, "method sar takes one guide, the cube with the radar, got 2"),
+        ({"guide": radar.drop_vars("VH")}, "guide 1 has no VH, but VV"),
+        ({"guide": optical}, "guide 1 has no VV and no VH, but ndvi"),
+        ({"guide_var": "vv"}, "did you mean VV.*guide 1 has VV, VH"),
+        ({"guide": radar.assign_coords(x=radar.x + 90_000)}, "^guide 1 and the cube do not overlap"),
+        ({"guide": radar.isel(time=slice(5))}, "frames have an image of guide 1 within 12 days, but a regression"),
+        ({"guide": 50 * (radar + 60)}, "VV of guide 1 runs from .* neither in dB nor in linear power"),
+        ({"model": "x.keras"}, "model goes with method pconv, not with sar"),
+    ):
+        with pytest.raises(RefusedError, match=message) as caught:
+            stpipe.fill(optical, **{**fitting, **options})
+        assert "\n" not in str(caught.value)
+    with pytest.raises(CubeError, match="ndvi would be filled and be the radar"):
+        stpipe.fill(optical, method="sar", guide=optical, guide_var="ndvi", variables=["ndvi"])
+    mute = radar.assign(VV=radar.VV.assign_attrs(units="linear"))
+    with pytest.warns(UserWarning, match="VV says it is in 'linear', but runs from .*: taken as dB"):
+        stpipe.fill(optical, method="sar", guide=mute)
+
+
+def test_radar_is_scored_on_objects(tmp_path: Path) -> None:
+    optical, radar = with_radar()
+    scores = stpipe.evaluate(optical, methods=["sar"], guide=radar, draws=1)
+    assert list(scores.method_name) == ["sar", "sar-shuffled", "linear", "whittaker", "pyramid"]
+    mae = scores.mae.sel(variable="ndvi", group="all")
+    assert float(mae.sel(method_name="sar")) < 0.5 * float(mae.sel(method_name="sar-shuffled"))
+    optical.to_zarr(tmp_path / "ndvi.zarr", consolidated=False)
+    radar.to_zarr(tmp_path / "s1.zarr", consolidated=False)
+    cube = open_source(tmp_path / "ndvi.zarr")
+    own = ScoredRadar(radar=open_radar([tmp_path / "s1.zarr"], cube, RadarOptions()), steps=SarOptions())
+    (found,) = evaluate_cube(cube.reader(), cube.variables, cube.days, methods=["sar"], draws=1, radar=own)
+    for method in map(str, scores.method_name.values):
+        assert float(mae.sel(method_name=method)) == pytest.approx(found.row(method).mae, rel=1e-4)
 
 
 REFUSALS = [

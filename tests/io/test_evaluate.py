@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from stpipe.io.guide_sources import open_guides
 from stpipe.io.guides import GuideOptions
 from stpipe.io.objects import ArrayReader
 from stpipe.io.radar import open_radar
-from stpipe.io.radar_evaluation import Beside, DatesInOrder, ScoredRadar, calibrated_frames, radar_notes
+from stpipe.io.radar_evaluation import Beside, DatesInOrder, ScoredRadar, calibrated_frames, radar_notes, without_frames
 from stpipe.methods.linear import LinearFiller
 from stpipe.methods.sar.filler import SarFiller
 from stpipe.methods.sar.options import RadarOptions, SarOptions
@@ -119,11 +120,11 @@ def test_crops_of_a_large_cube_are_parts_of_it(monkeypatch: pytest.MonkeyPatch) 
         ({"methods": ["linear"], "model": "x.keras"}, OptionError, "goes with pconv, which is not among"),
         ({"methods": ["linear"], "draws": 0}, OptionError, "drawn at least once, got --draws 0"),
         ({"methods": ["linear"], "interval": 1.0}, OptionError, "must lie between 0 and 1"),
-        ({"methods": ["sar"]}, OptionError, "method sar leans on radar; name its cube with --guide"),
+        ({"methods": ["sar"]}, OptionError, "method sar leans on radar; name its cube with guide"),
         (
             {"methods": ["sar"], "guide": made_cube().rename("vv")},
-            OptionError,
-            "method sar reads its radar from files; score it with `stpipe evaluate CUBE --method sar --guide RADAR`",
+            CubeError,
+            "guide 1 has no VH, but vv",
         ),
         ({"methods": ["linear"], "variables": ["evi"]}, CubeError, "no variable 'evi'"),
         ({"methods": ["linear"], "valid_range": (50, 60)}, CubeError, "'ndvi' has no valid sample"),
@@ -279,20 +280,56 @@ def test_radar_is_scored_as_it_would_be_by_hand(site: tuple[Path, Path]) -> None
         away = draw_gaps(crop.valid, generator(Purpose.EVALUATION, 3, draw, 0))
         left = crop.without(away)
         for name, parts in errors.items():
-            filler: Filler = SarFiller(groups=groups[name], options=STEPS) if name in groups else LinearFiller()
-            parts.append(np.abs(fill_crop(filler, left).values - crop.values)[away])
+            filler: Filler = LinearFiller()
+            if name in groups:  # a date of which anything is hidden is in no pixel's regression
+                unseen = np.flatnonzero(away.any(axis=(1, 2))).tolist()
+                assert 0 < len(unseen) < FRAMES
+                filler = SarFiller(groups=groups[name], options=STEPS, unseen=tuple(unseen))
+            made = fill_crop(filler, left)
+            parts.append(np.abs(made.values - crop.values)[away])
+            if name == "sar":
+                compared = left.valid & ~made.fallback
         hidden += away.sum(axis=(1, 2))
         clear = left.valid.mean(axis=(1, 2))
-        drawn += np.where((clear > 0.5) & (left.valid.sum(axis=(1, 2)) >= 100), away.sum(axis=(1, 2)), 0)
+        drawn += np.where((clear > 0.5) & (compared.sum(axis=(1, 2)) >= 100), away.sum(axis=(1, 2)), 0)
     for name, parts in errors.items():
         assert found.row(name).mae == pytest.approx(spread * np.concatenate(parts).mean(), rel=1e-5)
     assert [frame.calibrated for frame in found.frames] == pytest.approx((drawn / np.maximum(hidden, 1))[hidden > 0])
-    assert {frame.calibrated for frame in found.frames} >= {0.0, 1.0}
+    shares = [frame.calibrated for frame in found.frames if frame.calibrated is not None]
+    assert min(shares) == 0.0
+    assert max(shares) > 0.5
     assert [frame.date for frame in found.frames] == [dates[frame.frame] for frame in found.frames]
     # The greenness is made of the radar's dates: in another order they say nothing.
     assert found.row("sar").mae < 0.8 * found.row("sar-shuffled").mae
     assert ("sar", "sar-shuffled") in {(one.method, one.other) for one in found.differences}
     assert found.notes[0].startswith("sar is ")
+
+
+def test_regressions_see_nothing_of_frames_that_they_are_scored_on(site: tuple[Path, Path]) -> None:
+    """Whatever is left of these frames says nothing to regressions, and only it to their calibration."""
+    radar = scored(site)
+    cube = open_source(site[0])
+    (crop,), _ = read_crops(cube.reader(), cube.variables[0], cube.days, guides=radar)
+    frames = np.array([2, 5, 11])
+    plain = replace(STEPS, calibration=False)
+    other = replace(crop, values=crop.values.copy())
+    other.values[frames] = np.where(crop.valid[frames], crop.values[frames] + 3, 0)
+    for steps, blind in ((plain, True), (plain, False), (STEPS, True)):
+        filler = replace(radar, steps=steps).fillers(0.9)["sar"]
+        filler = without_frames(filler, frames) if blind else filler
+        one, two = (fill_crop(filler, own) for own in (crop, other))
+        regressed = ~one.fallback
+        assert regressed.mean() > 0.5
+        np.testing.assert_array_equal(two.fallback, one.fallback)
+        apart = np.where(regressed, np.abs(one.values - two.values), 0).max(axis=(1, 2)) > 1e-6
+        if blind:
+            clear = crop.valid.mean(axis=(1, 2)) > 0.5
+            told = np.isin(np.arange(FRAMES), frames) & clear & steps.calibration
+            np.testing.assert_array_equal(apart, told)
+            assert told.any() == steps.calibration
+        else:
+            assert apart.all()
+    assert without_frames(LinearFiller(), frames) == LinearFiller()
 
 
 def test_only_radar_that_calibrates_tells_frames() -> None:
@@ -352,3 +389,8 @@ def test_the_note_says_what_the_differences_say() -> None:
         "sar has a lower error than linear in some kinds of gaps: cloud core (-20%)"
     ]
     assert len(told(better, better, core=-0.1)) == 1
+    same = (0.0, 0.0, 0.0)
+    (none,) = told(same, same)
+    assert none.startswith("sar is linear here: no pixel has as many clear dates with radar")
+    assert "radar helps" in told(better, better)[0]
+    assert told(same, better)[0].startswith("sar is 0.0% better than linear")

@@ -22,7 +22,7 @@ from stpipe.errors import OptionError, RunError
 from stpipe.methods.sar.composites import composite
 from stpipe.methods.sar.filler import SarFiller
 from stpipe.methods.sar.options import RadarOptions, SarOptions
-from stpipe.methods.sar.regression import CONDITION, RIDGE
+from tests.methods.sar_oracle import Slow, slow_calibrate, slow_composite, slow_covariates, slow_smooth
 
 FRAMES, HEIGHT, WIDTH = 40, 26, 30
 PAIR = ("VV", "VH")
@@ -30,150 +30,7 @@ LEAST = 16
 CLOUDED, UNSEEN = 13, 27
 """A frame wholly under clouds, and one without radar."""
 
-TALWAR, MAD, NORMAL_90 = 2.795, 1.4826, 1.6449
-
-
-# ---------------------------------------------------------------- the slow version, step by step
-
-
-def slow_composite(images: np.ndarray, days: np.ndarray, frame_days: np.ndarray, window: float) -> np.ndarray:
-    """Mean power of the images in [frame - window, frame + window), without edge noise, in dB."""
-    made = np.full((len(frame_days), *images.shape[1:]), np.nan)
-    for t, frame in enumerate(frame_days):
-        near = [image.astype(np.float64) for image, day in zip(images, days, strict=True) if -window <= day - frame]
-        near = near[: sum(-window <= day - frame < window for day in days)]
-        for y, x in np.ndindex(images.shape[1:]):
-            power = [10 ** (image[y, x] / 10) for image in near if image[y, x] > -40]
-            if power:
-                made[t, y, x] = 10 * math.log10(sum(power) / len(power))
-    return made
-
-
-def median_of_nine(plane: np.ndarray) -> np.ndarray:
-    made = np.full(plane.shape, np.nan)
-    for y, x in np.argwhere(np.isfinite(plane)):
-        square = plane[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].ravel().tolist()
-        ordered = sorted(value for value in square if not math.isnan(value))
-        made[y, x] = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
-    return made
-
-
-def mean_around(plane: np.ndarray) -> np.ndarray:
-    made = np.full(plane.shape, np.nan)
-    for y, x in np.argwhere(np.isfinite(plane)):
-        square = plane[max(y - 10, 0) : y + 11, max(x - 10, 0) : x + 11]
-        known = square[~np.isnan(square)]
-        made[y, x] = known.sum() / known.size
-    return made
-
-
-def slow_covariates(composites: list[np.ndarray]) -> np.ndarray:
-    """(4 x polarisation, t, y, x) in the published order."""
-    kinds: list[list[np.ndarray]] = [[], [], [], []]
-    for images in composites:
-        own = [np.full(images.shape, np.nan) for _ in kinds]
-        for t, plane in enumerate(images):
-            if np.isfinite(plane).any():
-                scene = np.where(np.isfinite(plane), np.nanmean(plane), np.nan)
-                around = mean_around(plane)
-                for kind, band in zip(own, (scene, plane - scene, around, plane - around), strict=True):
-                    kind[t] = median_of_nine(band)
-        for kind, band in zip(kinds, own, strict=True):
-            kind.append(band)
-    return np.array([band for kind in kinds for band in kind])
-
-
-@dataclass(frozen=True)
-class PixelFit:
-    coefficients: np.ndarray
-    spread: float
-    used: int
-    kept: int
-    ridged: bool
-
-
-def least_squares(rows: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Constant and slopes; with a ridge where the correlations of the covariates are ill-conditioned."""
-    centre, spread = rows.mean(axis=0), rows.std(axis=0)
-    scaled = (rows - centre) / spread
-    correlation = scaled.T @ scaled / len(rows)
-    eigenvalues = np.linalg.eigvalsh(correlation)
-    if eigenvalues[0] >= CONDITION * eigenvalues[-1]:
-        return np.linalg.lstsq(np.column_stack([np.ones(len(rows)), rows]), values, rcond=None)[0], False
-    ridge = RIDGE * np.trace(correlation) / len(correlation) * np.eye(len(correlation))
-    slopes = np.linalg.solve(correlation + ridge, scaled.T @ (values - values.mean()) / len(rows)) / spread
-    return np.array([values.mean() - slopes @ centre, *slopes]), True
-
-
-def slow_fit(covariates: np.ndarray, values: np.ndarray, clear: np.ndarray) -> PixelFit | None:
-    """Iteratively reweighted least squares over the dates of one pixel, (covariate, t) and (t,)."""
-    dates = clear & np.isfinite(covariates).all(axis=0)
-    if dates.sum() < LEAST:
-        return None
-    rows, values = covariates[:, dates].T.astype(np.float64), values[dates].astype(np.float64)
-    before, weights = np.zeros(len(values), dtype=bool), np.ones(len(values), dtype=bool)
-    for turn in range(20):
-        solution, ridged = least_squares(rows[weights], values[weights])
-        residual = np.abs(values - solution[0] - rows @ solution[1:])
-        spread = MAD * np.median(residual)
-        within = residual <= TALWAR * spread
-        circling = np.array_equal(within, weights) or np.array_equal(within, before)
-        if circling or within.sum() < LEAST or turn == 19:
-            break
-        before, weights = weights, within
-    return PixelFit(solution, spread, len(values), int(weights.sum()), ridged)
-
-
-def slow_smooth(series: np.ndarray, share: float | None, explained: float | None) -> np.ndarray:
-    """Project (t, pixel) on the leading components, missing ones at their frame's mean."""
-    there = np.isfinite(series).any(axis=1)
-    some = np.isfinite(series).any(axis=0)
-    own = series[there][:, some]
-    means = np.nanmean(own, axis=1, keepdims=True)
-    centred = np.where(np.isfinite(own), own - means, 0)
-    variances, vectors = np.linalg.eigh(centred @ centred.T / centred.shape[1])
-    variances, vectors = variances[::-1], vectors[:, ::-1]
-    if share is not None:
-        number = math.ceil(share * len(own) - 1e-9)
-    else:
-        number = 1
-        while variances[:number].sum() < explained * variances.sum():
-            number += 1
-    vectors = vectors[:, :number]
-    made = series.copy()
-    made[np.ix_(there, some)] = np.where(np.isfinite(own), vectors @ (vectors.T @ centred) + means, np.nan)
-    return made
-
-
-def between(values: np.ndarray, low: float, high: float) -> float:
-    lowest, highest = np.percentile(values, (low, high))
-    return float(values[(values >= lowest) & (values <= highest)].mean())
-
-
-def slow_calibrate(
-    series: np.ndarray, values: np.ndarray, clear: np.ndarray, inside: np.ndarray, threshold: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Stretch each frame of (t, pixel) to what was observed; and which frames were."""
-    made, stretched = series.copy(), np.zeros(len(series), dtype=bool)
-    for t, frame in enumerate(series):
-        both = clear[t] & inside & np.isfinite(frame)
-        if (inside & ~clear[t]).sum() >= threshold * inside.sum() or both.sum() < 100:
-            continue
-        stretched[t] = True
-        mean, low, high = ([f(v[both]) for v in (frame, values[t])] for f in (np.mean, lowest_tenth, highest_tenth))
-        off = frame - mean[0]
-        above = (high[1] - mean[1]) / (high[0] - mean[0])
-        below = (low[1] - mean[1]) / (low[0] - mean[0])
-        made[t] = np.where(off >= 0, off * above, off * below) + mean[1]
-    return made, stretched
-
-
-def lowest_tenth(values: np.ndarray) -> float:
-    return between(values, 5, 15)
-
-
-def highest_tenth(values: np.ndarray) -> float:
-    return between(values, 85, 95)
+NORMAL_90 = 1.6449
 
 
 # ---------------------------------------------------------------- scenes
@@ -237,35 +94,10 @@ def covariates_of(seed: int = 0) -> np.ndarray:
     return slow_covariates(composites).reshape(8, FRAMES, -1)
 
 
-@dataclass(frozen=True)
-class Slow:
-    predicted: np.ndarray
-    """(t, pixel) of the regression."""
-
-    fits: list[PixelFit | None]
-    """Of each pixel."""
-
-    @classmethod
-    def of(cls, covariates: np.ndarray, values: np.ndarray, clear: np.ndarray) -> Slow:
-        values, clear = values.reshape(len(values), -1), clear.reshape(len(clear), -1)
-        predicted = np.full(values.shape, np.nan)
-        fits = []
-        for pixel in range(values.shape[1]):
-            own = covariates[:, :, pixel]
-            fits.append(slow_fit(own, values[:, pixel], clear[:, pixel]))
-            if fits[-1] is not None:
-                predicted[:, pixel] = fits[-1].coefficients[0] + fits[-1].coefficients[1:] @ own
-        return cls(predicted, fits)
-
-    @property
-    def spread(self) -> np.ndarray:
-        return np.array([np.nan if one is None else one.spread for one in self.fits])
-
-
 @cache
 def slow_scene(seed: int = 0) -> Slow:
     crop = scene(seed).crop
-    return Slow.of(covariates_of(seed), crop.values, crop.valid)
+    return Slow.of(covariates_of(seed), crop.values, crop.valid, LEAST)
 
 
 def expected(crop: Crop, predicted: np.ndarray, options: SarOptions) -> tuple[np.ndarray, np.ndarray]:
@@ -396,7 +228,7 @@ def test_groups_count_by_how_sure_they_are() -> None:
         guides[f"VV {orbit}"] = own
         groups.append((f"VV {orbit}",))
         bands = slow_covariates([own.astype(np.float64)]).reshape(4, FRAMES, -1)
-        slow.append(Slow.of(bands, crop.values, crop.valid))
+        slow.append(Slow.of(bands, crop.values, crop.valid, LEAST))
     crop = replace(crop, guides=guides)
     sure = np.array([np.where(np.isfinite(one.predicted), one.spread**-2.0, 0) for one in slow])
     total = np.nansum(sure * np.array([one.predicted for one in slow]), axis=0)
@@ -657,6 +489,14 @@ def test_options_that_mean_nothing_are_refused(options: dict[str, Any], message:
 def test_radar_is_brought_onto_frames_in_ways_there_are(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         RadarOptions(**options)
+
+
+def test_too_few_clear_dates_everywhere_are_said_and_left_to_the_fallback() -> None:
+    made = settled_on(filler(least_clear=FRAMES), scene().crop)
+    assert isinstance(made, SarFiller)
+    told, _ = made.notes()
+    assert told.startswith("radar VV, VH: no pixel has the 40 clear dates with radar that a regression needs")
+    assert fill_crop(filler(least_clear=FRAMES), scene().crop).fallback.all()
 
 
 def test_notes_count_the_pixels_of_the_domain() -> None:

@@ -113,6 +113,9 @@ class SarFiller(WithFallback):
     told: JSON = None
     """What tells them from others."""
 
+    unseen: tuple[int, ...] = ()
+    """Frames that no regression is fitted to, so that it can be scored on them."""
+
     coefficients: Fields | None = None
     """Of each pixel: for each group its coefficients and the spread of what they leave over."""
 
@@ -175,6 +178,7 @@ class SarFiller(WithFallback):
             "scene": None if self.means is None else told.hexdigest(),
             "fallback": self.fallback.identity(),
             **({} if self.given is None else {"coefficients": self.told}),
+            **({"unseen": list(self.unseen)} if self.unseen else {}),
         }
 
     def notes(self) -> tuple[str, ...]:
@@ -187,6 +191,12 @@ class SarFiller(WithFallback):
             f"{clear / max(fitted, 1):.0f} clear dates each, {outliers / max(clear, 1):.1%} of which were left out; "
             f"{ridged / max(fitted, 1):.1%} of them needed a ridge"
         )
+        if not fitted:
+            told = (
+                f"radar {', '.join(self.names)}: no pixel has the {self.options.least_clear} clear dates with radar "
+                "that a regression needs, so that all is left to interpolation in time; ask for fewer with "
+                "--sar-clear-dates"
+            )
         if self.given is not None:
             told = f"radar {', '.join(self.names)}: {fitted / max(pixels, 1):.1%} of the pixels have coefficients"
         lines = [told]
@@ -260,6 +270,9 @@ class SarFiller(WithFallback):
     def _fitted(self, block: BlockInput, part: tuple[slice, slice]) -> tuple[F32, NDArray[np.int64], F32]:
         """Return (field, pixel), what is kept, what `RegressionSums` counts, and (t, pixel), what is predicted."""
         values, clear = _observed(block, part)
+        if self.unseen:
+            clear = clear.copy()
+            clear[list(self.unseen)] = False
         kept, counts, inside = [], np.zeros(5, dtype=np.int64), _inside(block, part)
         said = []
         for group in self.groups:
