@@ -29,6 +29,7 @@ from stpipe.io.guide_sources import Guide, guides_of, names_of, not_guides, obje
 from stpipe.io.guides import GuideOptions, Guides
 from stpipe.io.objects import understand
 from stpipe.io.radar_evaluation import BESIDE, SHUFFLED, Beside, ScoredRadar, calibrated_frames, radar_notes
+from stpipe.io.radar_guides import RadarGuides
 from stpipe.methods import IN_TIME, METHODS, candidates, make_filler
 from stpipe.methods.guided import NAME as GUIDED
 from stpipe.methods.sar.options import NAME as SAR
@@ -105,7 +106,12 @@ def fillers_for(
             made |= radar.fillers(interval)
         elif guides is not None and name in TAKE_GUIDES:
             made[name] = make_guided(
-                name, guides=guides.identity(), cost=cost or GuideCost(), model=weights, coverage=interval
+                name,
+                guides=guides.identity(),
+                cost=cost or GuideCost(),
+                model=weights,
+                coverage=interval,
+                radar=guides.groups if isinstance(guides, RadarGuides) else (),
             )
         else:
             check_method(name, guided=False)
@@ -177,7 +183,7 @@ def evaluate_cube(
     interval: float = 0.9,
     valid_range: tuple[float, float] | None = None,
     trust: Trust | None = None,
-    guides: Guides | None = None,
+    guides: Guides | RadarGuides | None = None,
     radar: ScoredRadar | None = None,
     dates: Sequence[str] = (),
     progress: Progress | None = None,
