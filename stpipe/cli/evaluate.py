@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from stpipe.core.comparison import Row
     from stpipe.core.evaluation import Evaluation
+    from stpipe.io.guides import Guides
+    from stpipe.io.radar_guides import RadarGuides
 
 
 @click.command(name="evaluate")
@@ -81,6 +83,7 @@ def command(
     radar's dates in a random order, which shows whether radar is of use on this cube.
     """
     from stpipe.io.evaluate import evaluate_cube
+    from stpipe.methods import candidates
 
     _check_picture(picture)
     limits, selection = parse_range("--valid-range", valid_range), parse_period("--time", period)
@@ -105,6 +108,14 @@ def command(
 
         radar = ScoredRadar(radar=open_radar(guides, source, choice.radar), steps=choice.steps, seed=seed)
         said += radar.radar.notes
+    leaned_on: Guides | RadarGuides | None = None
+    if guides and lean_on_guides(methods):
+        leaned_on = open_guides(guides, source, led_by)
+        if "pconv" in (methods or candidates(len(source.days))):
+            from stpipe.io.radar_guides import with_radar
+
+            leaned_on, remarked = with_radar(leaned_on, source, led_by)
+            said += remarked
     with progress_bar("scoring") as progress:
         results = evaluate_cube(
             source.reader(),
@@ -117,7 +128,7 @@ def command(
             interval=interval,
             valid_range=limits,
             trust=source.trust,
-            guides=open_guides(guides, source, led_by) if guides and lean_on_guides(methods) else None,
+            guides=leaned_on,
             radar=radar,
             dates=[label(time) for time in source.times],
             progress=progress,

@@ -32,9 +32,13 @@ from stpipe.io.inspection import sampled_gap_share
 from stpipe.io.mosaic import Layout
 from stpipe.io.names import check_array_names
 from stpipe.io.radar import Radar, open_radar, radar_variables
+from stpipe.io.radar_guides import RadarGuides, echo_name, with_radar
 from stpipe.io.run_folder import PRODUCTS, RunFolder, State, check_disk, check_writable, file_state, free_bytes
 from stpipe.methods import make_filler
 from stpipe.methods.with_guides import check_method, make_guided, make_sar
+
+Led = Guides | Radar | RadarGuides
+"""What a method leans on."""
 
 MARGIN = 0.1
 """How far the share of gaps may be above that of the chunks that were looked at."""
@@ -166,7 +170,7 @@ class Prepared:
     input_state: str
     """Tells whether the input's files are the same as at another time."""
 
-    guides: Guides | Radar | None = None
+    guides: Led | None = None
     """What the method leans on, if the user gave anything."""
 
     notes: tuple[str, ...] = ()
@@ -215,7 +219,7 @@ def prepare(options: FillOptions) -> Prepared:
     _refuse_names(cube, percent, geotiff=options.geotiff)
     for info in cube.variables:
         check_fillable(info)
-    guides: Guides | Radar | None = None
+    guides: Led | None = None
     coefficients: GivenCoefficients | None = None
     if options.sar is not None:
         if options.model is not None:
@@ -226,6 +230,9 @@ def prepare(options: FillOptions) -> Prepared:
             coefficients = _coefficients(options.sar.coefficients, cube, guides)
     elif options.guides:
         guides = open_guides(options.guides, cube, options.guide_options)
+        if options.method == "pconv":
+            guides, said = with_radar(guides, cube, options.guide_options)
+            notes += said
     filler = _filler(options, percent / 100, guides, coefficients)
     output = options.output or default_output(options.cube)
     check_output(output, cube.names)
@@ -298,7 +305,7 @@ def _coefficients(path: Path, cube: Cube, radar: Radar) -> GivenCoefficients:
 
 
 def _filler(
-    options: FillOptions, coverage: float, guides: Guides | Radar | None, coefficients: GivenCoefficients | None
+    options: FillOptions, coverage: float, guides: Led | None, coefficients: GivenCoefficients | None
 ) -> Filler:
     """Return the method."""
     if options.sar is not None and isinstance(guides, Radar):
@@ -320,10 +327,11 @@ def _filler(
         model=options.model,
         coverage=coverage,
         tune=options.tune,
+        radar=guides.groups if isinstance(guides, RadarGuides) else (),
     )
 
 
-def _input_state(cube: Cube, guides: Guides | Radar | None, coefficients: GivenCoefficients | None) -> str:
+def _input_state(cube: Cube, guides: Led | None, coefficients: GivenCoefficients | None) -> str:
     """Return what tells whether the files of the cube and of all it leans on are the same as at another time."""
     states = [file_state(located(cube.path), cube.sources)]
     states += [one.state() for one in (guides, coefficients) if one is not None]
@@ -438,8 +446,11 @@ def _gap_share(prepared: Prepared) -> float:
     return min(1.0, max(shares) + MARGIN)
 
 
-def describe_guides(guides: Guides | Radar | None) -> list[JSON]:
+def describe_guides(guides: Led | None) -> list[JSON]:
     """Return what guides there are, and how they come onto the cube's grid."""
+    if isinstance(guides, RadarGuides):
+        echoes = describe_guides(guides.radar)
+        return [*describe_guides(guides.guides), *({**one, "name": echo_name(one["name"])} for one in echoes)]
     if isinstance(guides, Radar):
         return [
             {

@@ -72,6 +72,9 @@ class Purpose(IntEnum):
     GUIDED = 13
     """Gaps on which it is learned what a user's guides are worth."""
 
+    RADAR = 14
+    """Frames by which it is judged where radar helps."""
+
 
 def generator(purpose: Purpose, seed: int, *numbers: int) -> np.random.Generator:
     """Return a generator that no other purpose has, whatever its seed and numbers.

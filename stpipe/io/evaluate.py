@@ -37,6 +37,7 @@ from stpipe.io.radar_evaluation import (
     radar_notes,
     without_frames,
 )
+from stpipe.io.radar_guides import RadarGuides
 from stpipe.io.radar_objects import object_radar, radar_options
 from stpipe.methods import IN_TIME, METHODS, candidates, make_filler
 from stpipe.methods.guided import NAME as GUIDED
@@ -110,7 +111,12 @@ def fillers_for(
             made |= radar.fillers(interval)
         elif guides is not None and name in TAKE_GUIDES:
             made[name] = make_guided(
-                name, guides=guides.identity(), cost=cost or GuideCost(), model=weights, coverage=interval
+                name,
+                guides=guides.identity(),
+                cost=cost or GuideCost(),
+                model=weights,
+                coverage=interval,
+                radar=guides.groups if isinstance(guides, RadarGuides) else (),
             )
         else:
             check_method(name, guided=False)
@@ -182,7 +188,7 @@ def evaluate_cube(
     interval: float = 0.9,
     valid_range: tuple[float, float] | None = None,
     trust: Trust | None = None,
-    guides: Guides | None = None,
+    guides: Guides | RadarGuides | None = None,
     radar: ScoredRadar | None = None,
     dates: Sequence[str] = (),
     progress: Progress | None = None,

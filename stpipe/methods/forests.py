@@ -74,7 +74,7 @@ def grow(parts: Sequence[Samples], mixture: Mixture, seed: int) -> tuple[bytes, 
     table, target = np.concatenate(tables), np.concatenate(targets)
     answer = b""
     left = np.abs(target)
-    if _dealt_out(parts) and verdict.holds(SURE) and verdict.gain > LEAST_TREE_GAIN and errors[1] < errors[0]:
+    if dealt_out(parts) and verdict.holds(SURE) and verdict.gain > LEAST_TREE_GAIN and errors[1] < errors[0]:
         answer = _text(lightgbm.train(parameters, lightgbm.Dataset(table, target), count))
         # Errors of trees on what they learned from would be too small: each fold is judged by those that did not.
         pairs = zip(grown, tables, targets, strict=True)
@@ -84,7 +84,17 @@ def grow(parts: Sequence[Samples], mixture: Mixture, seed: int) -> tuple[bytes, 
     return answer, width, errors
 
 
-def _dealt_out(parts: Sequence[Samples]) -> bool:
+def again(parts: Sequence[Samples], mixture: Mixture, like: bytes, seed: int) -> Any:
+    """Return as many trees as others are, grown from other samples: to be judged on what they have not seen."""
+    import lightgbm
+
+    samples = Samples.of(parts)
+    mean = mixture.mean(list(samples.answers.T), samples.distance)
+    data = lightgbm.Dataset(features(samples, mean), samples.truth - mean)
+    return lightgbm.train({**PARAMETERS, "objective": "l1", "seed": seed}, data, forest(like).num_trees())
+
+
+def dealt_out(parts: Sequence[Samples]) -> bool:
     """Tell whether each frame is in one fold alone.
 
     Where frames are too few for that, folds are ways of hiding. Other samples of the same frames flatter trees: they

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from stpipe.core.crops import Crop, block_of
+from stpipe.core.crops import Crop, block_of, settled_on
 from stpipe.core.gaps import Purpose, draw_gaps, generator
 from stpipe.methods.eof import EofFiller
 from stpipe.methods.guides import GuideMaker, Guides, Lie, lie
@@ -80,7 +80,8 @@ class Look:
         lesson : Lesson
             With samples hidden.
         maker : GuideMaker
-            Its patterns are learned anew, for the old ones may have seen what is hidden.
+            Its patterns are learned anew, for the old ones may have seen what is hidden; so is what a guide takes of
+            the whole scene.
         rank : int, optional
             Number of patterns; by default told by cross-validation.
         seed : int
@@ -88,7 +89,8 @@ class Look:
         """
         left = lesson.crop.without(lesson.hidden)
         modes = Modes.from_bytes(EofFiller(rank=rank).learn([left], seed=seed))
-        made = replace(maker, modes=modes).make(block_of(left, maker.stride))
+        others = tuple(settled_on(filler, left) for filler in maker.others)
+        made = replace(maker, modes=modes, others=others).make(block_of(left, maker.stride))
         around = [(0, whole - have) for whole, have in zip(made.unknown.shape, lesson.hidden.shape, strict=True)]
         return cls(
             draw=lesson.draw,
@@ -133,6 +135,11 @@ class Samples:
     def distance(self) -> F32:
         """(sample,), pixels to the nearest observation of the frame."""
         return self.circumstances[:, -1]
+
+    @property
+    def steps(self) -> F32:
+        """(sample,), median steps to the nearest observation of the pixel."""
+        return np.asarray(self.circumstances[:, -7:-5].min(axis=1))
 
     @classmethod
     def at(

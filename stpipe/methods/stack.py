@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from zipfile import BadZipFile
@@ -154,6 +155,31 @@ class Learned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lessons:
+    """What artificial gaps of crops show, before anything is made of it."""
+
+    folds: tuple[Samples, ...]
+    """Hidden samples with all guides' answers, dealt out for cross-validation."""
+
+    base: Mixture | None
+    """The mean of the guides that the network was to better."""
+
+    modes: bytes
+    """The patterns that the guide `eof` learned."""
+
+    others: tuple[bytes, ...]
+    """What each of the maker's other guides learned."""
+
+    rng: np.random.Generator
+    """As it was after the samples were picked."""
+
+    def only(self, columns: Sequence[int], others: Sequence[bytes]) -> Lessons:
+        """Return the lessons of some of the guides, with what the others among these learned."""
+        folds = tuple(replace(fold, answers=fold.answers[:, list(columns)]) for fold in self.folds)
+        return replace(self, folds=folds, others=tuple(others))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StackFiller:
     """The trees as a `Filler` and `Learner`."""
 
@@ -213,14 +239,14 @@ class StackFiller:
 
     def learn_bytes(self, samples: int) -> int:
         """Memory of learning from so many samples: a fill, what `MOST_SAMPLES` take, and looks for the network."""
-        looks = _draws(samples) * LOOK_BYTES if self.network is not None else 0.0
+        looks = draws_of(samples) * LOOK_BYTES if self.network is not None else 0.0
         return int((self.sample_bytes + 60.0 + looks) * samples)
 
     def learn_seconds(self, samples: int) -> float:
         """Seconds of learning from so many samples on one core, measured."""
         inner = sum(filler.learn_seconds(samples) for filler in self.maker.others if isinstance(filler, Learner))
-        patterns = (1 + _draws(samples)) * EofFiller().learn_seconds(samples)
-        return inner + patterns + _draws(samples) * samples / 1e6 * self.seconds_per_million + 10.0
+        patterns = (1 + draws_of(samples)) * EofFiller().learn_seconds(samples)
+        return inner + patterns + draws_of(samples) * samples / 1e6 * self.seconds_per_million + 10.0
 
     def identity(self) -> dict[str, JSON]:
         """Return what decides the numbers."""
@@ -244,6 +270,10 @@ class StackFiller:
 
     def learn(self, crops: Sequence[Crop], *, seed: int) -> bytes:
         """Learn from artificial gaps of crops; the same crops and seed give the same bytes."""
+        return self.grown(self.lessons(crops, seed=seed), seed=seed).to_bytes()
+
+    def lessons(self, crops: Sequence[Crop], *, seed: int) -> Lessons:
+        """Hide parts of crops, and let all guides answer."""
         if not crops:
             raise RunError(f"{self.name} learns from crops of the cube, got none")
         others = tuple(
@@ -254,7 +284,7 @@ class StackFiller:
         maker.prepare()
         modes = EofFiller().learn(crops, seed=seed)
         rank = Modes.from_bytes(modes).rank  # cross-validation once, and not for each lesson
-        draws = _draws(sum(crop.valid.size for crop in crops))
+        draws = draws_of(sum(crop.valid.size for crop in crops))
         looks: Iterable[Look] = (
             Look.at(lesson, maker, rank=rank, seed=seed) for lesson in hide(crops, seed=seed, draws=draws)
         )
@@ -263,45 +293,53 @@ class StackFiller:
         if self.network is not None:
             looks = list(looks)
             base = _base_of(looks, self.network.mixture, rng)
-            looks = (replace(look, made=self._bettered(look.made, look.place, base)) for look in looks)
+            looks = (replace(look, made=self.bettered(look.made, look.place, base)) for look in looks)
         found = [(look.draw, look.samples()) for look in looks]
         drawn = np.concatenate([np.full(part.truth.size, draw) for draw, part in found])
         dealt = folds_of(Samples.of([part for _, part in found]), drawn, FOLDS, rng)
-        parts = [part.picked(rng, MOST_SAMPLES // FOLDS) for part in dealt]
+        folds = tuple(part.picked(rng, MOST_SAMPLES // FOLDS) for part in dealt)
+        return Lessons(folds=folds, base=base, modes=modes, others=others, rng=rng)
+
+    def grown(self, lessons: Lessons, *, seed: int) -> Learned:
+        """Return what lessons teach: the mean of the guides, and the trees."""
+        rng = deepcopy(lessons.rng)  # the same lessons teach the same, however often
+        parts, base = list(lessons.folds), lessons.base
         count = sum(part.truth.size for part in parts)
         names = self.names
         made = Learned(
             base=base,
             mixture=self._trusting(names),
-            modes=modes,
-            others=others,
+            modes=lessons.modes,
+            others=lessons.others,
             samples=count,
         )
-        if count >= LEAST_SAMPLES and all(part.truth.size for part in parts):
-            everything = Samples.of(parts)
-            skipped = self._not_worth_it(everything)
-            network_errors = self._network_errors(everything, base)
-            kept = np.array([name not in skipped for name in names])
-            parts = [replace(part, answers=part.answers[:, kept]) for part in parts]
-            everything = Samples.of(parts)
-            if self.stand_in is None:
-                mixture = Mixture.best(everything.answers, everything.truth, everything.distance)
-            else:
-                usual = self._trusting([name for name in names if name not in skipped])
-                mixture = suited(everything, slice(None), usual, enough=ENOUGH_FRAMES, rng=rng)
-            answer, width, errors = forests.grow(parts, mixture, seed)
-            made = replace(
-                made,
-                mixture=mixture,
-                answer=answer,
-                width=width,
-                errors=errors,
-                skipped=skipped,
-                network_errors=network_errors,
-            )
-        return made.to_bytes()
+        if count < LEAST_SAMPLES or not all(part.truth.size for part in parts):
+            return made
+        everything = Samples.of(parts)
+        skipped = self._not_worth_it(everything)
+        network_errors = self._network_errors(everything, base)
+        kept = np.array([name not in skipped for name in names])
+        parts = [replace(part, answers=part.answers[:, kept]) for part in parts]
+        mixture = self.mixed(Samples.of(parts), skipped, rng)
+        answer, width, errors = forests.grow(parts, mixture, seed)
+        return replace(
+            made,
+            mixture=mixture,
+            answer=answer,
+            width=width,
+            errors=errors,
+            skipped=skipped,
+            network_errors=network_errors,
+        )
 
-    def _bettered(self, made: Guides, place: Lie, base: Mixture | None) -> Guides:
+    def mixed(self, samples: Samples, skipped: Collection[str], rng: np.random.Generator) -> Mixture:
+        """Return the mean of the guides that suits samples, which have the answers of all that are not skipped."""
+        if self.stand_in is None:
+            return Mixture.best(samples.answers, samples.truth, samples.distance)
+        usual = self._trusting([name for name in self.names if name not in skipped])
+        return suited(samples, slice(None), usual, enough=ENOUGH_FRAMES, rng=rng)
+
+    def bettered(self, made: Guides, place: Lie, base: Mixture | None) -> Guides:
         """Put the network's answer among the guides, if there is a network."""
         if self.network is None:
             return made
@@ -382,14 +420,28 @@ class StackFiller:
         if self.learned is None:
             raise RunError(f"{self.name} has not learned anything yet; call learn, and fill with what taught returns")
         made = self.maker.make(block)
-        near, place = made.block, lie(made.block)
-        made = self._bettered(made, place, self.learned.base)
-        mean = self.learned.mixture.mean(list(made.values.values()), place.distance)
+        place = lie(made.block)
+        made = self.bettered(made, place, self.learned.base)
+        mean, half_width = self.answered(made, place, self.learned)
+        return predicted(block, made.block, mean, half_width)
+
+    def answered(self, made: Guides, place: Lie, learned: Learned) -> tuple[F32, F32]:
+        """Return (t, y, x), the answer to the gaps of what is wanted, and its half-width.
+
+        Parameters
+        ----------
+        made : Guides
+            Those that were not skipped, and the network's answer, if there is a network.
+        place : Lie
+            How the samples lie.
+        learned : Learned
+            What goes with these guides.
+        """
+        mean = learned.mixture.mean(list(made.values.values()), place.distance)
         half_width = made.half_widths["eof" if self.network is None else NETWORK].copy()
-        if self.learned.width:
-            answer, width = (
-                forests.forest(text) if text else None for text in (self.learned.answer, self.learned.width)
-            )
+        near = made.block
+        if learned.width:
+            answer, width = (forests.forest(text) if text else None for text in (learned.answer, learned.width))
             wanted = wanted_of(near)
             for t in range(wanted.start[0], wanted.stop[0]):  # a frame at a time: the table of features stays small
                 where = np.zeros(near.valid.shape[1:], dtype=bool)
@@ -402,13 +454,16 @@ class StackFiller:
                     half_width[t][where] = np.maximum(forests.predict(width, table), LEAST_WIDTH)
         mean[made.unknown] = np.nan
         half_width[made.unknown] = np.nan
-        del made
-        # Beyond what is wanted and its surroundings nothing was worked out.
-        cut = near.window.within(block.window).slices
-        values, widths = (np.full(block.values.shape, np.nan, dtype=np.float32) for _ in range(2))
-        values[cut], widths[cut] = mean, half_width
-        fallback = np.broadcast_to(~block.valid.any(axis=0), values.shape).copy()
-        return Prediction(values=values, half_width=widths, fallback=fallback)
+        return mean, half_width
+
+
+def predicted(block: BlockInput, near: BlockInput, mean: F32, half_width: F32) -> Prediction:
+    """Return the answer to a block of which only the part `near` was worked out; a pixel never seen is a fallback."""
+    cut = near.window.within(block.window).slices
+    values, widths = (np.full(block.values.shape, np.nan, dtype=np.float32) for _ in range(2))
+    values[cut], widths[cut] = mean, half_width
+    fallback = np.broadcast_to(~block.valid.any(axis=0), values.shape).copy()
+    return Prediction(values=values, half_width=widths, fallback=fallback)
 
 
 def taught_maker(maker: GuideMaker, learned: Sequence[bytes]) -> GuideMaker:
@@ -427,7 +482,7 @@ def _mean_error(samples: Samples, kept: NDArray[np.bool_]) -> float:
     return float(np.abs(mixture.mean(list(answers.T), samples.distance) - samples.truth).mean())
 
 
-def _draws(samples: int) -> int:
+def draws_of(samples: int) -> int:
     """Return in how many ways crops of so many samples are hidden."""
     return min(max(DRAWS[0], WORK // max(1, samples)), DRAWS[1])
 

@@ -16,6 +16,7 @@ from stpipe.methods.calibrated import CalibratedFiller
 from stpipe.methods.guided import NAME, GuidedFiller
 from stpipe.methods.guides import GuideMaker
 from stpipe.methods.passing import PassesRounds
+from stpipe.methods.radar_stack import RadarStackFiller
 from stpipe.methods.sar.options import NAME as SAR
 from stpipe.methods.sar.options import SarOptions
 from stpipe.methods.stack import StackFiller
@@ -166,6 +167,7 @@ def make_guided(
     model: str | None = None,
     coverage: float = 0.9,
     tune: bool | None = None,
+    radar: Sequence[Sequence[str]] = (),
 ) -> WithGuides:
     """Return a method that leans on guides, with intervals that are calibrated on the cube that it fills.
 
@@ -179,6 +181,8 @@ def make_guided(
         With the guides' names.
     model, coverage, tune
         As for `stpipe.methods.make_filler`.
+    radar : sequence of sequence of str
+        Names of those guides that are radar in dB, as for `make_sar`; pconv infills from them too, others don't listen.
 
     Examples
     --------
@@ -193,10 +197,16 @@ def make_guided(
     for option, given in (("--model", model is not None), ("--tune", bool(tune))):
         if given and method != "pconv":
             raise OptionError(f"{option} goes with --method pconv, not with {method}; leave one of them out")
-    own = GuidedFiller(names=cost.names)
+    echoes = tuple(name for group in radar for name in group)
+    own = GuidedFiller(names=tuple(name for name in cost.names if name not in echoes))
     inner: Filler = own
     if method == "stack":
         inner = StackFiller(maker=GuideMaker(others=(own,)))
+    elif method == "pconv" and radar:
+        from stpipe.methods.sar.filler import SarFiller
+
+        sar = SarFiller(groups=tuple(map(tuple, radar)))
+        inner = RadarStackFiller(stack=tuned_pconv(DEFAULT if model is None else model, others=(own, sar)))
     elif method == "pconv":
         inner = tuned_pconv(DEFAULT if model is None else model, others=(own,))
     elif method == "auto":
