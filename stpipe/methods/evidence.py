@@ -4,6 +4,8 @@ Ten thousand samples of five frames are five witnesses, not ten thousand. So err
 ratios, for else a frame that no answer gets right outvotes all others; and how much the frames disagree tells how sure
 the verdict is.
 
+A frame is one witness of what is far from its observations. Near these each part of it is one, if that bears the test.
+
 Source: the standard error of a weighted mean of clusters, after Cochran (1977), Sampling techniques, chapter 6.
 """
 
@@ -14,8 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stpipe.core.comparison import TILE
 from stpipe.methods.lessons import Samples
-from stpipe.methods.mixing import SMALLEST_ERROR, Mixture
+from stpipe.methods.mixing import SMALLEST_ERROR, Mixture, squares
+
+SURE = 2.0
+"""Standard errors by which parts of frames have to be right to be as many witnesses. On three cubes where it was three
+and more the error on gaps set apart fell by 1 to 2 %; on one where it was less than two it rose by half a per cent."""
 
 F32 = NDArray[np.float32]
 Integers = NDArray[np.intp]
@@ -78,7 +85,10 @@ def suited(samples: Samples, guides: slice, usual: Mixture, *, enough: float, rn
     """Return the mean of guides that suits a cube, as far as frames that had no say in it bear it out.
 
     Weights are found on some of the frames and judged on the others: where they are no better there than the usual
-    ones, the usual ones stay; where they are, but not surely, they count half.
+    ones, the usual ones stay; where they are, but not surely, they count half. They are drawn towards the usual ones as
+    far as squares of frames are witnesses; where that is not better by `SURE` standard errors, as far as frames are.
+
+    A cube with fewer than `LEAST_FRAMES` has no other frames to fill: there squares of `TILE` pixels of a frame judge.
 
     Parameters
     ----------
@@ -94,22 +104,35 @@ def suited(samples: Samples, guides: slice, usual: Mixture, *, enough: float, rn
         Deals frames out.
     """
 
-    def found(some: Samples) -> Mixture:
+    def found(some: Samples) -> tuple[Mixture, Mixture]:
         own = Mixture.best(some.answers[:, guides], some.truth, some.distance, frames=some.frames)
-        return own.drawn_towards(usual, some.distance, some.frames, enough=enough)
+        anywhere = np.zeros_like(some.spots)
+        by_square, by_frame = (
+            own.drawn_towards(usual, some.distance, some.frames, spots, enough=enough)
+            for spots in (some.spots, anywhere)
+        )
+        return by_square, by_frame
 
     def errors(mixture: Mixture, some: Samples) -> F32:
         return np.asarray(np.abs(mixture.mean(list(some.answers[:, guides].T), some.distance) - some.truth))
 
     everything = found(samples)
-    there, which = np.unique(samples.frames, return_inverse=True)
+    there, groups = np.unique(samples.frames, return_inverse=True)
     if there.size < LEAST_FRAMES:
-        return everything
-    dealt = (rng.permutation(there.size) % FOLDS)[which]
-    own = np.empty_like(samples.truth)
+        groups = squares(samples.frames, samples.spots, TILE)
+        there = np.unique(groups)
+    if there.size < LEAST_FRAMES:
+        return everything[1]
+    dealt = (rng.permutation(there.size) % FOLDS)[groups]
+    own = np.empty((len(everything), samples.truth.size), dtype=np.float32)
     for fold in range(FOLDS):
-        own[dealt == fold] = errors(found(samples.where(dealt != fold)), samples.where(dealt == fold))
-    verdict = compare(errors(usual, samples), own, samples.frames)
-    if verdict.holds(1.0):
-        return everything
-    return everything.between(usual) if verdict.holds(0.0) else usual
+        apart = dealt == fold
+        for row, mixture in zip(own, found(samples.where(~apart)), strict=True):
+            row[apart] = errors(mixture, samples.where(apart))
+    before = errors(usual, samples)
+    verdicts = [compare(before, after, groups) for after in own]
+    if verdicts[0].holds(SURE) and verdicts[0].log_ratio < verdicts[1].log_ratio:
+        return everything[0]
+    if verdicts[1].holds(1.0):
+        return everything[1]
+    return everything[1].between(usual) if verdicts[1].holds(0.0) else usual

@@ -131,6 +131,9 @@ class Samples:
     frames: NDArray[np.intp]
     """(sample,), number of the frame; those of different crops are different ones."""
 
+    spots: NDArray[np.int32]
+    """(sample, 2), row and column in the window, in pixels."""
+
     @property
     def distance(self) -> F32:
         """(sample,), pixels to the nearest observation of the frame."""
@@ -164,12 +167,13 @@ class Samples:
             circumstances=np.stack(circumstances, axis=1).astype(np.float32, copy=False),
             truth=np.zeros(count, np.float32) if truth is None else truth,
             frames=np.full(count, frame, dtype=np.intp),
+            spots=np.argwhere(where).astype(np.int32),
         )
 
     @classmethod
     def of(cls, parts: Sequence[Samples]) -> Samples:
         """Join parts."""
-        names = ("answers", "observed", "circumstances", "truth", "frames")
+        names = ("answers", "observed", "circumstances", "truth", "frames", "spots")
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
     def picked(self, rng: np.random.Generator, most: int) -> Samples:
@@ -186,6 +190,7 @@ class Samples:
             circumstances=self.circumstances[rows],
             truth=self.truth[rows],
             frames=self.frames[rows],
+            spots=self.spots[rows],
         )
 
 

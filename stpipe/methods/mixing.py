@@ -32,8 +32,12 @@ SMALLEST_ERROR = 0.02
 ODD_FRAME = 0.3
 """Frames with errors much smaller than this share of the median count no more than those that have it."""
 
+SQUARE = 8.0
+"""Samples at a distance from observations are wrong together within squares of a side so many times as long."""
+
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+Integers = NDArray[np.integer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +98,15 @@ class Mixture:
             rows.append(tuple(float(weight) for weight in trust * own + (1 - trust) * everywhere))
         return cls(tuple(rows))
 
-    def drawn_towards(self, usual: Mixture, distance: F32, frames: NDArray[np.intp], *, enough: float) -> Mixture:
-        """Return weights between these and usual ones, the less like these the fewer frames they rest on.
+    def drawn_towards(
+        self, usual: Mixture, distance: F32, frames: Integers, spots: Integers, *, enough: float
+    ) -> Mixture:
+        """Return weights between these and usual ones, the less like these the fewer witnesses they rest on.
 
-        Samples of a frame are wrong together: a whole frame of them says no more of which guide to trust than one.
+        Samples that lie together are wrong together: a whole frame of them says no more of which guide to trust than
+        one. How far together reaches depends on what is known nearby. Next to observations guides differ by how they
+        weigh these, and each part of a frame tells that anew; deep in a cloud, by what the frame is like as a whole. So
+        the witnesses at a distance are the squares of a frame whose side is `SQUARE` times as long.
 
         Parameters
         ----------
@@ -106,20 +115,27 @@ class Mixture:
         distance : (sample,) ndarray of float32
             Of the samples that these weights were found from.
         frames : (sample,) ndarray of int
-            Their frames, counted from 0.
+            Their frames.
+        spots : (sample, 2) ndarray of int
+            Their rows and columns.
         enough : float
-            Number of frames that weighs as much as what is usual.
+            Number of witnesses that weighs as much as what is usual.
 
         Examples
         --------
         >>> own, usual = Mixture.only(0, 2), Mixture.only(1, 2)
-        >>> near = np.full(40, 1.5, dtype=np.float32)
-        >>> own.drawn_towards(usual, near, np.arange(40) // 10, enough=4).weights[0]
+        >>> near, far, numbers = np.full(40, 1.5, dtype=np.float32), np.full(40, 1e9, dtype=np.float32), np.arange(40)
+        >>> spots = np.stack([numbers % 10 * 12, 0 * numbers], axis=1)
+        >>> own.drawn_towards(usual, near, numbers // 10, spots, enough=4).weights[0]
+        (0.9090909090909091, 0.09090909090909094)
+        >>> own.drawn_towards(usual, far, numbers // 10, spots, enough=4).weights[-1]
         (0.5, 0.5)
         """
         rows = []
-        for share, mine, other in zip(memberships(distance).T, self.weights, usual.weights, strict=True):
-            sizes = np.bincount(frames, weights=share)
+        nodes = zip(NODES_PX, memberships(distance).T, self.weights, usual.weights, strict=True)
+        for node, share, mine, other in nodes:
+            there = share > 0
+            sizes = np.bincount(squares(frames[there], spots[there], round(SQUARE * node)), weights=share[there])
             number = float(sizes.sum() ** 2 / max(float(np.dot(sizes, sizes)), 1e-12))
             trust = number / (number + enough)
             rows.append(tuple(trust * own + (1 - trust) * less for own, less in zip(mine, other, strict=True)))
@@ -157,6 +173,30 @@ class Mixture:
     def used(self) -> tuple[bool, ...]:
         """Tell which guides have a weight anywhere."""
         return tuple(any(row[number] > 0 for row in self.weights) for number in range(len(self.weights[0])))
+
+
+def squares(frames: Integers, spots: Integers, side: int) -> NDArray[np.intp]:
+    """Return the number of the square of its frame that each sample lies in, counted from 0.
+
+    Parameters
+    ----------
+    frames : (sample,) ndarray of int
+        Their frames.
+    spots : (sample, 2) ndarray of int
+        Their rows and columns, in pixels.
+    side : int
+        Of a square, in pixels.
+
+    Examples
+    --------
+    >>> squares(np.array([3, 3, 3, 5]), np.array([[0, 0], [7, 7], [8, 0], [0, 0]]), 8)
+    array([0, 0, 1, 2])
+    """
+    if not frames.size:
+        return np.empty(0, dtype=np.intp)
+    rows, columns = (spots.astype(np.int64) // side).T
+    number = (frames.astype(np.int64) * (rows.max() + 1) + rows) * (columns.max() + 1) + columns
+    return np.unique(number, return_inverse=True)[1].astype(np.intp, copy=False)
 
 
 def _frames_say(errors: F64, frames: NDArray[np.intp]) -> F64:

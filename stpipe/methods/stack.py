@@ -69,7 +69,7 @@ LEAST_GAIN = 0.001
 that it takes for a million samples."""
 
 ENOUGH_BASE_FRAMES = 16.0
-"""Frames whose hidden samples say as much of which guides to trust as many other scenes do together."""
+"""Witnesses, see `Mixture.drawn_towards`, that say as much of which guides to trust as many other scenes together."""
 
 ENOUGH_FRAMES = 16.0
 """The same for how far to trust the network, which has the guides to go by itself."""
@@ -253,7 +253,7 @@ class StackFiller:
         learned = None if self.learned is None else sha256(self.learned.to_bytes()).hexdigest()
         return {
             "method": self.name,
-            "version": 5,
+            "version": 6,
             "guides": self.maker.identity(),
             "network": [network.identity() for network in self._networks],
             "learned": learned,

@@ -26,9 +26,8 @@ def folds(seed: int, *, told: float, count: int = 500, parts: int = 4) -> list[S
         answers = np.stack([truth + error, truth + error], axis=1).astype(np.float32)
         observed = np.full((count, 3), np.nan, dtype=np.float32)
         frames = 5 * number + np.arange(truth.size) % 5
-        made.append(
-            Samples(answers=answers, observed=observed, circumstances=circumstances, truth=truth, frames=frames)
-        )
+        told_of = {"observed": observed, "circumstances": circumstances, "truth": truth, "frames": frames}
+        made.append(Samples(answers=answers, **told_of, spots=np.zeros((count, 2), np.int32)))
     return made
 
 

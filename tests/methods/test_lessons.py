@@ -86,15 +86,15 @@ def test_samples_are_those_of_a_slow_loop(look: Look) -> None:
         np.testing.assert_array_equal(samples.circumstances[row], np.float32(told))
         assert samples.truth[row] == look.truth[at]
         assert samples.distance[row] == place.distance[at] > 0
+        assert (int(samples.frames[row]), *samples.spots[row].tolist()) == at
 
 
 def test_some_are_picked_without_repeats_and_stay_together(look: Look) -> None:
     everything = look.samples()
     some = everything.picked(np.random.default_rng(0), 50)
-    rows = {tuple(row) for row in np.column_stack([everything.truth, everything.answers])}
-    found = [tuple(row) for row in np.column_stack([some.truth, some.answers])]
+    rows, found = ([tuple(row) for row in np.column_stack([s.truth, s.answers, s.spots])] for s in (everything, some))
     assert len(found) == 50
-    assert set(found) <= rows
+    assert set(found) <= set(rows)
     assert everything.picked(np.random.default_rng(0), everything.truth.size) is everything
     both = Samples.of([some, everything])
     np.testing.assert_array_equal(both.answers[:50], some.answers)
@@ -123,6 +123,7 @@ def test_folds_hold_whole_frames_or_ways_of_hiding_where_frames_are_few() -> Non
             circumstances=np.zeros((900, 10), np.float32),
             truth=numbers,
             frames=frames,
+            spots=np.zeros((900, 2), np.int32),
         )
         folds = folds_of(samples, draws, 4, rng)
         joined = np.sort(np.concatenate([fold.truth for fold in folds]))

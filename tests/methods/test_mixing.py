@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
-from stpipe.methods.mixing import NODES_PX, Mixture, least_absolute, memberships
+from stpipe.methods.mixing import NODES_PX, SQUARE, Mixture, least_absolute, memberships, squares
 
 
 @settings(max_examples=15, deadline=None)
@@ -58,15 +58,59 @@ def test_a_number_added_to_all_guides_is_added_to_the_mean() -> None:
     np.testing.assert_allclose(moved, once + 7, atol=1e-5)
 
 
+@settings(max_examples=30)
+@given(seed=st.integers(0, 10_000), side=st.integers(1, 40))
+def test_squares_are_those_of_a_slow_loop(seed: int, side: int) -> None:
+    rng = np.random.default_rng(seed)
+    frames, spots = rng.integers(0, 4, 60), rng.integers(0, 50, (60, 2)).astype(np.int32)
+    found = squares(frames, spots, side)
+    keys = [(int(t), int(y) // side, int(x) // side) for t, (y, x) in zip(frames, spots, strict=True)]
+    order = sorted(set(keys))
+    assert found.tolist() == [order.index(key) for key in keys]
+    assert squares(frames[:0], spots[:0], side).size == 0
+
+
+def trusted(drawn: Mixture, node: int) -> float:
+    """How far weights went from those of all three guides alike to the first one alone."""
+    return (drawn.weights[node][0] - 1 / 3) / (2 / 3)
+
+
 def test_weights_of_few_frames_are_drawn_towards_what_is_usual_and_stay_a_mean() -> None:
     rng = np.random.default_rng(3)
     own, usual = Mixture.only(0, 3), Mixture.even(3)
-    distance = np.exp(rng.uniform(0, 4, 5000)).astype(np.float32)
+    distance = np.full(5000, NODES_PX[-1], dtype=np.float32)
+    spots = rng.integers(0, 500, (5000, 2))
     trusts = []
     for frames in (1, 4, 40):
-        drawn = own.drawn_towards(usual, distance, rng.integers(0, frames, 5000), enough=8.0)
+        drawn = own.drawn_towards(usual, distance, rng.integers(0, frames, 5000), spots, enough=8.0)
         assert all(abs(sum(row) - 1) < 1e-6 and min(row) >= 0 for row in drawn.weights)
-        trusts.append((drawn.weights[1][0] - 1 / 3) / (2 / 3))
+        trusts.append(trusted(drawn, -1))
     np.testing.assert_allclose(trusts, [1 / 9, 4 / 12, 40 / 48], rtol=0.05)
-    nothing = own.drawn_towards(usual, distance[:0], np.empty(0, dtype=np.intp), enough=8.0)
+    nothing = own.drawn_towards(usual, distance[:0], np.empty(0, dtype=np.intp), spots[:0], enough=8.0)
     np.testing.assert_allclose(nothing.weights, usual.weights)
+
+
+@pytest.mark.parametrize("node", range(len(NODES_PX) - 1))
+def test_near_observations_each_part_of_a_frame_is_a_witness(node: int) -> None:
+    rng = np.random.default_rng(node)
+    own, usual = Mixture.only(0, 3), Mixture.even(3)
+    side, frame = round(SQUARE * NODES_PX[node]), np.zeros(8000, dtype=np.intp)
+    distance = np.full(8000, NODES_PX[node], dtype=np.float32)
+    inside = rng.integers(0, side, (8000, 2))
+    for squares_there in (1, 5, 25):
+        spots = inside + side * np.stack([np.arange(8000) % squares_there, 0 * frame], axis=1)
+        drawn = own.drawn_towards(usual, distance, frame, spots, enough=8.0)
+        assert trusted(drawn, node) == pytest.approx(squares_there / (squares_there + 8), rel=0.02)
+        # The same samples in a cloud's depth are the word of a single frame.
+        drawn = own.drawn_towards(usual, np.full(8000, 1e9, dtype=np.float32), frame, spots, enough=8.0)
+        assert trusted(drawn, -1) == pytest.approx(1 / 9)
+
+
+def test_more_samples_of_a_square_are_no_more_witnesses() -> None:
+    own, usual = Mixture.only(0, 3), Mixture.even(3)
+    near, numbers = np.full(900, 1.5, dtype=np.float32), np.arange(900)
+    spots = np.stack([numbers % 9 * 12, numbers * 0], axis=1)
+    few, many = (
+        own.drawn_towards(usual, near[:count], 0 * numbers[:count], spots[:count], enough=8.0) for count in (9, 900)
+    )
+    np.testing.assert_allclose(few.weights, many.weights, atol=1e-9)
