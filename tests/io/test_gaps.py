@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import rasterio
 import xarray as xr
+from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -461,18 +462,22 @@ def test_a_cluster_gives_the_same_bytes(cube: Path, tmp_path: Path, monkeypatch:
     gaps_of(cube, tmp_path / "here")
     monkeypatch.setattr(running, "HERE_SAMPLES", 0)
     seen: list[tuple[str, int, int]] = []
-    clients: list[object] = []
+    clients: list[Client] = []
+    told: list[str] = []
 
     @contextmanager
-    def meet(client: object) -> Iterator[None]:
+    def meet(client: Client) -> Iterator[None]:
         clients.append(client)
         yield
+        told.append("over")
 
     def see(stage: str, result: StageResult, total: int) -> None:
         seen.append((stage, result.ended, total))
 
     prepared = prepare(GapsRequest(cube=cube, output=tmp_path / "there", workers=1))
-    run_gaps(prepared, draw=no_picture, progress=see, on_client=meet)
+    run_gaps(prepared, draw=no_picture, progress=see, on_client=meet, on_stage=told.append)
+    # Workers go home before files are put together, and nobody watches any more who would report them as lost.
+    assert told == ["start", "over", "write"]
     one, other = (tmp_path / name / "ndvi_gaps.tif" for name in ("here", "there"))
     assert one.read_bytes() == other.read_bytes()
     assert len(clients) == 1
