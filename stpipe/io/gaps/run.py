@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -299,11 +299,11 @@ def run_gaps(
     tell = on_stage or untold
     tell("start")
     new = not folder.path.exists()
-    with _runner(prepared, announce, on_client) as run, folder.locked():
+    with _runner(prepared, announce, on_client) as (run, let_go), folder.locked():
         folder.check(overwrite=request.overwrite)
         try:
             folder.begin(prepared.products)
-            report = _carry_out(prepared, run, draw, progress, tell)
+            report = _carry_out(prepared, run, let_go, draw, progress, tell)
             report["seconds"]["total"] = round(time.perf_counter() - started, 3)
             folder.publish(report, prepared.products)
         except BaseException:
@@ -328,12 +328,12 @@ def _runner(
     prepared: PreparedGaps,
     announce: Callable[[str], None] | None = None,
     on_client: Callable[[Client], AbstractContextManager[None]] | None = None,
-) -> Iterator[Run]:
-    """Give what runs tasks: on a cluster, or right here if that is sooner."""
+) -> Iterator[tuple[Run, Callable[[], None]]]:
+    """Give what runs tasks, on a cluster or right here if that is sooner, and what to call after the last of them."""
     request, needed = prepared.request, max(plan.peak_bytes for plan in prepared.plans)
     samples = prod(prepared.cube.extent) * len(prepared.plans)
     if request.scheduler is None and request.cluster is None and samples < HERE_SAMPLES:
-        yield _run_here
+        yield _run_here, lambda: None
         return
     with (
         connect(
@@ -344,8 +344,10 @@ def _runner(
             cluster=request.cluster,
             announce=announce,
         ) as client,
-        nullcontext() if on_client is None else on_client(client),
+        ExitStack() as watching,
     ):
+        if on_client is not None:
+            watching.enter_context(on_client(client))
         if request.scheduler is not None or request.cluster is not None:
             check_cluster(client, needed)
 
@@ -354,7 +356,13 @@ def _runner(
             with clean_workers(client, context.key):
                 return run_stage(client, context.key, stage, task, range(count), progress)
 
-        yield run
+        def let_go() -> None:
+            """Send workers of this run's own home, who take seconds to end; files are put together meanwhile."""
+            if request.scheduler is None and request.cluster is None and client.cluster is not None:
+                watching.close()  # or they would be reported as lost
+                client.cluster.scale(0)
+
+        yield run, let_go
 
 
 def _run_here(context: GapContext, stage: str, task: Task, count: int, progress: Progress | None) -> StageResult:
@@ -370,7 +378,12 @@ def _run_here(context: GapContext, stage: str, task: Task, count: int, progress:
 
 
 def _carry_out(
-    prepared: PreparedGaps, run: Run, draw: Draw, progress: Progress | None, tell: Callable[[str], None]
+    prepared: PreparedGaps,
+    run: Run,
+    let_go: Callable[[], None],
+    draw: Draw,
+    progress: Progress | None,
+    tell: Callable[[str], None],
 ) -> dict[str, JSON]:
     request, cube, calendar, work = prepared.request, prepared.cube, prepared.calendar, prepared.folder.work
     store = None
@@ -388,6 +401,8 @@ def _carry_out(
         begun = time.perf_counter()
         peak = max(peak, *_work_out(context, run, progress))
         seconds["read and work out"] += time.perf_counter() - begun
+        if info is cube.variables[-1]:
+            let_go()
         tell("write")
         begun = time.perf_counter()
         stem = prepared.names[info.name]
