@@ -8,14 +8,14 @@ day to the next, so that two successive days are 1 apart. All arithmetic up to m
     gap                         15     5              boundaries excluded, as published
     gap                         15     5     5        boundaries included: the period ends on day 25
 
-Planes of a block are walked with NumPy, a block being small enough for the processor's cache. Gaps are
-bytes unless one has more than 255 days.
+Planes of a block are walked with NumPy, a block being small enough for the processor's cache. Gaps are bytes unless one
+has more than 255 days.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from stpipe.core.columns import count, first_row, percentile
+from stpipe.core.columns import begun, count, first_row, percentile
 from stpipe.errors import CubeError, OptionError
 
 BOUNDARIES = ("exclude", "include")
@@ -280,7 +280,9 @@ def _groups(epoch: NDArray[np.int64], numbers: NDArray[np.int64], by: str) -> tu
     return tuple(Group(key=key, parts=tuple(gathered[key])) for key in order)
 
 
-def gap_statistics(clear: Bool, calendar: GapCalendar, options: GapOptions, *, domain: Bool | None = None) -> F32:
+def gap_statistics(
+    clear: Bool, calendar: GapCalendar, options: GapOptions, *, domain: Bool | None = None, out: F32 | None = None
+) -> F32:
     """Return the statistics of each pixel.
 
     Parameters
@@ -293,6 +295,8 @@ def gap_statistics(clear: Bool, calendar: GapCalendar, options: GapOptions, *, d
         What to work out.
     domain : (y, x) ndarray of bool, optional
         Where values can exist; elsewhere all statistics are NaN.
+    out : (group, statistic, y, x) ndarray of float32, optional
+        Where they are written; a new array unless given.
 
     Returns
     -------
@@ -316,19 +320,21 @@ def gap_statistics(clear: Bool, calendar: GapCalendar, options: GapOptions, *, d
     """
     height, width = clear.shape[1:]
     dates = len(calendar.numbers)
-    result = np.empty((len(calendar.groups), len(options.statistics), height, width), dtype=np.float32)
+    shape = (len(calendar.groups), len(options.statistics), height, width)
+    result = np.empty(shape, dtype=np.float32) if out is None else out
     rows = max(1, BLOCK_SAMPLES // max(1, (dates + 1) * width))
+    rows = -(-height // max(1, -(-height // rows)))  # blocks alike: a small one takes its calls for little
     columns = max(1, min(width, BLOCK_SAMPLES // (dates + 1)))
     work = _Work(calendar, options, rows * columns)
     for top in range(0, height, rows):
         for left in range(0, width, columns):
             part = (slice(top, top + rows), slice(left, left + columns))
             block = calendar.composite(clear[:, *part])
-            shape = block.shape[1:]
-            masks = work.masks(block)
+            size = block.shape[1:]
+            block = block.reshape(dates, -1)
             for g, group in enumerate(calendar.groups):
-                for s, row in enumerate(work.statistics(masks, group)):
-                    result[g, s, *part] = row.reshape(shape)
+                for s, row in enumerate(work.statistics(block, group)):
+                    result[g, s, *part] = row.reshape(size)
     if domain is not None:
         result[..., ~domain] = np.nan
     return result
@@ -347,6 +353,8 @@ class _Work:
         self.rows = max(sum(part.stop - part.start + 1 for part in group.parts) for group in calendar.groups)
         self._memory: dict[str, U8] = {}
         self._pixels = pixels
+        self._epoch = calendar.epoch.astype(np.float32)
+        self._regular = bool((np.diff(calendar.epoch) == 1).all())
 
     def _room(self, name: str, rows: int, pixels: int, dtype: DTypeLike) -> NDArray[Any]:
         """Return memory for (row, pixel) that is kept from block to block."""
@@ -356,63 +364,75 @@ class _Work:
             self._memory[name] = np.empty(needed, dtype=np.uint8)
         return self._memory[name][: rows * pixels * dtype.itemsize].view(dtype).reshape(rows, pixels)
 
-    def masks(self, clear: Bool) -> U8:
-        """Return (date, y, x) as (date, pixel), with all bits set where clear."""
-        dates, height, width = clear.shape
-        masks = self._room("masks", dates, height * width, np.uint8)
-        np.negative(clear.view(np.uint8), out=masks.reshape(clear.shape))
-        return masks
-
-    def statistics(self, masks: U8, group: Group) -> list[NDArray[Any]]:
-        """Return the numbers of a block (date, pixel), a row each."""
-        gaps, ends, total = self._gaps_of(masks, group)
+    def statistics(self, clear: Bool, group: Group) -> Iterator[NDArray[Any]]:
+        """Yield the numbers of a block (date, pixel), a row each."""
+        gaps, ends, total = self._gaps_of(clear, group)
         rows, pixels = gaps.shape
         longest = gaps.max(axis=0, initial=0)
-        by_part = [count(masks[part.start : part.stop]).astype(np.intp) for part in group.parts]
-        seen = np.sum(by_part, axis=0)
+        by_part = [count(clear[part.start : part.stop]) for part in group.parts]
+        seen = _summed(by_part)
         flags = self._room("flags", rows, pixels, np.bool_)
         spare = self._room("spare", rows, pixels, gaps.dtype)
         if self.options.boundaries == "include":  # on the first and the last day ends a gap of no days
-            number = count(np.not_equal(gaps, 0, out=flags)).astype(np.intp)
+            number = count(np.not_equal(gaps, 0, out=flags))
         else:
-            number = np.sum([np.maximum(clear - 1, 0) for clear in by_part], axis=0)
+            number = _summed([part - (part > 0) for part in by_part])
+        none = np.flatnonzero(number == 0)
+
+        def known(numbers: NDArray[Any]) -> NDArray[np.float32]:
+            """Return numbers where there are gaps."""
+            shown = numbers.astype(np.float32)
+            shown[none] = np.nan
+            return shown
+
+        yield seen
+        yield number
+        # Whole numbers below 2**24 are exact in single precision, and so is the rounding of what one of them divided by
+        # another comes to.
+        yield known(np.divide(total, np.maximum(number, 1), dtype=np.float32))
+        middle, *levels = (
+            percentile(gaps, number, p, longest, flags, spare) for p in (50.0, *self.options.percentiles)
+        )
+        yield known(middle)
         one = gaps.dtype.type(1)
         # Where there is no gap, 0 - 1 is the largest number there is.
-        shortest = np.subtract(gaps, one, out=spare).min(axis=0, initial=np.iinfo(gaps.dtype).max) + one
-        end = np.append(ends, 0).take(first_row(np.equal(gaps, longest, out=flags), flags.view(np.uint8)))
-        start = np.maximum(end - longest, 0)
-        median, *levels = (percentile(gaps, number, total, p, flags, spare) for p in (50.0, *self.options.percentiles))
-        squares = self._squares(gaps, longest, total)
-        divisor = np.maximum(np.arange(rows + 1), 1.0).take(number)
-        variance = (divisor * squares - total * total) / (divisor * divisor)
-        epoch = self.calendar.epoch.astype(np.float32)
-        numbers = [
-            total / divisor, median, shortest, longest, np.sqrt(variance), *levels, epoch.take(start), epoch.take(end),
-        ]  # fmt: skip
-        if not number.all():
-            numbers = [np.where(number > 0, row, np.float32(np.nan)) for row in numbers]
+        yield known(np.subtract(gaps, one, out=spare).min(axis=0, initial=np.iinfo(gaps.dtype).max) + one)
+        yield known(longest)
+        yield known(self._deviation(gaps, number, longest, total))
+        for level in levels:
+            yield known(level)
+        at = first_row(np.equal(gaps, longest, out=flags), flags.view(np.uint8))
+        if self._regular:  # days of the period and dates run alike
+            end = np.append(self._epoch[ends], np.float32(np.nan)).take(at)
+            yield known(end - longest)
+            yield known(end)
+        else:
+            day = np.append(ends, 0).take(at)
+            yield known(self._epoch.take(np.maximum(day - longest, 0)))
+            yield known(self._epoch.take(day))
         counts = np.arange(len(self.calendar.numbers) + 1)
-        without = [1 - counts / days if days else np.full(len(counts), np.nan) for days in (group.days, group.dates)]
-        return [seen, number, *numbers, *(shares.astype(np.float32).take(seen) for shares in without)]
+        for days in (group.days, group.dates):
+            shares = 1 - counts / days if days else np.full(len(counts), np.nan)
+            yield shares.astype(np.float32).take(seen)
 
-    def _gaps_of(self, masks: U8, group: Group) -> tuple[NDArray[Any], NDArray[np.intp], NDArray[np.float64]]:
+    def _gaps_of(self, clear: Bool, group: Group) -> tuple[NDArray[Any], NDArray[np.intp], NDArray[np.int32]]:
         """Return the gaps that end at each date, 0 where none does; the days that rows end on; and sums of gaps.
 
         Gaps are bytes if all of them fit, which only shows while they are counted.
         """
         for dtype in (np.uint8, np.uint16, np.uint32):
             try:
-                return self._gaps_as(np.dtype(dtype), masks, group)
+                return self._gaps_as(np.dtype(dtype), clear, group)
             except _OverflowError:
                 continue
         raise AssertionError("a period has fewer than 2**32 days")
 
     def _gaps_as(
-        self, dtype: np.dtype[Any], masks: U8, group: Group
-    ) -> tuple[NDArray[Any], NDArray[np.intp], NDArray[np.float64]]:
-        pixels = masks.shape[1]
+        self, dtype: np.dtype[Any], clear: Bool, group: Group
+    ) -> tuple[NDArray[Any], NDArray[np.intp], NDArray[np.int32]]:
+        pixels = clear.shape[1]
         include = self.options.boundaries == "include"
-        total = np.zeros(pixels)  # whole numbers, which floats hold exactly
+        total = np.zeros(pixels, dtype=np.int32)
         gaps = self._room("gaps", self.rows, pixels, dtype)
         ends: list[int] = []
         done = 0
@@ -421,62 +441,74 @@ class _Work:
             rows = len(numbers) + 1 if include else len(numbers) - 1
             if rows < 1:
                 continue
-            total += self._walk(masks[part.start : part.stop], numbers, part, gaps[done : done + rows])
+            total += self._walk(clear[part.start : part.stop], numbers, part, gaps[done : done + rows])
             ends += numbers[len(numbers) - min(rows, len(numbers)) :].tolist()
             ends += [part.last] * include
             done += rows
         return gaps[:done], np.array(ends, dtype=np.intp), total
 
-    def _walk(self, masks: U8, numbers: NDArray[np.int64], part: Part, out: NDArray[Any]) -> NDArray[Any]:
+    def _walk(
+        self, clear: Bool, numbers: NDArray[np.int64], part: Part, out: NDArray[Any]
+    ) -> NDArray[np.int32] | np.int32:
         """Write the gaps of one stretch, and return their sums.
 
         Date by date goes the number of days since the last clear one, which is the gap where it is clear again.
         """
         include = self.options.boundaries == "include"
-        pixels, dtype = masks.shape[1], out.dtype
+        pixels, dtype = clear.shape[1], out.dtype
         if include:
-            first = np.full(pixels, part.first, dtype=np.int64)
-            days = np.diff(numbers, prepend=part.first).tolist()
+            first, latest, days = None, part.first, np.diff(numbers, prepend=part.first)
             since = np.zeros(pixels, dtype=dtype)
         else:
             # A pixel that is never clear is at 0 on the last date, and has no gap.
-            row = first_row(masks, self._room("flags", len(masks), pixels, np.bool_).view(np.uint8))
-            first = np.append(numbers, numbers[-1])[row]
+            first = np.append(numbers, numbers[-1]).astype(np.int32).take(begun(clear))
+            latest, days = int(first.max(initial=0)), np.diff(numbers)
             # Counting starts so far below 0, round the corner, that no gap ends on the first clear date.
-            since = (numbers[0] - first).astype(dtype)
-            masks, days = masks[1:], np.diff(numbers).tolist()
+            since = (np.int32(numbers[0]) - first).astype(dtype)
+            clear = clear[1:]
         most, top, day = int(np.iinfo(dtype).max), 0, part.first if include else int(numbers[0])
-        for mask, step, gaps in zip(masks, days, out, strict=False):
+        add, multiply, subtract = np.add, np.multiply, np.subtract
+        # Arrays of no dimensions are taken as they are, numbers turned into them each time.
+        for flags, step, length, gaps in zip(
+            clear.view(np.uint8), days.tolist(), [np.array(step) for step in days.astype(dtype)], out, strict=False
+        ):
             top += step  # no count that has started is larger
             if top > most:
-                top = int(since.max(where=first <= day, initial=0)) + step
+                started = since if first is None or day >= latest else since * (first <= day)
+                top = int(started.max(initial=0)) + step
                 if top > most:
                     raise _OverflowError
             day += step
-            since += dtype.type(step)
-            np.bitwise_and(since, _widened(mask, dtype), out=gaps)
-            since -= gaps
-        if include:
+            add(since, length, since)
+            multiply(since, flags, gaps)
+            subtract(since, gaps, since)
+        if first is None:
             rest = part.last - day
             if int(since.max(initial=0)) + rest > most:
                 raise _OverflowError
             np.add(since, dtype.type(rest), out=out[-1])
-            return np.full(pixels, part.last - part.first, dtype=np.int64)
-        return np.asarray(numbers[-1] - since - first)
+            return np.int32(part.last - part.first)
+        return np.asarray(np.int32(numbers[-1]) - since - first, dtype=np.int32)
 
-    def _squares(self, gaps: NDArray[Any], longest: NDArray[Any], total: NDArray[np.float64]) -> NDArray[Any]:
-        """Return sums of squares, in the narrowest type that holds them."""
-        top = int((longest * total).max(initial=0))
+    def _deviation(
+        self, gaps: NDArray[Any], number: NDArray[Any], longest: NDArray[Any], total: NDArray[np.int32]
+    ) -> NDArray[np.float64]:
+        """Return standard deviations, from sums of squares in the narrowest type that holds them."""
+        top = int(np.multiply(longest, total, dtype=np.int64).max(initial=0))
         kind = next(kind for kind in (np.uint16, np.uint32, np.uint64) if top <= np.iinfo(kind).max)
-        squared = np.multiply(gaps, gaps, out=self._room("spare", len(gaps), gaps.shape[1], kind), dtype=kind)
-        return np.asarray(np.add.reduce(squared, axis=0, dtype=kind))
+        wide = self._room("spare", len(gaps), gaps.shape[1], kind)
+        # To widen first and multiply then takes half as long as to have NumPy widen both factors as it goes.
+        np.copyto(wide, gaps)
+        squares = np.einsum("ij,ij->j", wide, wide)
+        divisor, whole = np.maximum(number, 1).astype(np.float64), total.astype(np.float64)
+        return np.asarray(np.sqrt((divisor * squares - whole * whole) / (divisor * divisor)))
 
 
-def _widened(mask: U8, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return a wider mask: all bits set, or none."""
-    if dtype.itemsize == 1:
-        return mask
-    return mask.view(np.int8).astype(f"i{dtype.itemsize}").view(dtype)
+def _summed(counts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return the sum of several counts, in a type that holds it."""
+    if len(counts) == 1:
+        return counts[0]
+    return np.asarray(np.sum(counts, axis=0, dtype=np.intp))
 
 
 def parse_percentiles(option: str, text: str | None) -> tuple[float, ...]:

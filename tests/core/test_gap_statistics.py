@@ -192,6 +192,19 @@ def test_blocks_have_no_say(monkeypatch: pytest.MonkeyPatch) -> None:
         assert np.array_equal(gap_statistics(clear, calendar, options), whole, equal_nan=True)
 
 
+def test_they_go_where_they_are_wanted_and_nowhere_else() -> None:
+    rng = np.random.default_rng(2)
+    clear, domain = rng.random((12, 30, 40)) < 0.4, rng.random((30, 40)) < 0.8
+    calendar = gap_calendar(np.arange(0, 36, 3).astype("M8[D]").astype("M8[ns]"))
+    expected = gap_statistics(clear, calendar, GapOptions(), domain=domain)
+    room = np.full((1, expected.shape[1], 50, 60), -1, dtype=np.float32)
+    place = room[..., 39:9:-1, 5:45]
+    assert gap_statistics(clear, calendar, GapOptions(), domain=domain, out=place) is place
+    assert np.array_equal(place, expected, equal_nan=True)
+    place[...] = -1
+    assert (room == -1).all()
+
+
 def test_outside_the_domain_there_are_no_statistics() -> None:
     times = np.array(["2023-01-01", "2023-01-05"], dtype="M8[ns]")
     domain = np.array([[True, False]])

@@ -390,6 +390,39 @@ def test_gathered_pieces_share_no_byte_and_cut_no_chunk(
     assert all((stop + shift) % 8 == 0 for _, stop in plan.gather_cuts()[2][:-1])
 
 
+@given(
+    chunks=st.tuples(st.integers(1, 40), st.integers(1, 300), st.integers(1, 300)),
+    frames=st.integers(2, 40),
+    side=st.integers(129, 600),
+    offset=st.tuples(st.integers(0, 12), st.integers(0, 600), st.integers(0, 600)),
+    again=st.sampled_from([0.0, 1.3, 1e9]),
+    read=st.sampled_from([2**12, 2**18, 2**24]),
+)
+def test_columns_make_up_a_footprint_and_cut_no_chunk_in_two(
+    chunks: tuple[int, int, int],
+    frames: int,
+    side: int,
+    offset: tuple[int, int, int],
+    again: float,
+    read: int,
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "AGAIN", again)
+        patch.setattr(planning, "READ_BYTES", read)
+        plan = plan_of(chunks, frames, side, offset=offset)
+        footprint = plan.window(0)
+        columns = plan.columns(footprint)
+    times = np.zeros(footprint.shape[1:], dtype=int)
+    for column in columns:
+        assert (column.start[0], column.stop[0]) == (0, frames)
+        times[column.within(footprint).slices[1:]] += 1
+        edges = zip(column.start[1:], footprint.start[1:], offset[1:], chunks[1:], strict=True)
+        assert plan.gather or all(at == first or (at + before) % chunk == 0 for at, first, before, chunk in edges)
+        most = max(read, frames * plan.side) if plan.gather else frames * plan.steps[1] * plan.steps[2]
+        assert np.prod(column.shape) <= most
+    assert (times == 1).all()
+
+
 def test_what_no_worker_can_hold_is_refused() -> None:
     with pytest.raises(PlanError, match=r"take 8\.5 GiB at least.* a worker may take 0\.5 GiB"):
         plan_of((1, 30_000, 30_000), 10, 30_000, memory=2**29)

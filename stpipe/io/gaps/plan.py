@@ -1,8 +1,9 @@
 """How a cube is walked for its gap statistics: whole columns of time, a footprint at a time.
 
-A footprint is a square of a few tiles of the GeoTIFF, and all its dates are in memory at once, a byte a sample. Where
-the cube's chunks fit into footprints, these are read straight from it. Where they don't, as with chunks that are whole
-planes, the cube is first read once, chunk by chunk, into a file of bits; footprints come from there.
+A footprint is a square of a few tiles of the GeoTIFF. It is worked out a column at a time: some of its pixels with all
+their dates, a byte a sample, few enough to be in the processor's cache still when they have been read. Where the
+cube's chunks fit into footprints, columns are chunks of it, or a few small ones. Where they don't, as with chunks that
+are whole planes, the cube is first read once, chunk by chunk, into a file of bits; columns come from there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from math import ceil, lcm, prod
 
 import numpy as np
 
-from stpipe.core.gap_statistics import GapCalendar, GapOptions
+from stpipe.core.gap_statistics import BLOCK_SAMPLES, GapCalendar, GapOptions
 from stpipe.core.ports import VariableInfo
 from stpipe.core.sizes import MIB, gib
 from stpipe.core.windows import Triple, Window, triple
@@ -24,6 +25,9 @@ from stpipe.io.frames import RasterGrid
 
 PROCESS_BYTES = 150 * MIB
 """Memory of a worker that has loaded all it needs; measured on the smallest cubes."""
+
+WORK_BYTES = 10 * BLOCK_SAMPLES
+"""Memory that the statistics of a block are worked out in."""
 
 FOOTPRINT_BYTES = 160 * MIB
 """What the samples and statistics of a footprint may take; larger ones save nothing worth it."""
@@ -102,6 +106,14 @@ class GapPlan:
         t, y, x = (_cuts(start, stop, step, offset) for start, stop, step, offset in axes)
         return [Window((t0, y0, x0), (t1, y1, x1)) for t0, t1 in t for y0, y1 in y for x0, x1 in x]
 
+    def columns(self, window: Window) -> list[Window]:
+        """Cut a window of the cube into parts whose dates are worked out together."""
+        steps = _column(self.frames, self.side, self.steps, gather=self.gather)
+        offset = (0, 0) if self.gather else self.offset[1:]
+        axes = zip(window.start[1:], window.stop[1:], steps, offset, strict=True)
+        y, x = (_cuts(start, stop, step, before) for start, stop, step, before in axes)
+        return [Window((0, y0, x0), (self.frames, y1, x1)) for y0, y1 in y for x0, x1 in x]
+
     def gather_cuts(self) -> tuple[list[Cut], list[Cut], list[Cut]]:
         """Return where the pieces lie that are read into bits, along each axis."""
         extent = (self.frames, self.grid.height, self.grid.width)
@@ -174,10 +186,12 @@ def plan_gaps(
         if tile > 128 and longest <= tile:
             continue
         side = tile << depth
-        # What is clear, statistics, and half as much again for encoded ones.
-        samples = min(side, grid.height) * min(side, grid.width) * (frames + 6 * bands)
         gather = _decoded_share(grid, frames, side, info, offset) > AGAIN
         steps = _steps(extent, info.chunks, item, side, gather=gather)
+        column = _column(frames, side, steps, gather=gather)
+        # What is clear; statistics, and half as much again for encoded ones.
+        samples = frames * min(column[0], side, grid.height) * min(column[1], side, grid.width) + WORK_BYTES
+        samples += min(side, grid.height) * min(side, grid.width) * 6 * bands
         read = max(prod(_within(steps, extent)), prod(chunks)) * (item + 2) + _CHUNK_COPIES * prod(chunks) * item
         peak = PROCESS_BYTES + read + samples
         if samples <= FOOTPRINT_BYTES and peak <= memory_limit:
@@ -237,6 +251,17 @@ def _steps(extent: Triple, chunks: Triple, item: int, side: int, *, gather: bool
     taller = max(1, min(room, ceil(height / y)))
     y, room = y * taller, room // taller
     return t * max(1, min(room, ceil(extent[0] / t))), y, x
+
+
+def _column(frames: int, side: int, steps: Triple, *, gather: bool) -> Cut:
+    """Return the rows and columns of pixels whose dates are worked out together, at most.
+
+    >>> _column(73, 1024, (73, 256, 512), gather=False), _column(73, 1024, (1, 4000, 4000), gather=True)
+    ((256, 512), (224, 1024))
+    """
+    if gather:
+        return max(1, min(side, READ_BYTES // (frames * side))), side
+    return steps[1], steps[2]  # may reach past the footprint, but end where chunks do
 
 
 def _cuts(start: int, stop: int, step: int, offset: int) -> list[Cut]:

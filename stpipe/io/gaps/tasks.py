@@ -139,17 +139,30 @@ def gather_task(context: GapContext, number: int) -> str:
 
 def footprint_task(context: GapContext, number: int) -> str:
     """Work out a footprint; write its tiles, its part of the Zarr, and its record."""
-    plan = context.plan
-    clear, matched = _read(context, plan.window(number))
-    domain = context.reader.read_domain(plan.window(number))
-    turned = None if domain is None else plan.grid.turn(domain[None])[0]
-    record = {
-        "rules": None if matched is None else matched.tolist(),
-        "pixels": clear[0].size if domain is None else int(np.count_nonzero(domain)),
-        "clear": _clear_by_date(clear, context.calendar),
+    plan, grid = context.plan, context.plan.grid
+    window = plan.window(number)
+    _, height, width = window.shape
+    shape = (len(context.calendar.groups), len(context.options.statistics), height, width)
+    values = np.empty(shape, dtype=np.float32)  # north up
+    of_cube = values[:, :, :: -1 if grid.flip_y else 1, :: -1 if grid.flip_x else 1]
+    by_date = np.zeros(len(context.calendar.numbers), dtype=np.int64)
+    pixels = 0
+    total: NDArray[np.int64] | None = None
+    for column in plan.columns(window):
+        clear, matched = _read(context, column)
+        if matched is not None:
+            total = matched if total is None else total + matched
+        domain = context.reader.read_domain(column)
+        pixels += clear[0].size if domain is None else int(np.count_nonzero(domain))
+        by_date += _clear_by_date(clear, context.calendar)
+        _, rows, columns = column.within(window).slices
+        gap_statistics(clear, context.calendar, context.options, domain=domain, out=of_cube[:, :, rows, columns])
+        del clear  # or it is there twice while the next one is read
+    record: dict[str, Any] = {
+        "rules": None if total is None else total.tolist(),
+        "pixels": pixels,
+        "clear": by_date.tolist(),
     }
-    values = gap_statistics(plan.grid.turn(clear), context.calendar, context.options, domain=turned)
-    del clear
     if context.store is not None:
         _write_store(context, context.store, values, number)
     bands = values.reshape(-1, *values.shape[2:])
@@ -221,14 +234,14 @@ def _read(context: GapContext, window: Window) -> tuple[NDArray[np.bool_], NDArr
     return clear, total
 
 
-def _clear_by_date(clear: NDArray[np.bool_], calendar: GapCalendar) -> list[int]:
+def _clear_by_date(clear: NDArray[np.bool_], calendar: GapCalendar) -> NDArray[np.int64]:
     """Return the number of clear pixels on each date."""
     edges = [*calendar.frames.tolist(), calendar.frame_count]
     counts = []
     for first, stop in pairwise(edges):
         frame = clear[first] if stop == first + 1 else clear[first:stop].any(axis=0)
-        counts.append(int(np.count_nonzero(frame)))
-    return counts
+        counts.append(np.count_nonzero(frame))
+    return np.array(counts, dtype=np.int64)
 
 
 def _numbers(band: F32) -> dict[str, float | int | None]:
