@@ -46,8 +46,9 @@ BOTH, ALONE, RADAR = range(3)
 WITHOUT: Weights = (only(ALONE, 3),) * CLASS_COUNT
 """Leaves radar out."""
 
-CHOOSING_BYTES = 25.0
-"""Memory for each sample of a window while the answers are put together, besides the first of them; measured."""
+WEIGHING_BYTES = 16.0
+"""Memory for each sample of a window while answers are weighed, besides the first of them; a little above the
+measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +131,7 @@ class RadarStackFiller:
     @property
     def sample_bytes(self) -> float:
         """Memory of a fill for each sample of the read window."""
-        return self.stack.sample_bytes + CHOOSING_BYTES
+        return self.stack.sample_bytes + WEIGHING_BYTES
 
     @property
     def seconds_per_million(self) -> float:
@@ -138,8 +139,9 @@ class RadarStackFiller:
         return self.stack.seconds_per_million + 1.0
 
     def learn_bytes(self, samples: int) -> int:
-        """Memory of learning from so many samples: the looks hold two guides more."""
-        return self.stack.learn_bytes(samples) + int(4.0 * len(LED) * draws_of(samples) * samples)
+        """Memory of learning from so many samples: the looks hold two guides more, and each is looked at as a scene."""
+        more = 4.0 * len(LED) * draws_of(samples) + self._scene.sample_bytes
+        return self.stack.learn_bytes(samples) + int(more * samples)
 
     def learn_seconds(self, samples: int) -> float:
         """Seconds of learning from so many samples on one core: lessons are looked at as scenes, trees grow thrice."""
