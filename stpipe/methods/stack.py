@@ -214,7 +214,7 @@ class StackFiller:
     def learn_bytes(self, samples: int) -> int:
         """Memory of learning from so many samples: a fill, what `MOST_SAMPLES` take, and looks for the network."""
         looks = _draws(samples) * LOOK_BYTES if self.network is not None else 0.0
-        return int((self.sample_bytes + 60.0 + looks) * samples)
+        return int((self.sample_bytes + 75.0 + looks) * samples)
 
     def learn_seconds(self, samples: int) -> float:
         """Seconds of learning from so many samples on one core, measured."""
