@@ -81,7 +81,9 @@ def compare(before: F32, after: F32, groups: Integers) -> Verdict:
     return Verdict(log_ratio=middle, standard_error=spread if number > 1 else float("inf"))
 
 
-def suited(samples: Samples, guides: slice, usual: Mixture, *, enough: float, rng: np.random.Generator) -> Mixture:
+def suited(
+    samples: Samples, guides: slice, usual: Mixture, *, enough: float, rng: np.random.Generator, parts: bool = True
+) -> Mixture:
     """Return the mean of guides that suits a cube, as far as frames that had no say in it bear it out.
 
     Weights are found on some of the frames and judged on the others: where they are no better there than the usual
@@ -102,6 +104,8 @@ def suited(samples: Samples, guides: slice, usual: Mixture, *, enough: float, rn
         See `Mixture.drawn_towards`.
     rng : numpy Generator
         Deals frames out.
+    parts : bool
+        Whether parts of frames can be witnesses and judges at all.
     """
 
     def found(some: Samples) -> tuple[Mixture, Mixture]:
@@ -118,7 +122,7 @@ def suited(samples: Samples, guides: slice, usual: Mixture, *, enough: float, rn
 
     everything = found(samples)
     there, groups = np.unique(samples.frames, return_inverse=True)
-    if there.size < LEAST_FRAMES:
+    if parts and there.size < LEAST_FRAMES:
         groups = squares(samples.frames, samples.spots, TILE)
         there = np.unique(groups)
     if there.size < LEAST_FRAMES:
@@ -131,7 +135,7 @@ def suited(samples: Samples, guides: slice, usual: Mixture, *, enough: float, rn
             row[apart] = errors(mixture, samples.where(apart))
     before = errors(usual, samples)
     verdicts = [compare(before, after, groups) for after in own]
-    if verdicts[0].holds(SURE) and verdicts[0].log_ratio < verdicts[1].log_ratio:
+    if parts and verdicts[0].holds(SURE) and verdicts[0].log_ratio < verdicts[1].log_ratio:
         return everything[0]
     if verdicts[1].holds(1.0):
         return everything[1]

@@ -69,10 +69,10 @@ LEAST_GAIN = 0.001
 that it takes for a million samples."""
 
 ENOUGH_BASE_FRAMES = 16.0
-"""Witnesses, see `Mixture.drawn_towards`, that say as much of which guides to trust as many other scenes together."""
+"""Frames whose hidden samples say as much of which guides to trust as many other scenes do together."""
 
 ENOUGH_FRAMES = 16.0
-"""The same for how far to trust the network, which has the guides to go by itself."""
+"""The same for how far to trust the network, which has the guides to go by itself; or parts of frames, see `suited`."""
 
 UNLIKE = 0.02
 """A network that errs more than the mean it is to better by this share is out of its depth."""
@@ -240,7 +240,7 @@ class StackFiller:
     def learn_bytes(self, samples: int) -> int:
         """Memory of learning from so many samples: a fill, what `MOST_SAMPLES` take, and looks for the network."""
         looks = draws_of(samples) * LOOK_BYTES if self.network is not None else 0.0
-        return int((self.sample_bytes + 60.0 + looks) * samples)
+        return int((self.sample_bytes + 75.0 + looks) * samples)
 
     def learn_seconds(self, samples: int) -> float:
         """Seconds of learning from so many samples on one core, measured."""
@@ -492,7 +492,8 @@ def _base_of(looks: Sequence[Look], usual: Mixture, rng: np.random.Generator) ->
     samples = Samples.of([look.samples() for look in looks]).picked(rng, MOST_SAMPLES)
     if samples.truth.size < LEAST_SAMPLES:
         return None
-    return suited(samples, slice(len(GUIDES)), usual, enough=ENOUGH_BASE_FRAMES, rng=rng)
+    # The network was trained on what it is to better: parts of frames moved that too far on a cube of twelve frames.
+    return suited(samples, slice(len(GUIDES)), usual, enough=ENOUGH_BASE_FRAMES, rng=rng, parts=False)
 
 
 def _mixture(weights: Sequence[Sequence[float]]) -> Mixture:
