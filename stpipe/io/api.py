@@ -27,10 +27,11 @@ from stpipe.core.ports import Filler, Learner, SceneFiller, Sums
 from stpipe.core.qa_products import parse_trust
 from stpipe.core.resampling import Resampling
 from stpipe.core.samples import SOURCE_CODES, check_fillable
+from stpipe.core.sizes import gib
 from stpipe.core.survey import ArrayOverviews, Level, coarser, lattice_step, levels_of, location_and_spread, standardise
 from stpipe.core.trust import remarks
 from stpipe.core.windows import Triple, Window
-from stpipe.errors import CubeError, OptionError
+from stpipe.errors import CubeError, OptionError, PlanError
 from stpipe.execution.clusters.connect import cores, share_of_memory
 from stpipe.execution.context import FillJob, Scale
 from stpipe.execution.learning import learn, taught_by
@@ -40,12 +41,16 @@ from stpipe.io.frames import SOURCE_SUFFIX, companions, half_width_name, interva
 from stpipe.io.guide_sources import Guide, guides_of, names_of, not_guides, object_guides
 from stpipe.io.guides import GuideOptions, Guides
 from stpipe.io.objects import ArrayReader, understand
+from stpipe.io.places import Place
 from stpipe.io.radar import Radar
 from stpipe.io.radar_objects import object_radar, radar_options
 from stpipe.methods import make_filler
 from stpipe.methods.sar.options import NAME as SAR
 from stpipe.methods.sar.options import SarOptions
 from stpipe.methods.with_guides import check_method, make_guided, make_sar
+
+MOST_OF_FIELDS = 0.25
+"""Share of a worker's memory that what a method keeps of each pixel may take."""
 
 
 class Survey(NamedTuple):
@@ -190,12 +195,15 @@ def fill(
     for name in cube.names:
         array, info = cube.array(name), cube.info(name)
         check_fillable(info)
+        limit = share_of_memory(cores()) if memory_limit is None else memory_limit
+        _check_fields(filler, cube.extent, limit)
         plan = make_plan(
             extent=cube.extent,
             variables=[info],
             filler=filler,
-            identity={"xarray": name},
-            memory_limit=share_of_memory(cores()) if memory_limit is None else memory_limit,
+            # Guides lie where they lie on this very grid.
+            identity={"xarray": name, **({} if guides is None else {"place": Place.of_object(cube, name).told()})},
+            memory_limit=limit,
             block=block,
             overlap=overlap,
             whole_axis=max_gap is not None,
@@ -213,6 +221,18 @@ def fill(
         products = _fill_lazily(job) if is_dask_collection(array.variable.data) else _fill_now(job)
         result = result.assign(_named(array, name, percent, products))
     return result
+
+
+def _check_fields(filler: Filler, extent: Triple, limit: int) -> None:
+    """Refuse a scene of which a method keeps more than memory holds: here it is one array, on disk it is parts."""
+    if not isinstance(filler, SceneFiller):
+        return
+    needed = 4 * len(filler.fields) * extent[1] * extent[2]
+    if needed > MOST_OF_FIELDS * limit:
+        raise PlanError(
+            f"what {filler.name} keeps of {extent[1]} x {extent[2]} pixels takes {gib(needed)} in each worker, of the "
+            f"{gib(limit)} that one may take; fill a cube of this size with `stpipe fill-scene`"
+        )
 
 
 def _survey_part(job: FillJob, tile: Window) -> SurveyPart:

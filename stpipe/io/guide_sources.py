@@ -195,22 +195,22 @@ def object_guides(objects: Sequence[Guide], cube: ObjectCube, options: GuideOpti
                 seen = replace(seen, trust=cube.trust, quality=cube.quality)
             place = Place.of_object(seen, label)
             readers = [(_named(name, taken), seen.info(name), seen.reader(name)) for name in there]
-            source, cost = object_source(seen, there), seen.quality_cost
+            source, cost = object_source(seen, there, place), seen.quality_cost
         parts.append(replace(placed(place, readers, target, options, source=source), quality=cost))
     if not parts:
         raise CubeError(f"no guide has a variable {', '.join(options.variables) or 'that is not to be filled'}")
     return _checked(Guides(parts=tuple(parts), files=tuple(files)))
 
 
-def object_source(seen: ObjectCube, names: Sequence[str]) -> str:
-    """Return what tells an object's variables from others."""
+def object_source(seen: ObjectCube, names: Sequence[str], place: Place) -> str:
+    """Return what tells an object's variables at a place from others."""
     from dask.base import tokenize
 
     arrays = [seen.array(name).variable.data for name in names]
     if seen.trust is None:
-        return str(tokenize(seen.days, arrays))
+        return str(tokenize(seen.days, arrays, place.told()))
     about = [quality.array for quality in seen.quality.values()]
-    return str(tokenize(seen.days, arrays, seen.trust.identity(), about))
+    return str(tokenize(seen.days, arrays, seen.trust.identity(), about, place.told()))
 
 
 def _named(name: str, taken: dict[str, int]) -> str:

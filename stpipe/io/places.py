@@ -44,6 +44,13 @@ class Place:
     x: NDArray[Any] | None
     """(x,), likewise."""
 
+    def told(self) -> str:
+        """Return what tells a place from others, for the names of tasks."""
+        from dask.base import tokenize
+
+        axes = [None if axis is None else np.asarray(axis) for axis in (self.times, self.y, self.x)]
+        return str(tokenize(self.extent, axes, self.crs_wkt, self.transform))
+
     @classmethod
     def of_cube(cls, cube: Cube) -> Place:
         """Return that of a cube in a file."""

@@ -107,6 +107,10 @@ def with_radar(guides: Guides, cube: Cube, options: GuideOptions) -> tuple[Guide
         where = ", ".join(path for path, _ in found)
         return guides, (f"radar is in {len(found)} guides ({where}) and infilled from none: that takes one cube",)
     ((path, names),) = found
+    others = [one.name for part in guides.parts for one in part.variables if one.info.name not in names]
+    if others:
+        alone = f"{' and '.join(names)} count as guides alone, beside {', '.join(others)}"
+        return guides, (f"{alone}: pconv infills from radar that is by itself; choose with --guide-var",)
     try:
         radar = open_radar([path], cube, RadarOptions(variables=names, resampling=options.resampling))
     except (CubeError, OptionError) as error:

@@ -84,10 +84,11 @@ def object_radar(guide: Guide, cube: ObjectCube, options: RadarOptions) -> Radar
     if filled:
         raise CubeError(f"{', '.join(filled)} would be filled and be the radar; choose other variables")
     seen = understand(guide, variables=names)
+    place = Place.of_object(seen, LABEL)
     source = RadarSource(
-        place=Place.of_object(seen, LABEL),
+        place=place,
         readable=[(name, _with_units(seen, name), seen.reader(name)) for name in names],
-        identity=object_source(seen, names),
+        identity=object_source(seen, names, place),
         quality=seen.quality_cost,
     )
     return radar_on(source, target, options)

@@ -164,7 +164,8 @@ SAR = ("--method", "sar", "--sar-clear-dates", "9")
 
 
 def test_radar_is_scored_beside_what_it_has_to_beat(site: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["evaluate", site["cube"], *SAR, "--guide", site["radar"]]) == 0
+    # Half of the dates are those of the score, which no regression sees.
+    assert run(["evaluate", site["cube"], *SAR[:-1], "7", "--guide", site["radar"]]) == 0
     out, err = capsys.readouterr()
     assert "note: ndvi: sar is " in err
     assert "better than the same regression on radar dates in a random order" in err

@@ -7,6 +7,7 @@ from threading import Timer
 from types import SimpleNamespace
 from typing import Any
 
+import dask
 import pytest
 from distributed import Client, LocalCluster
 from distributed.comm.core import CommClosedError
@@ -14,7 +15,7 @@ from distributed.comm.core import CommClosedError
 from stpipe.core.sizes import GIB
 from stpipe.execution import waiting
 from stpipe.execution.bounds import Bound
-from stpipe.execution.clusters.connect import KEPT_BYTES, connect
+from stpipe.execution.clusters.connect import KEPT_BYTES, _preloads, connect
 from stpipe.execution.stages import ContextPlugin, StageResult, run_stage
 from stpipe.execution.waiting import SchedulerLostError, needed
 
@@ -32,6 +33,16 @@ def test_workers_keep_memory_where_told_to_and_the_user_does_not_say_otherwise(m
     with connect(scheduler=None, workers=1, memory_limit=GIB, keep_memory=True) as client:
         (told,) = client.run(allocator).values()
     assert told == (str(KEPT_BYTES), "131072")
+
+
+def test_what_a_site_has_its_processes_load_stays() -> None:
+    with dask.config.set({"distributed.scheduler.preload": ["site"], "distributed.worker.preload": "site"}):
+        loaded = _preloads({"distributed.nanny.preload": ["of_file"]})
+    steady = "stpipe.execution.steady"
+    assert loaded["distributed.scheduler.preload"] == [steady, "site"]
+    assert loaded["distributed.worker.preload"] == ["stpipe.execution.foreground", steady, "site"]
+    assert loaded["distributed.nanny.preload"] == [steady, "of_file"]
+    assert loaded["distributed.client.preload"] == [steady]
 
 
 def quick(_: object, __: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,35 @@ def test_radar_fills_objects_lazily_or_not_as_a_scene_in_one_piece(tmp_path: Pat
     assert set(own.data_vars) == {"ndvi", "ndvi_source", "ndvi_ci90", "VV", "VH"}
     xr.testing.assert_identical(own.VV, both.VV)
     assert (own.ndvi_source.values == 2).any()
+
+
+def test_guides_that_lie_elsewhere_make_other_tasks() -> None:
+    optical, radar = with_radar()
+    lazy = optical.chunk(time=7)
+    moved = radar.assign_coords(x=radar.x + 40)
+    for options in ({"method": "sar"}, {"method": "guided", "guide_var": "VV"}):
+        here, there = (stpipe.fill(lazy, guide=guide, block=(44, 8, 16), **options).ndvi for guide in (radar, moved))
+        again = stpipe.fill(lazy, guide=radar, block=(44, 8, 16), **options).ndvi
+        assert set(here.__dask_graph__()) == set(again.__dask_graph__())
+        shifted = stpipe.fill(lazy.assign_coords(x=lazy.x + 40), guide=radar, block=(44, 8, 16), **options).ndvi
+        assert not {*_fills(here)} & {*_fills(there)}
+        assert not {*_fills(here)} & {*_fills(shifted)}
+
+
+def _fills(array: xr.DataArray) -> Iterator[str]:
+    """Return the names of tasks that fill, of those that a graph has."""
+    for key in array.__dask_graph__():
+        name = key[0] if isinstance(key, tuple) else key
+        if str(name).startswith("fill-"):
+            yield str(name)
+
+
+def test_a_scene_whose_coefficients_memory_does_not_hold_is_refused() -> None:
+    optical, radar = with_radar()
+    with pytest.raises(
+        PlanError, match=r"keeps of 18 x 22 pixels takes .* with `stpipe fill-scene`"
+    ):
+        stpipe.fill(optical, method="sar", guide=radar, memory_limit=2**15)
 
 
 def test_radar_that_does_not_fit_is_refused_in_one_line() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -102,11 +102,25 @@ TRY, TRIES = 4, 5
 KEPT_BYTES = 2**28
 """What glibc's allocator keeps of the memory that a worker gives back, if it is told to keep any."""
 
+LARGE_BYTES = 2**24
+"""Arrays from this size on go back all the same: each finds a hole of its own in what is kept, which then grows."""
+
 
 def _keeping() -> dict[str, Any]:
     """Return settings for workers that keep the memory they give back; what the user's environment says goes before."""
-    names = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
-    return {f"distributed.nanny.pre-spawn-environ.{name}": KEPT_BYTES for name in names}
+    bounds = {"MALLOC_TRIM_THRESHOLD_": KEPT_BYTES, "MALLOC_MMAP_THRESHOLD_": LARGE_BYTES}
+    return {f"distributed.nanny.pre-spawn-environ.{name}": size for name, size in bounds.items()}
+
+
+def _preloads(settings: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return what each of Dask's processes is to load: what is shipped, and what the site or a cluster's file names."""
+    named: dict[str, list[str]] = {}
+    for key, shipped_ones in local_settings().items():
+        if key.endswith(".preload"):
+            own = [dask.config.get(key, []), settings.get(key, [])]
+            lists = [[one] if isinstance(one, str) else list(one or []) for one in own]
+            named[key] = list(dict.fromkeys([*shipped_ones, *lists[0], *lists[1]]))
+    return named
 
 
 def _client_of(scheduler: str) -> Client:
@@ -161,6 +175,7 @@ def connect(
     settings = (
         local_settings() | (_keeping() if keep_memory else {}) | ({} if cluster is None else dict(cluster.settings))
     )
+    settings |= _preloads(settings)
     with dask.config.set(settings):
         if cluster is not None:
             _start_tracker()
