@@ -178,9 +178,7 @@ def _fills(array: xr.DataArray) -> Iterator[str]:
 
 def test_a_scene_whose_coefficients_memory_does_not_hold_is_refused() -> None:
     optical, radar = with_radar()
-    with pytest.raises(
-        PlanError, match=r"keeps of 18 x 22 pixels takes .* with `stpipe fill-scene`"
-    ):
+    with pytest.raises(PlanError, match=r"keeps of 18 x 22 pixels takes .* with `stpipe fill-scene`"):
         stpipe.fill(optical, method="sar", guide=radar, memory_limit=2**15)
 
 
