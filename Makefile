@@ -12,6 +12,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Test processes: TensorFlow takes 0.7 GB in each that needs it.
 JOBS ?= 2
+# They wait as much as they work: for jobs, for leases that run out, for processes that start.
+WAITING_JOBS ?= 3
 # What pytest, or the scores, should take besides, such as ARGS="tests/core -k blocks" or ARGS=--quick.
 ARGS ?=
 
@@ -29,7 +31,7 @@ test: $(VENV)/.stamp-test
 
 integration: services $(VENV)/.stamp-test
 	rm -rf build/faults
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --integration -m integration --fault-outcomes build/faults $(ARGS)
+	$(BIN)/python -m pytest -n $(WAITING_JOBS) --dist loadgroup --integration -m integration --fault-outcomes build/faults $(ARGS)
 
 # Ten minutes on two cores; what came of each fault stays in build/faults, so that a part of them can be tried again.
 faults: $(VENV)/.stamp-test
