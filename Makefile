@@ -12,7 +12,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Test processes: TensorFlow takes 0.7 GB in each that needs it.
 JOBS ?= 2
-# They wait as much as they work: for jobs, for leases that run out, for processes that start.
+# Those of make integration wait as much as they work: for jobs, for leases that run out, for processes that start.
 WAITING_JOBS ?= 3
 # What pytest, or the scores, should take besides, such as ARGS="tests/core -k blocks" or ARGS=--quick.
 ARGS ?=
