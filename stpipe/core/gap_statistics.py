@@ -88,6 +88,10 @@ def statistics_of(percentiles: Sequence[float]) -> tuple[Statistic, ...]:
 EPOCH_UNITS = "days since 1970-01-01"
 """Units of dates."""
 
+NO_DAY = int(np.iinfo(np.int32).min)
+"""Stands for no date where dates are whole numbers. With NaN xarray would cast it to a date, of which NumPy warns, and
+hushes that in a way that threads take from each other."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GapOptions:

@@ -11,7 +11,7 @@ import zarr
 from xarray.backends.zarr import FillValueCoder
 from zarr.codecs import BloscCodec, BloscShuffle
 
-from stpipe.core.gap_statistics import EPOCH_UNITS, GapCalendar, GapOptions, Statistic
+from stpipe.core.gap_statistics import EPOCH_UNITS, NO_DAY, GapCalendar, GapOptions, Statistic
 from stpipe.core.ports import JSON, VariableInfo
 from stpipe.io.cube import Cube
 from stpipe.io.frames import RasterGrid
@@ -69,16 +69,22 @@ def _create(
     dims: Sequence[str],
     attrs: dict[str, JSON],
 ) -> None:
-    nan = FillValueCoder.encode(float("nan"), np.dtype(np.float32))
+    dated = statistic.units == EPOCH_UNITS
+    dtype = np.dtype(np.int32 if dated else np.float32)
+    missing = NO_DAY if dated else float("nan")
     group.create_array(
         f"{info.name}_{statistic.name}",
         shape=tuple(shape),
         chunks=tuple(chunks),
-        dtype=np.float32,
-        fill_value=float("nan"),
+        dtype=dtype,
+        fill_value=missing,
         compressors=[BloscCodec(cname="zstd", clevel=1, shuffle=BloscShuffle.shuffle, typesize=4)],
         dimension_names=tuple(dims),
-        attributes={**statistic_attrs(info.name, statistic), "_FillValue": nan, **attrs},
+        attributes={
+            **statistic_attrs(info.name, statistic),
+            "_FillValue": FillValueCoder.encode(missing, dtype),
+            **attrs,
+        },
     )
 
 

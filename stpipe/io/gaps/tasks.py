@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stpipe.core.gap_statistics import GapCalendar, GapOptions, gap_statistics
+from stpipe.core.gap_statistics import NO_DAY, GapCalendar, GapOptions, gap_statistics
 from stpipe.core.ports import CubeReader, VariableInfo
 from stpipe.core.samples import is_nodata
 from stpipe.core.windows import Window
@@ -274,7 +274,20 @@ def _write_store(context: GapContext, store: str, values: F32, number: int) -> N
     place = (slice(*rows), slice(*columns))
     for s, statistic in enumerate(context.options.statistics):
         array = open_array(store, f"{context.info.name}_{statistic.name}", "r+")
+        stored = _as_stored(values[:, s], array.dtype)
         if context.options.by == "none":
-            array[place] = values[0, s]
+            array[place] = stored[0]
         else:
-            array[:, place[0], place[1]] = values[:, s]
+            array[:, place[0], place[1]] = stored
+
+
+def _as_stored(values: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return a statistic as its array holds it: dates as whole days, `NO_DAY` where there is none.
+
+    >>> _as_stored(np.array([19000, np.nan], np.float32), np.dtype(np.int32)).tolist()
+    [19000, -2147483648]
+    """
+    if dtype.kind == "f":
+        return values
+    known = np.isfinite(values)
+    return np.where(known, np.where(known, values, 0).astype(dtype), dtype.type(NO_DAY))
