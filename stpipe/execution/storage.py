@@ -54,9 +54,6 @@ AT_ONCE = 64 * 2**20
 REQUESTS = 32
 """Requests that are under way together."""
 
-_TAKEN = (409, 412)
-"""What a store answers if there is an object already, or if somebody else is writing it this moment."""
-
 _LIBRARIES = frozenset({"botocore", "aiobotocore", "aiohttp", "fsspec", "s3fs"})
 
 _SHOWN = 200
@@ -406,59 +403,6 @@ def move(source: Path, target: Path) -> None:
                 batch_size=REQUESTS,
             )
     remove(source)
-
-
-def create(path: Path, content: bytes) -> bool:
-    """Write a small object unless there is one already; return whether it was written."""
-    system, key = door_of(path)
-    try:
-        system.pipe_file(key, content, mode="create")
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if _status(error) in _TAKEN:
-            return False
-        raise
-    return True
-
-
-def read_tagged(path: Path) -> tuple[bytes, str] | None:
-    """Return the content of a small object and its tag, which changes with it; None if there is none."""
-    system, key = door_of(path)
-    bucket, _, name = key.partition("/")
-    try:
-        answer = system.call_s3("get_object", Bucket=bucket, Key=name)
-        return bytes(_body(system, answer)), str(answer["ETag"])
-    except FileNotFoundError:
-        return None
-
-
-def replace_tagged(path: Path, content: bytes, tag: str) -> bool:
-    """Write a small object in place of the one with this tag; return whether it was still there, and was replaced."""
-    system, key = door_of(path)
-    bucket, _, name = key.partition("/")
-    try:
-        system.call_s3("put_object", Bucket=bucket, Key=name, Body=content, IfMatch=tag)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        if isinstance(error, FileExistsError) or _status(error) in _TAKEN:
-            return False
-        raise
-    return True
-
-
-def _body(system: Any, answer: dict[str, Any]) -> Any:
-    from fsspec.asyn import sync
-
-    return sync(system.loop, answer["Body"].read)
-
-
-def _status(error: BaseException) -> int | None:
-    """Return what a store answered by HTTP, if it did."""
-    answer = getattr(error.__cause__, "response", None) or {}
-    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return None if status is None else int(status)
 
 
 def fetch(path: Path, local: Path) -> None:

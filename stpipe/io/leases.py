@@ -17,7 +17,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from stpipe.errors import OutputError, RunError
-from stpipe.execution.storage import create, drop, is_of_store, one_line, read_tagged, replace_tagged
+from stpipe.execution.storage import drop, is_of_store, one_line
+from stpipe.io.tagged import create, read_tagged, replace_tagged
 
 PATIENCE = 30.0
 """Seconds that a lease is watched for a sign of life."""
