@@ -178,8 +178,9 @@ def show(result: Evaluation, console: Console) -> None:
             console.print(_by_group(result, methods, grouping))
     best = "" if result.best_simple is None else f" against {result.best_simple}, the best simple method;"
     console.print(
-        f"* the lowest. difference: of the MAE,{best} in brackets the middle 90 % of a bootstrap over frames or their "
-        "parts. skill: against linear. seams: steps across block borders over those when filled in one piece."
+        f"* the lowest. difference: of the MAE,{best} in brackets, here and of the share inside the interval, the "
+        "middle 90 % of a bootstrap over frames or their parts. skill: against linear. seams: steps across block "
+        "borders over those when filled in one piece."
     )
 
 
@@ -201,7 +202,7 @@ def _overall(result: Evaluation, methods: Sequence[str]) -> Table:
             _fixed(row.r2, 3),
             _fixed(row.skill, 3),
             "" if own or math.isnan(row.difference) else between,
-            _percent(row.coverage),
+            _percent(row.coverage) + _bounds(row.coverage_low, row.coverage_high),
             _number(row.width),
             _percent(row.filled),
             _fixed(cost.seam_ratio, 3),
@@ -288,6 +289,15 @@ def _signed(value: float) -> str:
 
 def _fixed(value: float, digits: int) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _bounds(low: float, high: float) -> str:
+    """Return error bars of a share, empty if there are none.
+
+    >>> _bounds(0.831, 0.9), _bounds(float("nan"), 0.9)
+    (' [83, 90]', '')
+    """
+    return "" if math.isnan(low) or math.isnan(high) else f" [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def _percent(value: float) -> str:

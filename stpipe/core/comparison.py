@@ -1,9 +1,10 @@
 """Comparing methods on the same samples: sums by kind of gap, and what follows from them.
 
 Samples that some method leaves unfilled are counted for it, and compared for none. Differences of mean absolute errors
-come with a bootstrap over whole frames, for the samples of one frame are wrong together: over its weather a method errs
-alike from end to end. Where samples lie in fewer than `ENOUGH_FRAMES` frames, which are too few to draw from, it is
-over clusters of `TILE` x `TILE` pixels of a frame instead, and tells too little of what could be chance.
+and shares inside intervals come with a bootstrap over whole frames, for the samples of one frame are wrong together:
+over its weather a method errs alike from end to end. Where samples lie in fewer than `ENOUGH_FRAMES` frames, which are
+too few to draw from, it is over clusters of `TILE` x `TILE` pixels of a frame instead, and tells too little of what
+could be chance.
 """
 
 from __future__ import annotations
@@ -114,6 +115,12 @@ class Row:
     coverage: float
     """Share of the truth inside the interval."""
 
+    coverage_low: float
+    """5 % of the bootstrap's shares are below this."""
+
+    coverage_high: float
+    """5 % are above this."""
+
     width: float
     """Mean full width of the interval."""
 
@@ -176,10 +183,9 @@ class Sums:
         self.frames = frames
         self.samples = np.zeros((clusters, groups))
         self.absolute = np.zeros((count, clusters, groups))
+        self.covered, self.with_interval = np.zeros((2, count, clusters, groups))
         self.hidden, self.truth, self.squares = np.zeros((3, groups))
-        self.filled, self.signed, self.squared, self.covered, self.width, self.with_interval = np.zeros(
-            (6, count, groups)
-        )
+        self.filled, self.signed, self.squared, self.width = np.zeros((4, count, groups))
 
     def add(
         self,
@@ -202,7 +208,7 @@ class Sums:
             Each sample's cluster.
         """
         each = np.all([np.isfinite(values) for values, _ in answers], axis=0)
-        wide = len(GROUPS)
+        wide, shape = len(GROUPS), self.samples.shape
         for group in groups:
 
             def total(
@@ -211,24 +217,30 @@ class Sums:
                 summed = np.bincount(group[where], weights=weights[where].astype(np.float64), minlength=wide)
                 return summed.astype(np.float64)
 
-            key = clusters[each] * wide + group[each]
+            def clustered(
+                where: NDArray[np.bool_], weights: NDArray[Any] | None = None, group: NDArray[np.integer] = group
+            ) -> NDArray[np.float64]:
+                key = clusters[where] * wide + group[where]
+                summed = np.bincount(
+                    key, weights=None if weights is None else weights[where], minlength=shape[0] * wide
+                )
+                return summed.reshape(shape).astype(np.float64)
+
             ones, everywhere = np.ones(truth.shape), np.ones_like(each)
             self.hidden += total(ones, everywhere)
-            self.samples += np.bincount(key, minlength=self.samples.size).reshape(self.samples.shape)
+            self.samples += clustered(each)
             self.truth += total(truth)
             self.squares += total(np.square(truth, dtype=np.float64))
             for i, (values, half_width) in enumerate(answers):
                 error = (values - truth).astype(np.float64)
                 size = np.abs(error)
                 known = each & np.isfinite(half_width)
-                self.absolute[i] += np.bincount(key, weights=size[each], minlength=self.samples.size).reshape(
-                    self.samples.shape
-                )
+                self.absolute[i] += clustered(each, size)
                 self.filled[i] += total(ones, np.isfinite(values))
                 self.signed[i] += total(error)
                 self.squared[i] += total(np.square(error))
-                self.with_interval[i] += total(ones, known)
-                self.covered[i] += total(size <= half_width, known)
+                self.with_interval[i] += clustered(known)
+                self.covered[i] += clustered(known & (size <= half_width))
                 self.width[i] += total(2.0 * half_width, known)
 
     def rows(self, spread: float, rng: np.random.Generator) -> tuple[tuple[Row, ...], str | None]:
@@ -238,7 +250,16 @@ class Sums:
         mae = _ratio(absolute, count)
         simple = [i for i, name in enumerate(self.methods) if is_simple(name)]
         best = np.array(simple)[absolute[simple].argmin(axis=0)] if simple else None
-        low, high = self._bootstrap(best, rng)
+        differences = np.full_like(self.absolute, np.nan)
+        if best is not None:
+            differences = self.absolute - self.absolute[best, :, np.arange(len(GROUPS))].T
+        low, high = self._resampled(
+            np.concatenate([differences, self.covered]),
+            np.concatenate([np.broadcast_to(self.samples, differences.shape), self.with_interval]),
+            rng,
+        )
+        with_interval = self.with_interval.sum(axis=1)
+        of_all = len(self.methods)
         deviation = self.squares - _ratio(np.square(self.truth), count)
         reference = mae[self.methods.index(REFERENCE)] if REFERENCE in self.methods else np.full(len(GROUPS), np.nan)
         rows = []
@@ -250,8 +271,10 @@ class Sums:
                 "bias": spread * _ratio(self.signed[i], count),
                 "r2": 1 - _ratio(self.squared[i], np.where(deviation > 1e-9 * count, deviation, 0)),
                 "skill": 1 - _ratio(mae[i], reference),
-                "coverage": _ratio(self.covered[i], self.with_interval[i]),
-                "width": spread * _ratio(self.width[i], self.with_interval[i]),
+                "coverage": _ratio(self.covered[i].sum(axis=0), with_interval[i]),
+                "coverage_low": low[of_all + i],
+                "coverage_high": high[of_all + i],
+                "width": spread * _ratio(self.width[i], with_interval[i]),
                 "difference": np.full(len(GROUPS), np.nan)
                 if best is None
                 else spread * (mae[i] - mae[best, np.arange(len(GROUPS))]),
@@ -292,7 +315,7 @@ class Sums:
         mae = _ratio(self.absolute.sum(axis=1), count)
         apart = mae[one] - mae[other]
         share = _ratio(apart, mae[other])
-        low, high = self._resampled(self.absolute[one] - self.absolute[other], rng)
+        low, high = self._resampled(self.absolute[one] - self.absolute[other], self.samples[None], rng)
         return tuple(
             Difference(
                 method=method,
@@ -320,36 +343,27 @@ class Sums:
         summed = _summed(columns, owner, frames.size)
         return frames, summed[:, 0].astype(np.int64), _ratio(summed[:, 1:].T, summed[:, 0])
 
-    def _bootstrap(
-        self, best: NDArray[np.integer] | None, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the 5th and 95th percentile of each method's difference to the best simple one, by group."""
-        if best is None:
-            nothing = np.full((len(self.methods), len(GROUPS)), np.nan)
-            return nothing, nothing
-        return self._resampled(self.absolute - self.absolute[best, :, np.arange(len(GROUPS))].T, rng)
-
     def _resampled(
-        self, differences: NDArray[np.float64], rng: np.random.Generator
+        self, totals: NDArray[np.float64], counts: NDArray[np.float64], rng: np.random.Generator
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the 5th and 95th percentile of means of (what, cluster, group) sums, as (what, group).
+        """Return the 5th and 95th percentile of totals over counts, both (what, cluster, group), as (what, group).
 
         What is drawn with replacement is frames where `ENOUGH_FRAMES` of them have samples, else clusters.
         """
-        nothing = np.full((len(differences), len(GROUPS)), np.nan)
+        shape = (len(totals), len(GROUPS))
         used = np.flatnonzero(self.samples[:, 0])
         if not used.size:
+            nothing = np.full(shape, np.nan)
             return nothing, nothing
-        samples = self.samples[used]
-        flat = differences[:, used].transpose(1, 0, 2).reshape(used.size, -1)
+        flat, samples = (part[:, used].transpose(1, 0, 2).reshape(used.size, -1) for part in (totals, counts))
         frames, owner = np.unique(self.frames[used], return_inverse=True)
         if frames.size >= ENOUGH_FRAMES:
             samples, flat = (_summed(part, owner, frames.size) for part in (samples, flat))
         count = len(flat)
-        found = np.empty((RESAMPLES, *nothing.shape))
+        found = np.empty((RESAMPLES, *shape))
         for i in range(RESAMPLES):  # one at a time: a matrix of all resamples may be large
             times = np.bincount(rng.integers(0, count, count), minlength=count).astype(np.float64)
-            found[i] = _ratio((times @ flat).reshape(nothing.shape), times @ samples)
+            found[i] = _ratio((times @ flat).reshape(shape), (times @ samples).reshape(-1, shape[1]))
         # A group that some resamples miss altogether has no error bars.
         return np.quantile(found, 0.05, axis=0), np.quantile(found, 0.95, axis=0)
 

@@ -369,6 +369,8 @@ SCORES: Mapping[str, str] = {
     "r2": "1 - squared error / squared deviation of the truth from its mean",
     "skill": f"1 - MAE / MAE of {REFERENCE}",
     "coverage": "share of the truth inside the interval",
+    "coverage_low": "5th percentile of that share, by bootstrap over frames or their parts",
+    "coverage_high": "95th percentile of that share, by bootstrap over frames or their parts",
     "width": "mean full width of the interval",
     "difference": "MAE minus that of the best simple method in the group",
     "difference_low": "5th percentile of the difference, by bootstrap over frames or their parts",

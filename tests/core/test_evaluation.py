@@ -200,6 +200,32 @@ def test_error_bars_are_those_of_frames_where_there_are_enough(frames: int) -> N
     assert (width > 2.4 / np.sqrt(frames)) == (frames >= ENOUGH_FRAMES)
 
 
+@pytest.mark.parametrize("frames", [ENOUGH_FRAMES - 1, 2 * ENOUGH_FRAMES])
+def test_shares_inside_intervals_have_bars_of_their_own(frames: int) -> None:
+    """Against a loop that draws frames, or clusters, by name; a method without a width counts where it has one."""
+    tiles, each = 12, 9
+    rng = np.random.default_rng(frames)
+    owner = np.repeat(np.arange(frames), tiles)
+    off = np.repeat(rng.exponential(1.0, frames * tiles), each) * rng.exponential(1.0, owner.size * each)
+    off = off.astype(np.float32) * np.repeat(rng.exponential(1.0, frames), tiles * each).astype(np.float32)
+    wide = np.where(rng.random(off.size) < 0.1, np.nan, 1.0).astype(np.float32)
+    numbers = np.repeat(np.arange(owner.size), each)
+    sums = Sums(("pconv",), owner)
+    sums.add(np.zeros_like(off), [(off, wide)], [np.zeros(off.size, dtype=int)], numbers)
+    (row,) = sums.rows(1.0, np.random.default_rng(1))[0]
+    inside, known = off <= wide, np.isfinite(wide)
+    assert row.coverage == pytest.approx(inside[known].mean())
+    keys = owner[numbers] if frames >= ENOUGH_FRAMES else numbers
+    units = [(inside[keys == key].sum(), known[keys == key].sum()) for key in np.unique(keys)]
+    draw = np.random.default_rng(2)
+    shares = []
+    for _ in range(RESAMPLES):
+        held, of = np.sum([units[i] for i in draw.integers(0, len(units), len(units))], axis=0)
+        shares.append(held / of)
+    low, high = np.quantile(shares, (0.05, 0.95))
+    np.testing.assert_allclose((row.coverage_low, row.coverage_high), (low, high), atol=0.2 * (high - low))
+
+
 def test_a_date_is_one_frame_in_all_crops() -> None:
     """Copies of a crop beside it are no more witnesses than it is by itself."""
     one = made_crop(6, (24, 2 * TILE, TILE))
