@@ -55,7 +55,24 @@ def names_below(folder: Path) -> list[str]:
 def assert_valid_cog(path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        assert cog_validate(str(path), strict=True, quiet=True) == (True, [], [])
+        found = cog_validate(str(path), strict=True, quiet=True)
+        with rasterio.open(path) as source:
+            (rows, columns), (height, width) = source.block_shapes[0], source.shape
+    if columns == width and rows < height:
+        # One tile wide, and several high: rio-cogeo takes its rows of tiles for strips, in GDAL's own COGs as well.
+        assert (rows, found) == (columns, (False, ["The file is greater than 512xH or 512xW, but is not tiled"], []))
+    else:
+        assert found == (True, [], [])
+
+
+def test_a_file_one_tile_wide_is_tiled_as_gdals_own_are(tmp_path: Path) -> None:
+    values = np.ones((1, 600, 512), dtype="uint8")
+    source = array_source({"v": values}, chunks=(1, 256, 256), transform=(30.0, 0.0, 5e5, 0.0, -30.0, 4e6), nodata=None)
+    ((_, file),) = write(source, tmp_path, layout="frames", memory=ROOMY)
+    assert_valid_cog(tmp_path / file.path)
+    with rasterio.open(tmp_path / file.path) as ours:
+        rasterio.shutil.copy(ours, tmp_path / "gdals.tif", driver="COG", blocksize=512)
+    assert_valid_cog(tmp_path / "gdals.tif")
 
 
 DTYPES = ["uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"]
