@@ -1,3 +1,5 @@
+import asyncio
+import atexit
 import os
 import subprocess
 import sys
@@ -43,6 +45,25 @@ def test_what_a_site_has_its_processes_load_stays() -> None:
     assert loaded["distributed.worker.preload"] == ["stpipe.execution.foreground", steady, "site"]
     assert loaded["distributed.nanny.preload"] == [steady, "of_file"]
     assert loaded["distributed.client.preload"] == [steady]
+
+
+def leave_something_waiting() -> None:
+    """Do what zarr does with requests that a store never answers: close their loop at exit."""
+    loop = asyncio.new_event_loop()
+
+    async def wait() -> None:
+        async with asyncio.Lock():
+            await asyncio.sleep(1000)
+
+    task = loop.create_task(wait())
+    loop.run_until_complete(asyncio.sleep(0.01))
+    atexit.register(lambda: (loop.close(), task))
+
+
+def test_workers_end_quietly_whatever_waits_in_them(capfd: pytest.CaptureFixture[str]) -> None:
+    with connect(scheduler=None, workers=1, memory_limit=GIB) as client:
+        client.submit(leave_something_waiting).result()
+    assert capfd.readouterr().err == ""
 
 
 def quick(_: object, __: int) -> str:
