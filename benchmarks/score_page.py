@@ -434,7 +434,8 @@ def _targets(found: Sequence[Target]) -> str:
     return (
         "## Targets\n\n"
         "A target holds if every figure meets it, whatever chance there is in so few frames. Of those that miss it,\n"
-        "in bold are the ones whose error bars miss it as well.\n\n"
+        "in bold are the ones whose error bars miss it as well. Bars over tiles of frames are too narrow: what is\n"
+        f"bold by them, in rows of fewer than {ENOUGH_FRAMES} frames, may be chance all the same.\n\n"
     ) + table(["target", "", "measured"], [[each.what, WORDS[each.holds], each.found] for each in found], left=3)
 
 

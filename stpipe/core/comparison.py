@@ -208,7 +208,7 @@ class Sums:
             Each sample's cluster.
         """
         each = np.all([np.isfinite(values) for values, _ in answers], axis=0)
-        wide, shape = len(GROUPS), self.samples.shape
+        wide = len(GROUPS)
         for group in groups:
 
             def total(
@@ -217,14 +217,14 @@ class Sums:
                 summed = np.bincount(group[where], weights=weights[where].astype(np.float64), minlength=wide)
                 return summed.astype(np.float64)
 
+            keys = clusters * wide + group
+
             def clustered(
-                where: NDArray[np.bool_], weights: NDArray[Any] | None = None, group: NDArray[np.integer] = group
+                where: NDArray[np.bool_], weights: NDArray[Any] | None = None, keys: NDArray[np.integer] = keys
             ) -> NDArray[np.float64]:
-                key = clusters[where] * wide + group[where]
-                summed = np.bincount(
-                    key, weights=None if weights is None else weights[where], minlength=shape[0] * wide
-                )
-                return summed.reshape(shape).astype(np.float64)
+                counted = None if weights is None else weights[where]
+                summed = np.bincount(keys[where], weights=counted, minlength=self.samples.size)
+                return summed.reshape(self.samples.shape).astype(np.float64)
 
             ones, everywhere = np.ones(truth.shape), np.ones_like(each)
             self.hidden += total(ones, everywhere)
@@ -258,8 +258,8 @@ class Sums:
             np.concatenate([np.broadcast_to(self.samples, differences.shape), self.with_interval]),
             rng,
         )
+        (low, coverage_low), (high, coverage_high) = np.split(low, 2), np.split(high, 2)
         with_interval = self.with_interval.sum(axis=1)
-        of_all = len(self.methods)
         deviation = self.squares - _ratio(np.square(self.truth), count)
         reference = mae[self.methods.index(REFERENCE)] if REFERENCE in self.methods else np.full(len(GROUPS), np.nan)
         rows = []
@@ -272,8 +272,8 @@ class Sums:
                 "r2": 1 - _ratio(self.squared[i], np.where(deviation > 1e-9 * count, deviation, 0)),
                 "skill": 1 - _ratio(mae[i], reference),
                 "coverage": _ratio(self.covered[i].sum(axis=0), with_interval[i]),
-                "coverage_low": low[of_all + i],
-                "coverage_high": high[of_all + i],
+                "coverage_low": coverage_low[i],
+                "coverage_high": coverage_high[i],
                 "width": spread * _ratio(self.width[i], with_interval[i]),
                 "difference": np.full(len(GROUPS), np.nan)
                 if best is None

@@ -1,5 +1,6 @@
 import asyncio
 import atexit
+import gc
 import os
 import subprocess
 import sys
@@ -42,22 +43,29 @@ def test_what_a_site_has_its_processes_load_stays() -> None:
         loaded = _preloads({"distributed.nanny.preload": ["of_file"]})
     steady = "stpipe.execution.steady"
     assert loaded["distributed.scheduler.preload"] == [steady, "site"]
-    assert loaded["distributed.worker.preload"] == ["stpipe.execution.foreground", steady, "site"]
+    assert loaded["distributed.worker.preload"] == ["stpipe.execution.worker_process", steady, "site"]
     assert loaded["distributed.nanny.preload"] == [steady, "of_file"]
     assert loaded["distributed.client.preload"] == [steady]
 
 
 def leave_something_waiting() -> None:
     """Do what zarr does with requests that a store never answers: close their loop at exit."""
-    loop = asyncio.new_event_loop()
+    loop, turn = asyncio.new_event_loop(), asyncio.Semaphore(1)
 
     async def wait() -> None:
-        async with asyncio.Lock():
+        async with turn:
             await asyncio.sleep(1000)
 
-    task = loop.create_task(wait())
+    tasks = [loop.create_task(wait()) for _ in range(2)]
     loop.run_until_complete(asyncio.sleep(0.01))
-    atexit.register(lambda: (loop.close(), task))
+
+    def forget() -> None:
+        loop.close()
+        del tasks[0]  # which has its turn, and hands it on in a loop that is closed
+        gc.collect()
+        tasks.clear()
+
+    atexit.register(forget)
 
 
 def test_workers_end_quietly_whatever_waits_in_them(capfd: pytest.CaptureFixture[str]) -> None:

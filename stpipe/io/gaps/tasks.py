@@ -290,4 +290,6 @@ def _as_stored(values: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any
     if dtype.kind == "f":
         return values
     known = np.isfinite(values)
-    return np.where(known, np.where(known, values, 0).astype(dtype), dtype.type(NO_DAY))
+    days = np.full(values.shape, NO_DAY, dtype=dtype)
+    days[known] = values[known]
+    return days
