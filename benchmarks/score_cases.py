@@ -226,26 +226,37 @@ FRAME_HIDDEN = 0.285
 """Share of it that is to be hidden, about."""
 
 
+FIELDS = 4
+"""Frames of it, each a scene of its own."""
+
+
 def _temperature(folder: Path, name: str) -> Case:
-    """Return one frame with exponential covariance and noise, under a real cloud.
+    """Return single frames with exponential covariance and noise, each under a real cloud.
 
     In the plane, the spectrum of exp(-h / reach) is (f**2 + (2 pi reach)**-2) ** -1.5: an amplitude of slope 1.5.
     """
-    (rng,) = draws_of(name, 1)
-    reach = 30.0
-    field = 305 + 3.0 * fractal(rng, FRAME, slope=1.5, longest=2 * np.pi * reach) + 0.5 * rng.standard_normal(FRAME)
-    scene = scene_of("temperature", field[None], np.zeros(1))
+    reach, scenes = 30.0, []
+    for rng in draws_of(name, FIELDS):
+        field = 305 + 3.0 * fractal(rng, FRAME, slope=1.5, longest=2 * np.pi * reach) + 0.5 * rng.standard_normal(FRAME)
+        scenes.append(scene_of("temperature", field[None], np.zeros(1)))
     large = zoomed(real_clouds(folder), FRAME)
     rows, columns = (range(0, have - n + 1, 40) for have, n in zip(large.shape[1:], FRAME, strict=True))
-    shapes = [cloud[y : y + FRAME[0], x : x + FRAME[1]] for cloud in large for y in rows for x in columns]
-    nearest = min(shapes, key=lambda shape: abs(float(shape.mean()) - FRAME_HIDDEN))
+
+    def far(shape: NDArray[np.bool_]) -> float:
+        return abs(float(shape.mean()) - FRAME_HIDDEN)
+
+    dates = [[cloud[y : y + FRAME[0], x : x + FRAME[1]] for y in rows for x in columns] for cloud in large]
+    shapes = sorted((min(parts, key=far) for parts in dates), key=far)
     return Case(
         name=name,
         kind=SURROGATE,
         units="K",
-        what=f"one frame, exponential covariance over {reach:g} px, 3 K, noise of 0.5 K; a cloud of the HLS scenes",
-        scenes=(scene,),
-        hidden=((nearest[None],),),
+        what=(
+            f"{FIELDS} single frames, exponential covariance over {reach:g} px, 3 K, noise of 0.5 K; "
+            "a cloud of the HLS scenes over each"
+        ),
+        scenes=tuple(scenes),
+        hidden=(tuple(shape[None] for shape in shapes[:FIELDS]),),
     )
 
 
@@ -293,32 +304,34 @@ class Seasons:
         )
 
 
+# Samples of a frame are wrong together, so what counts is how many frames have gaps: some twenty in each row, where the
+# data have as many. Each draw hides others, and frames that several draws hide are one witness in the error bars.
 CASES: dict[str, Callable[[Path, str], Case]] = {
     "co": _given,
-    "hls-ndvi": Real(scene="hls ndvi", draws=2, what="HLS NDVI, 30 dates, a strip in the east"),
-    "hls-nir": Real(scene="hls nir", draws=2, what="HLS near infrared, the same", units="reflectance"),
+    "hls-ndvi": Real(scene="hls ndvi", draws=4, what="HLS NDVI, 30 dates, a strip in the east"),
+    "hls-nir": Real(scene="hls nir", draws=4, what="HLS near infrared, the same", units="reflectance"),
     "monthly-ndvi": Real(
-        scene="monthly ndvi", draws=1, what="Sentinel-2 NDVI, 12 months, the south-west", gaps=BORROWED
+        scene="monthly ndvi", draws=4, what="Sentinel-2 NDVI, 12 months, the south-west", gaps=BORROWED
     ),
     "monthly-nir": Real(
-        scene="monthly b08", draws=1, what="Sentinel-2 near infrared, the same", units="reflectance", gaps=BORROWED
+        scene="monthly b08", draws=4, what="Sentinel-2 near infrared, the same", units="reflectance", gaps=BORROWED
     ),
-    "sinop-ndvi": Real(scene="sinop ndvi", draws=1, what="MODIS NDVI, 23 dates, the east", gaps=BORROWED),
-    "cereal-ndvi": Real(scene="worldcereal ndvi", draws=2, what="Sentinel-2 NDVI of one site, later dates"),
+    "sinop-ndvi": Real(scene="sinop ndvi", draws=4, what="MODIS NDVI, 23 dates, the east", gaps=BORROWED),
+    "cereal-ndvi": Real(scene="worldcereal ndvi", draws=4, what="Sentinel-2 NDVI of one site, later dates"),
     "cereal-nir": Real(
-        scene="worldcereal nir", draws=2, what="Sentinel-2 near infrared, the same", units="reflectance"
+        scene="worldcereal nir", draws=4, what="Sentinel-2 near infrared, the same", units="reflectance"
     ),
     "fields-ndvi": Real(scene="fusets", draws=4, what="Sentinel-2 NDVI of a field, 31 dates", gaps=BORROWED),
-    "alaska-ndvi": Real(scene="gapfill", draws=4, what="MODIS NDVI of Alaska, the last 2 of 4 years, 4 dates each"),
+    "alaska-ndvi": Real(scene="gapfill", draws=8, what="MODIS NDVI of Alaska, the last 2 of 4 years, 4 dates each"),
     "patch-ndvi": Real(scene="eolearn", draws=3, what="Sentinel-2 NDVI of a patch, 68 dates", kind=NEVER),
-    "sst": Real(scene="alboran", draws=2, what="AVHRR sea surface temperature, 10 days", units="K", kind=NEVER),
+    "sst": Real(scene="alboran", draws=4, what="AVHRR sea surface temperature, 10 days", units="K", kind=NEVER),
     "temperature": _temperature,
     "seasons-20": Seasons(percent=20),
     "seasons-30": Seasons(percent=30),
     "seasons-40": Seasons(percent=40),
     "seasons-50": Seasons(percent=50),
-    "hls-overcast": Real(scene="hls ndvi", draws=1, what="HLS NDVI as above", kind=WHOLE, gaps=OVERCAST),
-    "patch-overcast": Real(scene="eolearn", draws=1, what="The patch as above", kind=WHOLE, gaps=OVERCAST),
+    "hls-overcast": Real(scene="hls ndvi", draws=4, what="HLS NDVI as above", kind=WHOLE, gaps=OVERCAST),
+    "patch-overcast": Real(scene="eolearn", draws=4, what="The patch as above", kind=WHOLE, gaps=OVERCAST),
 }
 """How each row is made, in the order of the table."""
 

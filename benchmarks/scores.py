@@ -82,7 +82,9 @@ def imported(path: Path) -> set[Path]:
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                if not all((ROOT / name.replace(".", "/")).with_suffix(".py").is_file() for name in names):
+                    names.append(node.module)  # or else modules of a package are all that is asked of it
             for name in names:
                 base = ROOT / name.replace(".", "/")
                 new += [file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()]

@@ -139,6 +139,10 @@ def test_results_are_found_by_samples_and_by_code(modules: dict[str, ModuleType]
     assert scores.version("linear", None) != scores.version("pyramid", None)
     files = scores.imported(scores.ROOT / "stpipe/methods/calibrated.py")
     assert {scores.ROOT / "stpipe/core/intervals.py", scores.ROOT / "stpipe/core/windows.py"} <= files
+    learns = scores.imported(scores.ROOT / "stpipe/methods/stack.py")
+    assert scores.ROOT / "stpipe/methods/forests.py" in learns  # from stpipe.methods import forests
+    assert scores.ROOT / "stpipe/methods/auto.py" not in learns
+    assert scores.ROOT / "stpipe/methods/stack.py" in scores.imported(scores.ROOT / "stpipe/methods/auto.py")
 
 
 def test_the_page_says_what_holds_and_leaves_out_what_was_not_measured(
