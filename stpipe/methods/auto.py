@@ -1,8 +1,9 @@
 """The method that suits the cube, found on artificial gaps of the cube itself; two of them where that is better.
 
-Learning hides samples of the crops, lets every other method fill them, and compares on the same samples:
+Learning hides samples of the crops, lets every simple method fill them, and compares on the same samples:
 `stpipe.methods.choice` says how. Two methods have to beat the single winner again on every one of the draws that took
-no part in the choice.
+no part in the choice. So has the choice to beat the default, which learns for minutes which of all methods to lean on,
+and so is tried on these draws alone: where it is not surely worse, it fills.
 
 One border in space and not a method for each class of gap, for every change of method can be seen in the picture. The
 two are blended around the border. Over ten splits of the draws on vegetation, reflectance and carbon monoxide, a method
@@ -35,7 +36,7 @@ from stpipe.core.timeline import median_step
 from stpipe.core.windows import Triple, triple
 from stpipe.errors import OptionError, RunError, ScratchError
 from stpipe.methods import IN_TIME, METHODS, NO_CANDIDATES, bare_filler
-from stpipe.methods.choice import GAIN, Choice, Errors, Scores, choose, gain
+from stpipe.methods.choice import Choice, Errors, Scores, choose, gain, surely_better
 
 SHARE = (0.05, 0.15)
 """What each draw hides of the crops, least and most."""
@@ -74,6 +75,9 @@ class AutoFiller:
     candidates: tuple[Filler, ...]
     """The methods to choose from, each with a name of its own; of equal ones the first wins."""
 
+    default: Filler | None = None
+    """Fills unless the choice is surely better; None for nothing but the candidates."""
+
     choice: Choice | None = None
     """What was chosen; None before."""
 
@@ -84,11 +88,16 @@ class AutoFiller:
     """The chosen methods with what they learned, in the order of `Choice.methods`."""
 
     def __post_init__(self) -> None:
-        names = [filler.name for filler in self.candidates]
-        if not names or len(set(names)) < len(names):
+        names = [filler.name for filler in self.known]
+        if not self.candidates or len(set(names)) < len(names):
             raise OptionError(
                 f"auto chooses among methods that have names of their own, got {', '.join(names) or 'none'}"
             )
+
+    @property
+    def known(self) -> tuple[Filler, ...]:
+        """All methods that it may use."""
+        return self.candidates if self.default is None else (*self.candidates, self.default)
 
     @property
     def name(self) -> str:
@@ -98,49 +107,52 @@ class AutoFiller:
     @property
     def halo(self) -> tuple[int | None, int, int]:
         """The whole time axis, and in the frame the widest of the candidates' and what tells the border."""
-        y, x = (max(filler.halo[axis] or 0 for filler in self.candidates) for axis in (1, 2))
+        y, x = (max(filler.halo[axis] or 0 for filler in self.known) for axis in (1, 2))
         least = int(np.ceil(RAMP * max(CLASS_PX)))
         return (None, max(y, least), max(x, least))
 
     @property
     def stride(self) -> Triple:
         """A multiple of all the candidates'."""
-        return triple(np.lcm.reduce([filler.stride for filler in self.candidates], axis=0))
+        return triple(np.lcm.reduce([filler.stride for filler in self.known], axis=0))
 
     @property
     def process_bytes(self) -> int:
         """The most that a candidate takes, and what others leave behind that were tried before it; measured."""
-        return max(filler.process_bytes for filler in self.candidates) + LEFT_BEHIND
+        return max(filler.process_bytes for filler in self.known) + LEFT_BEHIND
 
     @property
     def sample_bytes(self) -> float:
         """Memory of a fill for each sample of the read window: one method's answer is held while the other fills."""
-        return max(filler.sample_bytes for filler in self.candidates) + 14.0
+        return max(filler.sample_bytes for filler in self.known) + 14.0
 
     @property
     def seconds_per_million(self) -> float:
         """Seconds for a million samples on one core: those of the chosen ones, or of the two costliest before."""
-        known = sorted((filler.seconds_per_million for filler in self.fillers or self.candidates), reverse=True)
+        known = sorted((filler.seconds_per_million for filler in self.fillers or self.known), reverse=True)
         return sum(known[:2]) + 0.1
 
     def learn_bytes(self, samples: int) -> int:
         """Memory of learning from so many samples: copies, draws, errors, and the costliest candidate."""
         own = 33.0 + 4 * DRAWS * SHARE[1] * ROUNDS * len(self.candidates)
-        learners = [filler.learn_bytes(samples) for filler in self.candidates if isinstance(filler, Learner)]
+        learners = [filler.learn_bytes(samples) for filler in self.known if isinstance(filler, Learner)]
         return int(max([self.sample_bytes * samples, *learners]) + own * samples)
 
     def learn_seconds(self, samples: int) -> float:
         """Seconds of learning from so many samples on one core; of larger crops only a part is tried."""
         fill = sum(filler.seconds_per_million + 0.1 for filler in self.candidates)
         learn = sum(filler.learn_seconds(samples) for filler in self.candidates if isinstance(filler, Learner))
-        return samples / 1e6 * DRAWS * (ROUNDS * fill + 2 * self.seconds_per_million) + (ROUNDS + 2) * learn
+        last = self.default.learn_seconds(samples) if isinstance(self.default, Learner) else 0.0
+        tried = samples / 1e6 * DRAWS * (ROUNDS * fill + 2 * self.seconds_per_million)
+        return tried + (ROUNDS + 2) * learn + 2 * last
 
     def identity(self) -> dict[str, JSON]:
         """Return what decides the numbers."""
         return {
             "method": self.name,
-            "version": 1,
+            "version": 2,
             "candidates": [filler.identity() for filler in self.candidates],
+            "default": None if self.default is None else self.default.identity(),
             "choice": None if self.choice is None else asdict(self.choice),
             "chosen": [filler.identity() for filler in self.fillers],
         }
@@ -155,12 +167,16 @@ class AutoFiller:
         if self.choice is None or self.scores is None:
             return ()
         lines = [f"auto uses {self.choice}", *self.scores.table()]
-        if self.scores.pair:
-            better = 100 * gain(self.scores.single, self.scores.pair)
-            if self.choice.limit_px is None:
-                lines.append("two methods did not hold up on gaps set apart: one is used")
-            else:
-                lines.append(f"on gaps set apart, two methods are {better:.1f} % better than one")
+        best = self.scores.single
+        if surely_better(self.scores.pair, best):
+            lines.append(f"on gaps set apart, two methods are {gain(best, self.scores.pair):.1%} better than one")
+            best = self.scores.pair
+        elif self.scores.pair:
+            lines.append("two methods did not hold up on gaps set apart: one is used")
+        if self.scores.default and self.default is not None:
+            default, others = (f"{sum(errors) / len(errors):.3f}" for errors in (self.scores.default, best))
+            lines.append(f"on gaps set apart, {self.default.name} tuned to the cube errs {default},")
+            lines.append(f"the best of the table {others}")
         if sum(self.scores.samples) < TRUSTED_SAMPLES:
             lines.append(f"the choice rests on only {sum(self.scores.samples)} artificial gap samples")
         inner = (line for filler in self.fillers for line in getattr(filler, "notes", tuple)())
@@ -189,21 +205,25 @@ class AutoFiller:
         tried = middles(crops, TRIED_SAMPLES, narrowest=NARROWEST, rounded_up=True)
         found = _together([_try(able, tried, seed=seed, number=number) for number in range(ROUNDS)])
         single, pair = choose(found, generator(Purpose.AUTO_BOOTSTRAP, seed))
+        last = None if self.default is None else Choice(near=self.default.name, far=self.default.name)
+        rivals = [each for each in (single, pair, last) if each is not None]
+        checked: dict[Choice, tuple[float, ...]] = {}
+        if len(rivals) > 1:
+            checked = dict(zip(rivals, self._check(rivals, tried, seed=seed, number=ROUNDS), strict=True))
         choice = single
-        ones: tuple[float, ...] = ()
-        pairs: tuple[float, ...] = ()
-        if pair is not None:
-            ones, pairs = self._check(single, pair, tried, seed=seed, number=ROUNDS)
-            if gain(ones, pairs) >= GAIN and all(two <= one for one, two in zip(ones, pairs, strict=True)):
-                choice = pair
+        if pair is not None and surely_better(checked[pair], checked[single]):
+            choice = pair
+        if last is not None and not surely_better(checked[choice], checked[last]):
+            choice = last
         scores = Scores(
             methods=found.methods,
             samples=tuple(np.bincount(found.classes, minlength=CLASS_COUNT).tolist()),
             errors=tuple(
                 tuple(np.bincount(found.classes, weights=row, minlength=CLASS_COUNT).tolist()) for row in found.absolute
             ),
-            single=ones,
-            pair=pairs,
+            single=checked.get(single, ()),
+            pair=() if pair is None else checked[pair],
+            default=() if last is None else checked[last],
         )
         learned = [_learn(filler, crops, seed) for filler in self._named(choice)]
         file = io.BytesIO()
@@ -257,26 +277,28 @@ class AutoFiller:
         return Prediction(values=values, half_width=half_width, fallback=fallback)
 
     def _named(self, choice: Choice) -> tuple[Filler, ...]:
-        """Return the candidates of a choice."""
-        by_name = {filler.name: filler for filler in self.candidates}
+        """Return the methods of a choice."""
+        by_name = {filler.name: filler for filler in self.known}
         return tuple(by_name[name] for name in choice.methods)
 
     def _check(
-        self, single: Choice, pair: Choice, crops: Sequence[Crop], *, seed: int, number: int
-    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return the MAE of one method and of two on each draw of a round that took no part in the choice."""
+        self, choices: Sequence[Choice], crops: Sequence[Crop], *, seed: int, number: int
+    ) -> tuple[tuple[float, ...], ...]:
+        """Return the MAE of each choice on each draw of a round that took no part in choosing."""
         left, hidden = _round(crops, seed=seed, number=number)
-        learned = {filler.name: _taught_on(filler, left, seed) for filler in self._named(pair)}
-        totals, counts = np.zeros((2, DRAWS)), np.zeros(DRAWS)
+        named = {filler.name: filler for choice in choices for filler in self._named(choice)}
+        for filler in named.values():
+            filler.prepare()
+        learned = {name: _taught_on(filler, left, seed) for name, filler in named.items()}
+        totals, counts = np.zeros((len(choices), DRAWS)), np.zeros(DRAWS)
         for crop, ways in zip(crops, hidden, strict=True):
             for draw, away in enumerate(ways):
-                for i, choice in enumerate((single, pair)):
+                for i, choice in enumerate(choices):
                     fillers = tuple(learned[name] for name in choice.methods)
                     absolute = _absolute(replace(self, choice=choice, fillers=fillers), crop, away)
                     totals[i, draw] += absolute.sum(dtype=np.float64)
                 counts[draw] += away.sum()
-        ones, pairs = (totals / np.maximum(counts, 1)).tolist()
-        return tuple(ones), tuple(pairs)
+        return tuple(tuple(row) for row in (totals / np.maximum(counts, 1)).tolist())
 
 
 def far_weight(distance: NDArray[np.float32], limit_px: float) -> NDArray[np.float32]:
@@ -289,13 +311,26 @@ def far_weight(distance: NDArray[np.float32], limit_px: float) -> NDArray[np.flo
     return np.asarray(np.log(inside * (RAMP / limit_px)) / (2 * np.log(RAMP))).clip(0, 1).astype(np.float32)
 
 
-def auto_filler() -> AutoFiller:
-    """Return the method with all others that there are as candidates, the default first.
+def auto_filler(*guides: Filler) -> AutoFiller:
+    """Return the method with all others that there are: the simple ones to choose from, and the default, tuned.
 
-    Without `stack`: it chooses among the others by itself, and would have to learn in every round.
+    Without `stack`, which is the default without its network.
+
+    Parameters
+    ----------
+    *guides : Filler
+        What leans on guides that the user gave: more to choose from, and for the default to lean on.
+
+    Examples
+    --------
+    >>> auto_filler().candidates[0].name, auto_filler().default.name
+    ('pyramid', 'pconv')
     """
-    names = (name for name in METHODS if name not in NO_CANDIDATES | {"stack"})
-    return AutoFiller(candidates=tuple(bare_filler(name) for name in names))
+    from stpipe.methods.tuned import tuned_pconv
+
+    default = tuned_pconv(others=guides)
+    names = (name for name in METHODS if name not in NO_CANDIDATES | {"stack", default.name})
+    return AutoFiller(candidates=(*(bare_filler(name) for name in names), *guides), default=default)
 
 
 def _round(crops: Sequence[Crop], *, seed: int, number: int) -> tuple[list[Crop], list[list[NDArray[np.bool_]]]]:

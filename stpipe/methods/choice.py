@@ -20,7 +20,8 @@ MARGIN = 0.02
 """A second method has to be better than the first by this share of its error, where it takes over."""
 
 GAIN = 0.01
-"""Two methods have to be better than one by this share of the error over all samples: they cost the sum of both."""
+"""Two methods have to be better than one by this share of the error over all samples: they cost the sum of both. So has
+any choice to be better than the default."""
 
 ENOUGH = 200
 """Fewer samples than this decide nothing by themselves."""
@@ -82,6 +83,9 @@ class Scores:
     pair: tuple[float, ...]
     """MAE of the best two methods there."""
 
+    default: tuple[float, ...] = ()
+    """MAE of the default there; empty where there is none."""
+
     @classmethod
     def from_json(cls, document: dict[str, JSON]) -> Scores:
         """Return what `dataclasses.asdict` and JSON made of scores.
@@ -97,6 +101,7 @@ class Scores:
             errors=tuple(tuple(row) for row in document["errors"]),
             single=tuple(document["single"]),
             pair=tuple(document["pair"]),
+            default=tuple(document["default"]),
         )
 
     def table(self) -> list[str]:
@@ -189,6 +194,19 @@ def gain(single: Sequence[float], pair: Sequence[float]) -> float:
     0.25
     """
     return 1 - sum(pair) / sum(single) if sum(single) else 0.0
+
+
+def surely_better(errors: Sequence[float], others: Sequence[float]) -> bool:
+    """Tell whether errors are smaller than others by `GAIN`, and larger on no draw; False where nothing was tried.
+
+    >>> surely_better((0.5, 0.5), (0.6, 0.5)), surely_better((0.5, 0.3), (0.4, 0.5)), surely_better((), (0.4, 0.5))
+    (True, False, False)
+    """
+    return (
+        bool(errors)
+        and gain(others, errors) >= GAIN
+        and all(mine <= other for mine, other in zip(errors, others, strict=True))
+    )
 
 
 def _digits(value: float) -> str:

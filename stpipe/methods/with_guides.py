@@ -210,7 +210,7 @@ def make_guided(
     elif method == "pconv":
         inner = tuned_pconv(DEFAULT if model is None else model, others=(own,))
     elif method == "auto":
-        inner = AutoFiller(candidates=(*auto_filler().candidates, own))
+        inner = auto_filler(own)
     return WithGuides(filler=CalibratedFiller(filler=inner, coverage=coverage), guides=guides, cost=cost)
 
 

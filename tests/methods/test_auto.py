@@ -20,7 +20,7 @@ from stpipe.core.ports import JSON, BlockInput, Filler, Learner, Prediction
 from stpipe.core.survey import ArrayOverviews
 from stpipe.core.windows import Window
 from stpipe.errors import OptionError, RunError, ScratchError
-from stpipe.methods import auto
+from stpipe.methods import METHODS, auto
 from stpipe.methods.auto import AutoFiller, auto_filler, far_weight
 from stpipe.methods.calibrated import CalibratedFiller
 from stpipe.methods.choice import Choice
@@ -388,8 +388,69 @@ def test_nothing_is_filled_before_the_choice() -> None:
     assert AutoFiller(candidates=(PyramidFiller(),)).notes() == ()
 
 
-def test_all_methods_are_candidates_but_itself() -> None:
-    names = [filler.name for filler in auto_filler().candidates]
-    assert names[0] == "pconv"
-    assert {"pyramid", "linear", "eof"} <= set(names)
-    assert "auto" not in names
+def test_all_simple_methods_are_candidates_beside_the_tuned_default() -> None:
+    filler = auto_filler()
+    names = [each.name for each in filler.known]
+    assert set(names) == set(METHODS) - {"auto", "stack", "sar"}
+    assert filler.default is not None
+    assert filler.default.name == METHODS[0] == names[-1]
+    assert isinstance(filler.default, Learner)  # the tuned one: without, it would only look patterns up
+
+
+def with_default(near: float, far: float, *candidates: Teller) -> AutoFiller:
+    default = LearningTeller(name="d", truth=TRUTH, near=near, far=far)
+    untaught = AutoFiller(candidates=candidates, default=default)
+    return untaught.taught(untaught.learn([crop_of(TRUTH)], seed=0))
+
+
+@pytest.mark.parametrize(
+    ("error", "used"),
+    [
+        pytest.param(0.05, "d", id="better"),
+        pytest.param(0.1, "d", id="alike"),
+        pytest.param(0.1005, "d", id="worse by too little to be sure"),
+        pytest.param(0.15, "a", id="surely worse"),
+    ],
+)
+def test_the_default_fills_unless_the_choice_is_surely_better(error: float, used: str) -> None:
+    filler = with_default(error, error, teller("a", 0.1, 0.1), teller("b", 0.2, 0.2))
+    assert filler.choice == Choice(near=used, far=used)
+    assert filler.scores is not None
+    assert filler.scores.methods == ("a", "b")
+    np.testing.assert_allclose(filler.scores.single, 0.1, rtol=1e-3)
+    np.testing.assert_allclose(filler.scores.default, error, rtol=1e-3)
+    notes = filler.notes()
+    told = notes.index(f"on gaps set apart, d tuned to the cube errs {np.mean(filler.scores.default):.3f},")
+    assert notes[told + 1] == "the best of the table 0.100"
+    default = filler.default
+    assert isinstance(default, LearningTeller)
+    assert len(default.seen) == 1 + (used == "d")  # on gaps set apart, and on all there is if it fills
+    assert max(map(len, notes)) <= 80 - len("stpipe: note: ")
+
+
+@pytest.mark.parametrize(("error", "used"), [(0.15, {"a", "b"}), (0.05, {"d"})])
+def test_two_methods_that_hold_up_are_what_the_default_has_to_match(error: float, used: set[str]) -> None:
+    filler = with_default(error, 2 * error, teller("a", 0.1, 0.5), teller("b", 0.4, 0.2))
+    assert filler.choice is not None
+    assert set(filler.choice.methods) == used
+    assert filler.scores is not None
+    assert max(filler.scores.pair) < min(filler.scores.single)
+    assert any(line.startswith("on gaps set apart, two methods are ") for line in filler.notes())
+
+
+def test_the_default_counts_in_what_is_planned() -> None:
+    plain = AutoFiller(candidates=(teller("a", 0.1, 0.1),))
+    wide = LearningTeller(
+        name="d", truth=TRUTH, near=0.1, far=0.1, halo=(None, 8, 40), stride=(4, 4, 1), process_bytes=2**30,
+        sample_bytes=50.0, seconds_per_million=7.0,
+    )  # fmt: skip
+    both = replace(plain, default=wide)
+    assert both.halo == (None, 18, 40)
+    assert both.stride == (4, 4, 3)
+    assert both.process_bytes > 2**30
+    assert both.sample_bytes > 50
+    assert both.learn_bytes(10**6) >= 99 * 10**6
+    assert both.learn_seconds(10**6) > plain.learn_seconds(10**6) + 2 * 3.0
+    assert both.identity() != plain.identity()
+    with pytest.raises(OptionError, match="auto chooses among methods that have names of their own"):
+        AutoFiller(candidates=(teller("d", 0.1, 0.1),), default=wide)
