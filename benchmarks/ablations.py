@@ -1,24 +1,27 @@
 """Train the network without one of its parts, and see what it was there for.
 
-    python benchmarks/ablations.py DATA -o FOLDER [--steps N] [--seed N]
+    python benchmarks/ablations.py DATA -o FOLDER [--steps N] [--seed N] [--only NAME]
 
 All networks are trained from scratch, alike and for short, on the same scenes, and scored on what those hold out. The
-result is FOLDER/ablations.json, which `scores.py --ablations` makes a table of.
+result is FOLDER/ablations.json, which `scores.py --ablations` makes a table of. A network that is done is not trained
+again, so that a run that was interrupted goes on, and several processes can take one each.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import train_default
-from data import borrowed_shapes, split
+from data import borrowed_shapes, load_never_trained, split
 from numpy.typing import NDArray
 
 from stpipe.methods.teaching import examples, usual_mixture
@@ -34,6 +37,46 @@ SYNTHETIC = 60
 
 SUPPORT = (*range(FIRST_GUIDE + 2 * GUIDE_COUNT + 4, FIRST_GUIDE + 2 * GUIDE_COUNT + 9), FEATURES - 2)
 """Channels that tell how samples lie: times and distance to observations, observed, shares of pixel and frame."""
+
+
+VARIANTS = ("full", "no guides", "no correction", "no support", "no synthetic data")
+"""The networks, the whole one first."""
+
+NO_NETWORK = "no network: the guides' usual mean"
+"""What a network has to be better than."""
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What was found, a file for each network, so that processes don't get into each other's way."""
+
+    folder: Path
+    """Where."""
+
+    how: dict[str, int]
+    """What the networks have in common."""
+
+    def write(self, name: str, errors: Mapping[str, float]) -> None:
+        """Keep the errors of a network."""
+        path = self._path(name)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(errors))
+        part.replace(path)
+
+    def read(self) -> dict[str, dict[str, float]]:
+        """Return what there is, the whole network first and what takes its place next."""
+        names = (VARIANTS[0], NO_NETWORK, *VARIANTS[1:])
+        return {name: json.loads(self._path(name).read_text()) for name in names if self._path(name).exists()}
+
+    def gather(self) -> None:
+        """Write all of it to one file, once all networks are there."""
+        found = self.read()
+        if set(VARIANTS) <= set(found):
+            (self.folder / "ablations.json").write_text(json.dumps(found, indent=1))
+
+    def _path(self, name: str) -> Path:
+        told = "-".join(f"{key}{value}" for key, value in self.how.items())
+        return self.folder / f"{'-'.join(re.findall('[a-z]+', name))}-{told}.json"
 
 
 def as_it_is(inputs: F32) -> F32:
@@ -97,9 +140,15 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=2)
+    parser.add_argument("--only", choices=VARIANTS, help="the network to train; all unless given")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
+    kept = Results(args.out, {"steps": args.steps, "seed": args.seed})
+    wanted = [name for name in VARIANTS if name not in kept.read() and args.only in (None, name)]
+    if not wanted:
+        kept.gather()
+        return
     families, held_out = split(args.data)
     shapes = borrowed_shapes(families)
     visits = [
@@ -110,7 +159,8 @@ def main() -> None:
     visits += train_default.make_up((0, SYNTHETIC), args.seed, shapes)
     usual = usual_mixture(visits, train_default.FAMILIES, seed=args.seed)
     learn = examples(visits, usual)
-    judge = examples(train_default.held_out_visits(held_out, args.seed, shapes), usual)
+    unseen = [*held_out, *load_never_trained(args.data)]  # the latter are of no family that is trained on
+    judge = examples(train_default.held_out_visits(unseen, args.seed, shapes), usual)
     del visits
     print(f"{len(learn)} examples, {len(judge)} held out, at {time.monotonic() - began:.0f} s", flush=True)
 
@@ -128,15 +178,16 @@ def main() -> None:
     usual_errors = {
         kind: float(np.mean([_base_error(each) for each in judge if each.family == kind])) for kind in kinds
     }
-    variants = {
+    kept.write(NO_NETWORK, usual_errors)
+    how = {
         "full": (learn, as_it_is, bound, None),
         "no guides": (learn, as_it_is, 4.0, without_guides),  # it has to find the whole value
         "no correction": (learn, as_it_is, 0.0, None),
         "no support": (learn, without_support, bound, None),
         "no synthetic data": (real, as_it_is, bound, None),
     }
-    result = {}
-    for name, (taught, change, largest, stripped) in variants.items():
+    for name in wanted:
+        taught, change, largest, stripped = how[name]
         keras.utils.set_random_seed(args.seed)
         unet.LARGEST_CORRECTION = largest  # the layer reads it when it is called
         model = unet.build_unet(UNetSpec())
@@ -146,11 +197,9 @@ def main() -> None:
         deck = ChangedDeck(own, families=train_default.FAMILIES, size=train_default.PATCH, seed=args.seed)
         deck.change = change
         train(model, deck, Schedule(steps=args.steps, every=100))
-        result[name] = errors_of(model, judged, change)
-        print(name, result[name], f"at {time.monotonic() - began:.0f} s", flush=True)
-        if name == "full":
-            result["no network: the guides' usual mean"] = usual_errors
-    (args.out / "ablations.json").write_text(json.dumps(result, indent=1))
+        kept.write(name, errors_of(model, judged, change))
+        print(name, kept.read()[name], f"at {time.monotonic() - began:.0f} s", flush=True)
+    kept.gather()
 
 
 if __name__ == "__main__":
