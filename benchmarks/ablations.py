@@ -4,12 +4,13 @@
 
 All networks are trained from scratch, alike and for short, on the same scenes, and scored on what those hold out. The
 result is FOLDER/ablations.json, which `scores.py --ablations` makes a table of. A network that is done is not trained
-again, so that a run that was interrupted goes on, and several processes can take one each.
+again by the same code, so that a run that was interrupted goes on, and several processes can take one each.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -23,6 +24,7 @@ import numpy as np
 import train_default
 from data import borrowed_shapes, load_never_trained, split
 from numpy.typing import NDArray
+from scores import imported
 
 from stpipe.methods.teaching import examples, usual_mixture
 from stpipe.model.features import FEATURES, FIRST_GUIDE, GUIDE_COUNT, network_input
@@ -53,7 +55,7 @@ class Results:
     folder: Path
     """Where."""
 
-    how: dict[str, int]
+    how: dict[str, int | str]
     """What the networks have in common."""
 
     def write(self, name: str, errors: Mapping[str, float]) -> None:
@@ -69,14 +71,28 @@ class Results:
         return {name: json.loads(self._path(name).read_text()) for name in names if self._path(name).exists()}
 
     def gather(self) -> None:
-        """Write all of it to one file, once all networks are there."""
+        """Write all of it to one file, or say which networks are not there yet."""
         found = self.read()
-        if set(VARIANTS) <= set(found):
-            (self.folder / "ablations.json").write_text(json.dumps(found, indent=1))
+        missing = [name for name in VARIANTS if name not in found]
+        path = self.folder / "ablations.json"
+        path.unlink(missing_ok=True)  # one of another run
+        if missing:
+            print(f"{path} has to wait for: {', '.join(missing)}")
+        else:
+            path.write_text(json.dumps(found, indent=1))
 
     def _path(self, name: str) -> Path:
         told = "-".join(f"{key}{value}" for key, value in self.how.items())
         return self.folder / f"{'-'.join(re.findall('[a-z]+', name))}-{told}.json"
+
+
+def code() -> str:
+    """Return a digest of all that decides the figures besides steps and seed."""
+    made, here = hashlib.sha256(), Path(__file__).resolve()
+    scripts = (here, *(here.with_name(f"{name}.py") for name in ("train_default", "data", "synthetic")))
+    for path in sorted({source for script in scripts for source in imported(script)}):
+        made.update(path.read_bytes())
+    return made.hexdigest()[:8]
 
 
 def as_it_is(inputs: F32) -> F32:
@@ -144,7 +160,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    kept = Results(args.out, {"steps": args.steps, "seed": args.seed})
+    kept = Results(args.out, {"steps": args.steps, "seed": args.seed, "code": code()})
     wanted = [name for name in VARIANTS if name not in kept.read() and args.only in (None, name)]
     if not wanted:
         kept.gather()

@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 
@@ -93,16 +93,25 @@ def imported(path: Path) -> set[Path]:
     return found
 
 
+def parts_of(filler: object) -> set[type]:
+    """Return the types of a method and of all that it is made of, such as the methods that are its guides."""
+    found, new = set(), [filler]
+    while new:
+        part = new.pop()
+        if isinstance(part, tuple):
+            new += part
+        elif is_dataclass(part) and type(part).__module__.startswith("stpipe."):
+            found.add(type(part))
+            new += [getattr(part, each.name) for each in fields(part)]
+    return found
+
+
 @cache
 def version(method: str, model: str | None) -> str:
     """Return a digest of a method's code and weights; what it doesn't import can change without telling."""
     filler = filler_of(method, model)
-    inner = getattr(filler, "filler", filler)
     made = hashlib.sha256(json.dumps(filler.identity(), sort_keys=True, default=str).encode())
-    files = {Path(inspect.getfile(type(part))).resolve() for part in (filler, inner)}
-    sources = {source for file in files for source in imported(file)}
-    if ROOT / "stpipe/model/weights.py" in sources:  # the identity of a method that chooses has none of others' weights
-        sources |= set((ROOT / "stpipe/model/packaged").glob("*.keras"))
+    sources = {source for part in parts_of(filler) for source in imported(Path(inspect.getfile(part)).resolve())}
     for path in sorted(sources):
         made.update(path.read_bytes())
     return made.hexdigest()

@@ -60,6 +60,9 @@ class Purpose(IntEnum):
     AUTO_BOOTSTRAP = 8
     """Whether a choice could be chance."""
 
+    AUTO_CHECK = 15
+    """Whether it holds up against the default."""
+
     BLOCKS = 10
     """Gaps of exported blocks, and which blocks are exported."""
 

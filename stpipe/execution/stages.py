@@ -9,6 +9,7 @@ it aside after a few deaths, while all others finish.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import itertools
 import os
@@ -145,6 +146,7 @@ class ContextPlugin(WorkerPlugin):
     def setup(self, worker: Worker) -> None:  # noqa: ARG002 - the plugin's signature
         """Keep the context for the tasks of this process."""
         self.start(self.context)
+        give_memory_back()
         forget_peak()
         _contexts[self.name] = self.context
 
@@ -207,6 +209,12 @@ def clean_workers(client: Client, name: str) -> Iterator[None]:
     finally:
         with suppress(Exception):  # the cluster may be gone, which is told elsewhere
             client.unregister_worker_plugin(name)
+
+
+def give_memory_back() -> None:
+    """Let the system have what this process's allocator keeps for later, where it can: a stage needs other sizes."""
+    with suppress(OSError, AttributeError):  # glibc's own
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def forget_peak() -> None:

@@ -3,7 +3,7 @@
 Learning hides samples of the crops, lets every simple method fill them, and compares on the same samples:
 `stpipe.methods.choice` says how. Two methods have to beat the single winner again on every one of the draws that took
 no part in the choice. So has the choice to beat the default, which learns for minutes which of all methods to lean on,
-and so is tried on these draws alone: where it is not surely worse, it fills.
+and so is tried on these draws alone: `stpipe.methods.checking`. Unless the choice is surely better, the default fills.
 
 One border in space and not a method for each class of gap, for every change of method can be seen in the picture. The
 two are blended around the border. Over ten splits of the draws on vegetation, reflectance and carbon monoxide, a method
@@ -36,7 +36,8 @@ from stpipe.core.timeline import median_step
 from stpipe.core.windows import Triple, triple
 from stpipe.errors import OptionError, RunError, ScratchError
 from stpipe.methods import IN_TIME, METHODS, NO_CANDIDATES, bare_filler
-from stpipe.methods.choice import Choice, Errors, Scores, choose, gain, surely_better
+from stpipe.methods.checking import Checks, Verdict, check, gain
+from stpipe.methods.choice import Choice, Errors, Scores, choose, digits
 
 SHARE = (0.05, 0.15)
 """What each draw hides of the crops, least and most."""
@@ -167,20 +168,27 @@ class AutoFiller:
         if self.choice is None or self.scores is None:
             return ()
         lines = [f"auto uses {self.choice}", *self.scores.table()]
-        best = self.scores.single
-        if surely_better(self.scores.pair, best):
-            lines.append(f"on gaps set apart, two methods are {gain(best, self.scores.pair):.1%} better than one")
-            best = self.scores.pair
-        elif self.scores.pair:
-            lines.append("two methods did not hold up on gaps set apart: one is used")
-        if self.scores.default and self.default is not None:
-            default, others = (f"{sum(errors) / len(errors):.3f}" for errors in (self.scores.default, best))
-            lines.append(f"on gaps set apart, {self.default.name} tuned to the cube errs {default},")
-            lines.append(f"the best of the table {others}")
+        lines += self._verdict(self.scores.verdict)
         if sum(self.scores.samples) < TRUSTED_SAMPLES:
             lines.append(f"the choice rests on only {sum(self.scores.samples)} artificial gap samples")
         inner = (line for filler in self.fillers for line in getattr(filler, "notes", tuple)())
         return (*lines, *inner)
+
+    def _verdict(self, found: Verdict) -> list[str]:
+        """Return what gaps set apart said: of two methods against one, and of these against the default."""
+        lines = []
+        if found.pair_holds:
+            lines.append(f"on gaps set apart, two methods are {gain(found.single, found.pair):.1%} better than one")
+        elif found.pair:
+            lines.append("two methods did not hold up on gaps set apart: one was taken")
+        if found.default and self.default is not None:
+            who = "the two err" if found.pair_holds else "the best of these errs"
+            chosen, default = (digits(float(np.mean(errors))) for errors in (found.chosen, found.default))
+            lines.append(f"on gaps set apart {who} {chosen}, tuned {self.default.name} {default}:")
+            lines.append(
+                "that is surely less" if found.choice_holds else f"not surely less, so {self.default.name} fills"
+            )
+        return lines
 
     def learn(self, crops: Sequence[Crop], *, seed: int) -> bytes:
         """Try the candidates on artificial gaps, choose, and let the chosen ones learn from all there is.
@@ -205,25 +213,17 @@ class AutoFiller:
         tried = middles(crops, TRIED_SAMPLES, narrowest=NARROWEST, rounded_up=True)
         found = _together([_try(able, tried, seed=seed, number=number) for number in range(ROUNDS)])
         single, pair = choose(found, generator(Purpose.AUTO_BOOTSTRAP, seed))
-        last = None if self.default is None else Choice(near=self.default.name, far=self.default.name)
-        rivals = [each for each in (single, pair, last) if each is not None]
-        checked: dict[Choice, tuple[float, ...]] = {}
-        if len(rivals) > 1:
-            checked = dict(zip(rivals, self._check(rivals, tried, seed=seed, number=ROUNDS), strict=True))
-        choice = single
-        if pair is not None and surely_better(checked[pair], checked[single]):
-            choice = pair
-        if last is not None and not surely_better(checked[choice], checked[last]):
-            choice = last
+        verdict = self._check(single, pair, tried, seed=seed)
+        choice = pair if pair is not None and verdict.pair_holds else single
+        if self.default is not None and not verdict.choice_holds:
+            choice = Choice(near=self.default.name, far=self.default.name)
         scores = Scores(
             methods=found.methods,
             samples=tuple(np.bincount(found.classes, minlength=CLASS_COUNT).tolist()),
             errors=tuple(
                 tuple(np.bincount(found.classes, weights=row, minlength=CLASS_COUNT).tolist()) for row in found.absolute
             ),
-            single=checked.get(single, ()),
-            pair=() if pair is None else checked[pair],
-            default=() if last is None else checked[last],
+            verdict=verdict,
         )
         learned = [_learn(filler, crops, seed) for filler in self._named(choice)]
         file = io.BytesIO()
@@ -281,24 +281,36 @@ class AutoFiller:
         by_name = {filler.name: filler for filler in self.known}
         return tuple(by_name[name] for name in choice.methods)
 
-    def _check(
-        self, choices: Sequence[Choice], crops: Sequence[Crop], *, seed: int, number: int
-    ) -> tuple[tuple[float, ...], ...]:
-        """Return the MAE of each choice on each draw of a round that took no part in choosing."""
-        left, hidden = _round(crops, seed=seed, number=number)
-        named = {filler.name: filler for choice in choices for filler in self._named(choice)}
+    def _check(self, single: Choice, pair: Choice | None, crops: Sequence[Crop], *, seed: int) -> Verdict:
+        """Try what was chosen, and the default, on a round that took no part in choosing."""
+        last = None if self.default is None else Choice(near=self.default.name, far=self.default.name)
+        if pair is None and last is None:
+            return Verdict()
+        left, hidden = _round(crops, seed=seed, number=ROUNDS)
+        rivals = [choice for choice in (single, pair, last) if choice is not None]
+        named = {filler.name: filler for choice in rivals for filler in self._named(choice)}
         for filler in named.values():
             filler.prepare()
-        learned = {name: _taught_on(filler, left, seed) for name, filler in named.items()}
-        totals, counts = np.zeros((len(choices), DRAWS)), np.zeros(DRAWS)
-        for crop, ways in zip(crops, hidden, strict=True):
-            for draw, away in enumerate(ways):
-                for i, choice in enumerate(choices):
-                    fillers = tuple(learned[name] for name in choice.methods)
-                    absolute = _absolute(replace(self, choice=choice, fillers=fillers), crop, away)
-                    totals[i, draw] += absolute.sum(dtype=np.float64)
-                counts[draw] += away.sum()
-        return tuple(tuple(row) for row in (totals / np.maximum(counts, 1)).tolist())
+        taught = {name: _taught_on(filler, left, seed) for name, filler in named.items()}
+        cases = [(i, draw, away) for i, ways in enumerate(hidden) for draw, away in enumerate(ways)]
+
+        def errors(choice: Choice | None) -> NDArray[np.float32] | None:
+            if choice is None:
+                return None
+            chosen = replace(self, choice=choice, fillers=tuple(taught[name] for name in choice.methods))
+            return _joined([_absolute(chosen, crops[i], away) for i, _, away in cases], np.float32)
+
+        one = errors(single)
+        assert one is not None
+        first = np.cumsum([0, *(cluster_count(crop) for crop in crops)])
+        found = Checks(
+            single=one,
+            pair=errors(pair),
+            default=errors(last),
+            clusters=_joined([clusters_of(crops[i], away) + first[i] for i, _, away in cases], np.intp),
+            draws=_joined([np.full(int(away.sum()), draw) for _, draw, away in cases], np.intp),
+        )
+        return check(found, generator(Purpose.AUTO_CHECK, seed))
 
 
 def far_weight(distance: NDArray[np.float32], limit_px: float) -> NDArray[np.float32]:

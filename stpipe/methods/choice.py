@@ -7,7 +7,6 @@ be chance.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,25 +14,10 @@ from numpy.typing import NDArray
 
 from stpipe.core.gap_classes import CLASS_PX, CLASS_STEPS, TIME_CLASSES
 from stpipe.core.ports import JSON
+from stpipe.methods.checking import ENOUGH, ENOUGH_CLUSTERS, GAIN, Verdict, beyond_chance, drawn_anew
 
 MARGIN = 0.02
 """A second method has to be better than the first by this share of its error, where it takes over."""
-
-GAIN = 0.01
-"""Two methods have to be better than one by this share of the error over all samples: they cost the sum of both. So has
-any choice to be better than the default."""
-
-ENOUGH = 200
-"""Fewer samples than this decide nothing by themselves."""
-
-ENOUGH_CLUSTERS = 10
-"""The same for clusters of samples that are wrong together."""
-
-RESAMPLES = 500
-"""Times that the bootstrap draws."""
-
-CHANCE = 0.95
-"""Share of the bootstrap that has to find the second method better."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,14 +61,8 @@ class Scores:
     errors: tuple[tuple[float, ...], ...]
     """Sum of absolute errors of each method in each class."""
 
-    single: tuple[float, ...]
-    """MAE of the single winner on each draw that checks the choice; empty where nothing was to check."""
-
-    pair: tuple[float, ...]
-    """MAE of the best two methods there."""
-
-    default: tuple[float, ...] = ()
-    """MAE of the default there; empty where there is none."""
+    verdict: Verdict
+    """What gaps that took no part in choosing say."""
 
     @classmethod
     def from_json(cls, document: dict[str, JSON]) -> Scores:
@@ -99,9 +77,7 @@ class Scores:
             methods=tuple(document["methods"]),
             samples=tuple(document["samples"]),
             errors=tuple(tuple(row) for row in document["errors"]),
-            single=tuple(document["single"]),
-            pair=tuple(document["pair"]),
-            default=tuple(document["default"]),
+            verdict=Verdict.from_json(document["verdict"]),
         )
 
     def table(self) -> list[str]:
@@ -123,7 +99,7 @@ class Scores:
             "the frame, none if it is empty, and by steps (st) to the nearest",
             "of the pixel's own series:",
             f"{'':11}" + "".join(f"{heading:>6}" for heading in headings),
-            *(f"{method:11.11}" + "".join(f"{_digits(value):>6}" for value in row) for method, row in rows),
+            *(f"{method:11.11}" + "".join(f"{digits(value):>6}" for value in row) for method, row in rows),
         ]
 
 
@@ -177,42 +153,20 @@ def choose(found: Errors, rng: np.random.Generator) -> tuple[Choice, Choice | No
             if side.sum() < ENOUGH or number.max() + 1 < ENOUGH_CLUSTERS:
                 continue
             before = np.bincount(number, weights=found.absolute[first, side])
-            times = rng.multinomial(before.size, np.full(before.size, 1 / before.size), RESAMPLES)
+            times = drawn_anew(before.size, rng)
             for second, method in enumerate(found.methods):
                 gain = before - np.bincount(number, weights=found.absolute[second, side])
                 better = gain.sum() > max(MARGIN * before.sum(), GAIN * sums[first])
-                if second != first and better and np.quantile(times @ gain, 1 - CHANCE) > 0:
+                if second != first and better and beyond_chance(times @ gain):
                     names = (method, single.near) if side is near else (single.near, method)
                     gains.append((float(gain.sum()), Choice(near=names[0], far=names[1], limit_px=limit)))
     return single, max(gains, key=lambda each: each[0])[1] if gains else None
 
 
-def gain(single: Sequence[float], pair: Sequence[float]) -> float:
-    """Return how much less error the pair makes, as a share.
-
-    >>> gain((0.5, 0.5), (0.25, 0.5))
-    0.25
-    """
-    return 1 - sum(pair) / sum(single) if sum(single) else 0.0
-
-
-def surely_better(errors: Sequence[float], others: Sequence[float]) -> bool:
-    """Tell whether errors are smaller than others by `GAIN`, and larger on no draw; False where nothing was tried.
-
-    >>> surely_better((0.5, 0.5), (0.6, 0.5)), surely_better((0.5, 0.3), (0.4, 0.5)), surely_better((), (0.4, 0.5))
-    (True, False, False)
-    """
-    return (
-        bool(errors)
-        and gain(others, errors) >= GAIN
-        and all(mine <= other for mine, other in zip(errors, others, strict=True))
-    )
-
-
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
     """Return up to five characters.
 
-    >>> _digits(0.12345), _digits(12.345), _digits(float("nan"))
+    >>> digits(0.12345), digits(12.345), digits(float("nan"))
     ('0.123', '12.3', '-')
     """
     return "-" if np.isnan(value) else f"{value:.3f}" if value < 10 else f"{value:.3g}"

@@ -155,6 +155,8 @@ def check_method(method: str, *, guided: bool, tune: bool | None = None, option:
         raise OptionError(f"--tune goes with --method pconv, not with {SAR}; leave one of them out")
     if guided and method in METHODS and method not in TAKE_GUIDES:
         raise OptionError(f"method {method} takes no {option}; {', '.join(TAKE_GUIDES)} do")
+    if method == "auto" and tune is False:
+        raise OptionError("auto compares what it chose with pconv as tuned to the cube; leave --no-tune out")
     if guided and method == "pconv" and tune is False:
         raise OptionError(f"pconv leans on a {option} only as far as it learns to trust it; leave --no-tune out")
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import dask
+import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 from distributed.comm.core import CommClosedError
@@ -147,6 +148,32 @@ def test_what_has_ended_is_not_done_again_when_its_worker_goes() -> None:
 
         assert run_stage(client, "run", "work", quick, range(60), look).done == 60
     assert max(held) < 30  # the scheduler takes a moment to let them go
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+HELD: list[np.ndarray] = []
+
+
+def leave_holes(_: object, number: int) -> str:
+    """Use 256 MiB in pieces that a worker keeps, and hold on to the last one, above all the others."""
+    pieces = [np.ones(2**16, dtype=np.float64) for _ in range(512)]
+    HELD.append(pieces.pop())
+    return "done" if number == 0 and resident() > 2**28 else "had"
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc to see what a process holds")
+def test_what_a_stage_leaves_behind_goes_back_before_the_next_one() -> None:
+    with connect(scheduler=None, workers=1, memory_limit=GIB) as client:
+        client.register_plugin(ContextPlugin("run", None, nothing), name="run")
+        assert run_stage(client, "run", "work", leave_holes, range(1)).done == 1
+        (kept,) = client.run(resident).values()
+        client.register_plugin(ContextPlugin("run", None, nothing), name="run")
+        (again,) = client.run(resident).values()
+    assert kept > 2**28  # a worker keeps what it may need again at once
+    assert again < kept - 2**27
 
 
 def hang(_: object, number: int) -> str:

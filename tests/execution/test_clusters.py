@@ -21,6 +21,7 @@ from distributed import LocalCluster, Nanny, Scheduler, Worker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stpipe.core.sizes import MIB
 from stpipe.errors import OptionError
 from stpipe.execution.clusters import start as cluster_start
 from stpipe.execution.clusters.batch import JOBS, SCHEDULER_OPTIONS, walltime_seconds
@@ -259,7 +260,7 @@ def test_settings_come_to_workers_as_they_are_said() -> None:
     heard, environ = json.loads(done.stdout)
     assert heard == {name: said[name] for name in names}
     assert environ["OMP_NUM_THREADS"] == "1"
-    assert environ["MALLOC_TRIM_THRESHOLD_"] == "65536"
+    assert environ["MALLOC_TRIM_THRESHOLD_"] == str(64 * MIB)
 
 
 def test_workers_are_not_told_of_the_driver_and_the_scheduler() -> None:

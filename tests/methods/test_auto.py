@@ -23,7 +23,8 @@ from stpipe.errors import OptionError, RunError, ScratchError
 from stpipe.methods import METHODS, auto
 from stpipe.methods.auto import AutoFiller, auto_filler, far_weight
 from stpipe.methods.calibrated import CalibratedFiller
-from stpipe.methods.choice import Choice
+from stpipe.methods.checking import Verdict
+from stpipe.methods.choice import Choice, digits
 from stpipe.methods.idw import IdwFiller
 from stpipe.methods.linear import LinearFiller
 from stpipe.methods.pyramid import PyramidFiller
@@ -80,13 +81,14 @@ class LearningTeller(Teller):
     """Learns how many samples it was shown."""
 
     shown: int | None = None
+    costs: int = 1
     seen: list[int] = field(default_factory=list)
 
     def learn_bytes(self, samples: int) -> int:
-        return 99 * samples
+        return self.costs * 99 * samples
 
     def learn_seconds(self, samples: int) -> float:
-        return 3e-6 * samples
+        return self.costs * 3e-6 * samples
 
     def identity(self) -> dict[str, JSON]:
         return {"method": self.name, "shown": self.shown}
@@ -144,7 +146,7 @@ def test_two_methods_share_the_work_where_each_is_better(order: int) -> None:
     assert filler.choice == Choice(near="a", far="b", limit_px=4.0)
     assert str(filler.choice) == "a up to 4 px from an observation, b beyond"
     assert filler.scores is not None
-    assert max(filler.scores.pair) < 0.9 * min(filler.scores.single)
+    assert max(filler.scores.verdict.pair) < 0.9 * min(filler.scores.verdict.single)
     assert any(line.startswith("on gaps set apart, two methods are ") for line in filler.notes())
     near, far = (
         fill_crop(teller(each, *errors, stride=filler.stride), crop)
@@ -170,23 +172,15 @@ def test_a_second_method_has_to_be_worth_it(near: float, far: float) -> None:
     assert filler.choice == Choice(near="a", far="a")
 
 
-@pytest.mark.parametrize(
-    ("again", "used"),
-    [
-        pytest.param(((0.3, 0.3), (0.2, 0.2)), True, id="on both draws"),
-        pytest.param(((0.3, 0.3), (0.299, 0.299)), False, id="by too little"),
-        pytest.param(((0.3, 0.3), (0.1, 0.31)), False, id="on one draw alone"),
-    ],
-)
-def test_what_does_not_hold_again_is_not_used(
-    monkeypatch: pytest.MonkeyPatch, again: tuple[tuple[float, ...], ...], used: bool
-) -> None:
-    monkeypatch.setattr(AutoFiller, "_check", lambda *_, **__: again)
+@pytest.mark.parametrize("holds", [True, False])
+def test_what_does_not_hold_again_is_not_used(monkeypatch: pytest.MonkeyPatch, holds: bool) -> None:
+    verdict = Verdict(single=(0.3, 0.3), pair=(0.1, 0.2 if holds else 0.31), pair_holds=holds)
+    monkeypatch.setattr(auto, "check", lambda *_: verdict)
     filler = taught([teller("a", 0.1, 0.5), teller("b", 0.4, 0.2)], crop_of(TRUTH))
     assert filler.choice is not None
-    assert (filler.choice.limit_px is not None) == used
-    line = "two methods did not hold up on gaps set apart: one is used"
-    assert (line in filler.notes()) != used
+    assert (filler.choice.limit_px is not None) == holds
+    line = "two methods did not hold up on gaps set apart: one was taken"
+    assert (line in filler.notes()) != holds
 
 
 @given(
@@ -417,11 +411,11 @@ def test_the_default_fills_unless_the_choice_is_surely_better(error: float, used
     assert filler.choice == Choice(near=used, far=used)
     assert filler.scores is not None
     assert filler.scores.methods == ("a", "b")
-    np.testing.assert_allclose(filler.scores.single, 0.1, rtol=1e-3)
-    np.testing.assert_allclose(filler.scores.default, error, rtol=1e-3)
+    np.testing.assert_allclose(filler.scores.verdict.single, 0.1, rtol=1e-3)
+    np.testing.assert_allclose(filler.scores.verdict.default, error, rtol=1e-3)
     notes = filler.notes()
-    told = notes.index(f"on gaps set apart, d tuned to the cube errs {np.mean(filler.scores.default):.3f},")
-    assert notes[told + 1] == "the best of the table 0.100"
+    told = notes.index(f"on gaps set apart the best of these errs 0.100, tuned d {digits(error)}:")
+    assert notes[told + 1] == ("that is surely less" if used == "a" else "not surely less, so d fills")
     default = filler.default
     assert isinstance(default, LearningTeller)
     assert len(default.seen) == 1 + (used == "d")  # on gaps set apart, and on all there is if it fills
@@ -434,23 +428,34 @@ def test_two_methods_that_hold_up_are_what_the_default_has_to_match(error: float
     assert filler.choice is not None
     assert set(filler.choice.methods) == used
     assert filler.scores is not None
-    assert max(filler.scores.pair) < min(filler.scores.single)
+    assert filler.scores.verdict.pair_holds
     assert any(line.startswith("on gaps set apart, two methods are ") for line in filler.notes())
+    assert any(line.startswith("on gaps set apart the two err ") for line in filler.notes())
 
 
-def test_the_default_counts_in_what_is_planned() -> None:
-    plain = AutoFiller(candidates=(teller("a", 0.1, 0.1),))
-    wide = LearningTeller(
-        name="d", truth=TRUTH, near=0.1, far=0.1, halo=(None, 8, 40), stride=(4, 4, 1), process_bytes=2**30,
-        sample_bytes=50.0, seconds_per_million=7.0,
-    )  # fmt: skip
-    both = replace(plain, default=wide)
-    assert both.halo == (None, 18, 40)
-    assert both.stride == (4, 4, 3)
-    assert both.process_bytes > 2**30
-    assert both.sample_bytes > 50
-    assert both.learn_bytes(10**6) >= 99 * 10**6
-    assert both.learn_seconds(10**6) > plain.learn_seconds(10**6) + 2 * 3.0
-    assert both.identity() != plain.identity()
+def test_with_nothing_to_hide_the_default_fills_and_no_error_is_told() -> None:
+    default = LearningTeller(name="d", truth=TRUTH, near=0.1, far=0.1)
+    crop = crop_of(TRUTH).without(np.ones(SHAPE, dtype=bool))
+    untaught = AutoFiller(candidates=(teller("a", 0.1, 0.1),), default=default)
+    filler = untaught.taught(untaught.learn([crop], seed=0))
+    assert filler.choice == Choice(near="d", far="d")
+    assert not [line for line in filler.notes() if "gaps set apart" in line]
+    assert "the choice rests on only 0 artificial gap samples" in filler.notes()
+
+
+@pytest.mark.parametrize("change", ["learn_bytes", "learn_seconds", "halo", "stride", "process_bytes", "sample_bytes"])
+def test_the_default_counts_in_what_is_planned(change: str) -> None:
+    told = {"halo": (None, 8, 40), "stride": (4, 4, 1), "process_bytes": 2**30, "sample_bytes": 50.0}
+    small, large = (
+        LearningTeller(name="d", truth=TRUTH, near=0.1, far=0.1, **more)
+        for more in ({}, {change: told[change]} if change in told else {"costs": 1000})
+    )
+    before, after = (AutoFiller(candidates=(teller("a", 0.1, 0.1),), default=each) for each in (small, large))
+    if change == "learn_bytes":
+        assert after.learn_bytes(10**6) == before.learn_bytes(10**6) + 999 * 99 * 10**6
+    elif change == "learn_seconds":
+        assert after.learn_seconds(10**6) == pytest.approx(before.learn_seconds(10**6) + 2 * 999 * 3.0)
+    else:
+        assert getattr(after, change) > getattr(before, change)
     with pytest.raises(OptionError, match="auto chooses among methods that have names of their own"):
-        AutoFiller(candidates=(teller("d", 0.1, 0.1),), default=wide)
+        AutoFiller(candidates=(teller("d", 0.1, 0.1),), default=large)

@@ -18,6 +18,7 @@ from stpipe.methods.auto import AutoFiller
 from stpipe.methods.calibrated import CalibratedFiller
 from stpipe.methods.guided import GuidedFiller
 from stpipe.methods.linear import LinearFiller
+from stpipe.methods.stack import StackFiller
 from stpipe.methods.with_guides import TAKE_GUIDES, WithGuides, check_method, make_guided
 from tests.methods.scenes import made_up_scene
 
@@ -51,6 +52,8 @@ def test_auto_has_all_its_candidates_and_the_guided_one() -> None:
     assert isinstance(plain.filler, AutoFiller)
     names = [filler.name for filler in plain.filler.candidates]
     assert [filler.name for filler in made.filler.candidates] == [*names, "guided"]
+    assert isinstance(made.filler.default, StackFiller)  # which leans on the guides as well
+    assert "guided" in made.filler.default.names
 
 
 @pytest.mark.parametrize(
@@ -60,6 +63,7 @@ def test_auto_has_all_its_candidates_and_the_guided_one() -> None:
             "pyramid", {}, "method pyramid takes no --guide; guided, pconv, stack, auto, sar do", id="pyramid"
         ),
         pytest.param("pconv", {"tune": False}, "leave --no-tune out", id="untuned"),
+        pytest.param("auto", {"tune": False}, "auto compares what it chose with pconv as tuned", id="auto untuned"),
         pytest.param("guided", {"model": "x.keras"}, "--model goes with --method pconv, not with guided", id="model"),
         pytest.param("stack", {"tune": True}, "--tune goes with --method pconv, not with stack", id="tune"),
         pytest.param("magic", {}, "no method 'magic'", id="unknown"),

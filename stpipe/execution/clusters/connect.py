@@ -100,14 +100,14 @@ TRY, TRIES = 4, 5
 """Seconds that a scheduler has to answer, and how often it is asked."""
 
 KEPT_BYTES = 2**28
-"""What glibc's allocator keeps of the memory that a worker gives back, if it is told to keep any."""
+"""What glibc's allocator keeps at the end of the memory that a worker gives back, if it is told to keep more."""
 
 LARGE_BYTES = 2**24
 """Arrays from this size on go back all the same: each finds a hole of its own in what is kept, which then grows."""
 
 
 def _keeping() -> dict[str, Any]:
-    """Return settings for workers that keep the memory they give back; what the user's environment says goes before."""
+    """Return settings for workers that keep more memory; what the user's environment says goes before."""
     bounds = {"MALLOC_TRIM_THRESHOLD_": KEPT_BYTES, "MALLOC_MMAP_THRESHOLD_": LARGE_BYTES}
     return {f"distributed.nanny.pre-spawn-environ.{name}": size for name, size in bounds.items()}
 
@@ -168,8 +168,8 @@ def connect(
 ) -> Iterator[Client]:
     """Give a client of the scheduler at an address, of a planned cluster, or of a LocalCluster; the last two end here.
 
-    With `keep_memory`, workers of a LocalCluster keep what they give back for the next array instead of handing it to
-    the system, which would have to clear every page anew: right for tasks that ask for the same arrays over and over.
+    With `keep_memory`, workers of a LocalCluster keep more of what they give back for the next array, and larger ones,
+    than cluster/local says: right for tasks of less than a second.
     `announce` is told where a planned cluster can be watched. Its workers may come later, or not at once as many.
     """
     settings = (
