@@ -185,9 +185,8 @@ class AutoFiller:
             who = "the two err" if found.pair_holds else "the best of these errs"
             chosen, default = (digits(float(np.mean(errors))) for errors in (found.chosen, found.default))
             lines.append(f"on gaps set apart {who} {chosen}, tuned {self.default.name} {default}:")
-            lines.append(
-                "that is surely less" if found.choice_holds else f"not surely less, so {self.default.name} fills"
-            )
+            worse = "that is more" if sum(found.chosen) > sum(found.default) else "not surely less"
+            lines.append("that is surely less" if found.choice_holds else f"{worse}, so {self.default.name} fills")
         return lines
 
     def learn(self, crops: Sequence[Crop], *, seed: int) -> bytes:
