@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -37,7 +37,7 @@ def wide_console() -> PlainConsole:
 
 
 def in_parts(
-    console: Console, headings: Sequence[str], rows: Sequence[Sequence[str | Text]], *, keys: int = 1
+    console: Console, headings: Sequence[str], rows: Sequence[Sequence[str | Text]], *, keys: int = 1, left: int = 1
 ) -> list[Table]:
     """Return a table, or several with the first columns in each, none of them wider than the console.
 
@@ -52,7 +52,9 @@ def in_parts(
     rows : sequence of sequence of str or Text
         The cells.
     keys : int
-        How many columns tell what a row is about.
+        How many columns tell what a row is about. The first of them is folded where even one column is too many.
+    left : int
+        How many columns stand to the left, for they are words.
 
     Examples
     --------
@@ -64,7 +66,10 @@ def in_parts(
     def table(columns: Sequence[int]) -> Table:
         made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for column in columns:
-            made.add_column(headings[column], justify="right" if column else "left", no_wrap=True)
+            justify: Literal["left", "right"] = "left" if column < left else "right"
+            made.add_column(
+                headings[column], justify=justify, overflow="fold", no_wrap=column > 0, min_width=8 * (not column)
+            )
         for row in rows:
             made.add_row(*(row[column] for column in columns))
         return made

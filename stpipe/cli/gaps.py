@@ -153,7 +153,7 @@ def show(report: Mapping[str, Any], console: Console) -> None:
             f"{name}: {summary['pixels']:,} pixels, {report['dates']} dates of {report['frames']} frames, "
             f"{first} to {last} ({report['period_days']} days), boundaries {report['boundaries']}d"
         )
-        console.print(_statistics(summary["rows"]))
+        console.print(*_statistics(summary["rows"], console))
         shares = [row for row in summary["by_date"] if row["clear_share"] is not None]
         if shares:
             mean = sum(row["clear_share"] for row in shares) / len(shares)
@@ -163,21 +163,23 @@ def show(report: Mapping[str, Any], console: Console) -> None:
             console.print(f"clear on the mean date: {100 * mean:.1f} %; nothing clear on {none}; least clear: {listed}")
 
 
-def _statistics(rows: Sequence[Mapping[str, Any]]) -> Table:
+def _statistics(rows: Sequence[Mapping[str, Any]], console: Console) -> list[Table]:
     """Return a row for each statistic, with its quantiles over pixels."""
-    from rich import box
-    from rich.table import Table
+    from stpipe.cli.console import in_parts
 
-    groups = list(dict.fromkeys(row["group"] for row in rows))
+    of = ["of"] if len({row["group"] for row in rows}) > 1 else []
     columns = ["min", "p5", "p25", "p50", "mean", "p75", "p95", "max"]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("statistic", *(["of"] if len(groups) > 1 else []), "pixels", *columns):
-        table.add_column(heading, justify="left" if heading in {"statistic", "of"} else "right", no_wrap=True)
-    for row in rows:
-        units = f" ({row['units']}s)" if row["units"] == "day" else ""
-        cells = [row["statistic"] + units, *([row["group"]] if len(groups) > 1 else []), f"{row['pixels']:,}"]
-        table.add_row(*cells, *(_cell(row[column]) for column in columns))
-    return table
+    cells = [
+        [
+            row["statistic"] + (f" ({row['units']}s)" if row["units"] == "day" else ""),
+            *(row["group"] for _ in of),
+            f"{row['pixels']:,}",
+            *(_cell(row[column]) for column in columns),
+        ]
+        for row in rows
+    ]
+    keys = 1 + len(of)
+    return in_parts(console, ["statistic", *of, "pixels", *columns], cells, keys=keys, left=keys)
 
 
 def _cell(value: Any) -> str:

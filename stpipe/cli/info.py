@@ -105,9 +105,10 @@ def show_model(name: str, *, as_json: bool) -> None:
 
 
 def _show(report: dict[str, Any], console: Console) -> None:
-    from rich import box
     from rich.table import Table
     from rich.text import Text
+
+    from stpipe.cli.console import in_parts
 
     facts = Table.grid(padding=(0, 2))
     facts.add_column(no_wrap=True)
@@ -117,13 +118,7 @@ def _show(report: dict[str, Any], console: Console) -> None:
     console.print(facts)
     rows = [_cells(name, variable) for name, variable in report["variables"].items()]
     headings = [heading for heading in rows[0] if any(row[heading] for row in rows)]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in headings:
-        first = heading == "variable"
-        table.add_column(heading, justify="left" if first else "right", overflow="fold", no_wrap=not first, min_width=8)
-    for row in rows:
-        table.add_row(*(row[heading] for heading in headings))
-    console.print(table)
+    console.print(*in_parts(console, headings, [[row[heading] for heading in headings] for row in rows]))
     for line in _without(report["variables"]):
         console.print(line)
     for hint in report["hints"]:

@@ -18,6 +18,7 @@ from stpipe.cli.words import tell
 from stpipe.errors import OptionError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -164,7 +165,7 @@ def _show(result: Mapping[str, Any]) -> None:
     from stpipe.cli.console import PlainConsole
 
     console = PlainConsole() if sys.stdout.isatty() else PlainConsole(width=_WIDE)
-    console.print(_table(result))
+    console.print(*_table(result, console))
     console.print(
         "* the lowest. Mean absolute errors on what was held out, in spreads of its parts; the base is the mean of the "
         "guides that the network corrects. Last row: geometric mean over families, against the base."
@@ -183,21 +184,19 @@ def _show(result: Mapping[str, Any]) -> None:
     tell(f"use it with: stpipe fill-scene CUBE --model {result['model']}")
 
 
-def _table(result: Mapping[str, Any]) -> Table:
-    from rich import box
-    from rich.table import Table
+def _table(result: Mapping[str, Any], console: Console) -> list[Table]:
+    from stpipe.cli.console import in_parts
 
     overall = result["held_out_against_base"]
     names = [name for name in overall if name not in {"network", "before"}]
     names += [name for name in ("before", "network") if name in overall]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("held out", no_wrap=True)
-    for heading in ("samples", *({"network": "after"}.get(name, name) for name in names), "in 90 %"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for family, row in result["held_out"].items():
-        table.add_row(family, f"{row['samples']:,}", *_cells(row, names), f"{100 * row['coverage']:.0f} %")
-    table.add_row("all, against the base", "", *_cells(overall, names), "")
-    return table
+    rows = [
+        [family, f"{row['samples']:,}", *_cells(row, names), f"{100 * row['coverage']:.0f} %"]
+        for family, row in result["held_out"].items()
+    ]
+    rows.append(["all, against the base", "", *_cells(overall, names), ""])
+    headings = ["held out", "samples", *({"network": "after"}.get(name, name) for name in names), "in 90 %"]
+    return in_parts(console, headings, rows)
 
 
 def _cells(row: Mapping[str, float], names: Sequence[str]) -> list[Text]:

@@ -255,8 +255,6 @@ def _describe_cube(
     ordered: bool,
 ) -> Cube:
     found = over_time_y_x(raw)
-    if kind == "zarr":
-        found.sort(key=lambda pair: pair[0])  # a folder has no order of its own
     candidates = everything = expand_bands(raw, found, path)
     if not candidates:
         raise CubeError(why_not_a_cube(raw, path))

@@ -196,7 +196,17 @@ def open_raw(path: str, kind: Kind, *, lazy_chunks: bool = False) -> xr.Dataset:
         if "ContainsArray" in type(error).__name__:
             raise CubeError(f"{path} is a single Zarr array; name the Zarr group that holds it") from error
         raise CubeError(f"{path} can't be opened as {kind}: {one_line(error)}") from error
-    return dataset
+    return _by_name(dataset) if kind == "zarr" else dataset
+
+
+def _by_name(dataset: xr.Dataset) -> xr.Dataset:
+    """Order what is in a folder by name: each time that it is opened, its arrays come as they happen to be read."""
+    variables = {name: dataset.variables[name] for name in sorted(dataset.variables, key=str)}
+    coordinates = {name: variables.pop(name) for name in list(variables) if name in dataset.coords}
+    ordered = xr.Dataset(variables, xr.Coordinates(coordinates, indexes={}), dataset.attrs)
+    ordered.encoding = dataset.encoding
+    ordered.set_close(dataset.close)
+    return ordered
 
 
 def netcdf_engine() -> str:

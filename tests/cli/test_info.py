@@ -311,7 +311,7 @@ def test_static_variables_may_be_domains(tmp_path: Path, capsys: pytest.CaptureF
     )
     dataset.to_zarr(tmp_path / "c.zarr", consolidated=False)
     (hint,) = (line for line in report_of(capsys, str(tmp_path / "c.zarr"))["hints"] if "--domain" in line)
-    assert hint.startswith("sea, land_share: no dates; what is non-zero where values can exist")
+    assert hint.startswith("land_share, sea: no dates; what is non-zero where values can exist")
     hints = report_of(capsys, str(tmp_path / "c.zarr"), "--domain", "sea")["hints"]
     assert not any("--domain" in line for line in hints)
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from stpipe.core.samples import physical
 from stpipe.core.windows import Window
 from stpipe.io.cube import open_cube, open_source
+from stpipe.io.stored import open_raw
 
 EXTENT = (5, 7, 6)
 TIMES = np.array(["2020-01-01", "2020-01-04", "2020-02-01T10:30", "2020-03-01", "2020-12-31"], dtype="datetime64[ns]")
@@ -405,3 +406,17 @@ def test_the_sea_is_the_domain_of_a_real_product(data_folder: Path) -> None:
         np.testing.assert_array_equal(domain, (oracle["mask"].values != 0)[20:120, 30:200])
     assert cube.days.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 9, 10]
     assert "4326" in str(cube.crs_wkt)
+
+
+def test_what_is_in_a_folder_comes_in_the_order_of_its_names(tmp_path: Path) -> None:
+    names = ["swir", "aerosol", "red", "b10", "b2", "zenith", "green", "mask"]
+    frames = {name: (("time", "y", "x"), np.ones((2, 3, 4), dtype=np.float32)) for name in names}
+    axes = {"y": np.arange(3.0), "time": np.array(["2024-01-01", "2024-01-09"], "M8[ns]"), "x": np.arange(4.0)}
+    xr.Dataset(frames, axes, {"title": "bands"}).to_zarr(tmp_path / "c.zarr", consolidated=False)
+    for _ in range(20):  # they come as they happen to be read: never twice alike
+        with open_raw(str(tmp_path / "c.zarr"), "zarr") as raw:
+            assert list(raw.data_vars) == sorted(names)
+            assert list(raw.coords) == ["time", "x", "y"]
+            assert not raw.indexes
+            assert raw.attrs == {"title": "bands"}
+    assert open_source(str(tmp_path / "c.zarr")).names == tuple(sorted(names))
