@@ -49,9 +49,9 @@ services:
 	        apt-get install -y -qq --no-install-recommends $(SERVICES) > /dev/null; \
 	else echo "make: no Slurm here; on Debian, as root: apt-get install $(SERVICES)"; fi
 
-# Two hours on two cores; results stay in build/scores, so that a run that was interrupted goes on.
+# An hour and a half on two cores; results stay in build/scores, so that a run that was interrupted goes on.
 scores: $(VENV)/.stamp-test
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scores.py -o build/scores --jobs $(JOBS) --page docs/scores.md $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scores.py -o build/scores --jobs $(JOBS) --page docs/scores.md --card stpipe/model/packaged/MODEL_CARD.md $(ARGS)
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """Score every method on data that nothing was trained on, and write the tables: `make scores`.
 
     python benchmarks/scores.py [DATA] -o FOLDER [--quick] [--only ROW,...] [--methods A,B | --without A,B]
-                                [--ablations JSON] [--page docs/scores.md]
+                                [--ablations JSON] [--page docs/scores.md] [--card MODEL_CARD.md]
 
 Nothing is trained here; methods that learn from the cube itself do so on what is left of it, as in any run. What a
 method said of the hidden samples is kept in FOLDER for as long as neither its code nor the samples change, so that a
@@ -286,6 +286,21 @@ def cost(method: str, model: str | None) -> tuple[bool, float]:
     return not is_simple(method), filler.seconds_per_million + learning
 
 
+ERRORS = "## Mean absolute errors"
+"""Heading of the page's table of errors."""
+
+BESIDE = "## Beside every method"
+"""Heading of the same table in a model card."""
+
+
+def carded(card: str, text: str) -> str:
+    """Put the table of errors of a page of scores into a model card, in place of the one that is there."""
+    table = text.split(f"{ERRORS}\n", 1)[1].split("\n## ", 1)[0].rstrip("\n")
+    before, _, after = card.partition(f"{BESIDE}\n")
+    rest = after.split("\n## ", 1)[1] if "\n## " in after else ""
+    return f"{before}{BESIDE}\n{table}\n" + (f"\n## {rest}" if rest else "")
+
+
 def _chosen(asked: str | None, there: Sequence[str], kind: str) -> list[str]:
     names = list(there) if asked is None else [name.strip() for name in asked.split(",") if name.strip()]
     wrong = [name for name in names if name not in there]
@@ -308,6 +323,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", help="other weights for the default method")
     parser.add_argument("--ablations", type=Path, help="JSON of other models' errors, {model: {row: MAE}}, full first")
     parser.add_argument("--page", type=Path, help="write the tables of a whole run here too")
+    parser.add_argument("--card", type=Path, help="put the table of errors of a whole run into this model card too")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     return parser.parse_args(arguments)
 
@@ -377,8 +393,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if options.page is not None and whole:
         options.page.write_text(text, encoding="utf-8")
-    elif options.page is not None:
-        print(f"{options.page} is left as it is, for this was not every method on every row", file=sys.stderr)
+    if options.card is not None and whole:
+        options.card.write_text(carded(options.card.read_text(encoding="utf-8"), text), encoding="utf-8")
+    for path in (options.page, options.card):
+        if path is not None and not whole:
+            print(f"{path} is left as it is, for this was not every method on every row", file=sys.stderr)
     for line in wrong:
         print(line, file=sys.stderr)
     return int(bool(wrong))

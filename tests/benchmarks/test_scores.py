@@ -204,3 +204,16 @@ def test_without_data_there_is_one_line(
     assert "set STPIPE_DATA to the folder of the public data sets" in said.err
     assert modules["scores"].main([str(tmp_path), "-o", str(tmp_path), "--only", "cow"]) == 2
     assert capsys.readouterr().err.startswith("no row cow; there are co, hls-ndvi")
+
+
+def test_the_model_card_has_the_table_of_the_page(modules: dict[str, ModuleType]) -> None:
+    scores = modules["scores"]
+    page = (scores.ROOT / "docs/scores.md").read_text(encoding="utf-8")
+    card = (scores.ROOT / "stpipe/model/packaged/MODEL_CARD.md").read_text(encoding="utf-8")
+    assert scores.carded(card, page) == card
+    other = scores.carded(card, page.replace("| sst (K) |", "| sea (K) |"))
+    assert "| sea (K) |" in other
+    assert [line for line in other.splitlines() if line.startswith("#")] == [
+        line for line in card.splitlines() if line.startswith("#")
+    ]
+    assert scores.carded(other, page) == card
