@@ -26,18 +26,25 @@ def command(as_json: bool, no_scan: bool, **typed: Any) -> None:
     from stpipe.cli.scene_plan import begin, describe_plan, prepare
 
     prepared = prepare(fill_options(**typed))
-    for note in prepared.notes:
-        tell_note(note)
     plan = describe_plan(prepared)
+    notes: list[str] = []
+    plan["notes"] = notes
+
+    def note(text: str) -> None:
+        notes.append(text)
+        tell_note(text)
+
+    for said in prepared.notes:
+        note(said)
     try:
         plan["state"] = begin(prepared).value
     except OutputError as error:
         plan["state"], plan["refusal"] = REFUSED, str(error)
-        tell_note(f"fill-scene would refuse: {error}")
+        note(f"fill-scene would refuse: {error}")
     if not no_scan:
-        plan["blocks_with_gaps"], plan["gap_share"], said = scan(prepared)
-        for line in said:
-            tell_note(line)
+        plan["blocks_with_gaps"], plan["gap_share"], remarks = scan(prepared)
+        for said in remarks:
+            note(said)
         share = plan["blocks_with_gaps"] / plan["blocks"]
         filling = plan["core_seconds"] - plan["learn_seconds"]
         plan["core_seconds"] = round(filling * share + (plan["learn_seconds"] if share else 0), 1)

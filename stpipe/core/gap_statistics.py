@@ -116,6 +116,11 @@ class GapOptions:
             raise OptionError(f"percentiles lie from 0 to 100, got {bad[0]:g}")
         if len(set(self.percentiles)) < len(self.percentiles):
             raise OptionError(f"percentiles are named once each, got {', '.join(f'{p:g}' for p in self.percentiles)}")
+        if any(0 < p < 1 for p in self.percentiles) and max(self.percentiles) <= 1:
+            meant = ", ".join(f"{100 * p:g}" for p in self.percentiles)
+            raise OptionError(
+                f"percentiles go up to 100, got {', '.join(f'{p:g}' for p in self.percentiles)}; are {meant} meant?"
+            )
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:

@@ -255,6 +255,7 @@ def test_a_plan_says_that_the_folder_would_be_refused(cube: Path, tmp_path: Path
     assert plan["state"] == "refused"
     assert plan["refusal"] in note
     assert note.startswith("stpipe: note: fill-scene would refuse: the output folder")
+    assert note == "".join(f"stpipe: note: {text}\n" for text in plan["notes"])
     assert run(words) == 0
     assert "(refused)" in capsys.readouterr().out
     assert snapshot(out) == {"thesis.tex": b"years of work"}
@@ -443,6 +444,8 @@ def test_codes_are_left_out_and_a_second_filling_says_so(tmp_path: Path, capsys:
     cube["SCL"] = (("time", "y", "x"), np.where(np.isnan(cube.ndvi), np.nan, 4.0))
     cube[["ndvi", "SCL"]].to_zarr(path, mode="w", zarr_format=2)
     out = tmp_path / "out"
+    assert run(["plan", str(path), "-o", str(out), *SMALL, "--json"]) == 0
+    assert "left out SCL" in json.loads(capsys.readouterr().out)["notes"][0]
     assert run(["fill-scene", str(path), "-o", str(out), *SMALL, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert list(report["counts"]) == ["ndvi"]

@@ -221,6 +221,7 @@ def test_outside_the_domain_there_are_no_statistics() -> None:
         ({"percentiles": (50.0, 101.0)}, "percentiles lie from 0 to 100, got 101"),
         ({"percentiles": (float("nan"),)}, "percentiles lie from 0 to 100, got nan"),
         ({"percentiles": (5.0, 5.0)}, "percentiles are named once each, got 5, 5"),
+        ({"percentiles": (0.1, 0.9)}, "percentiles go up to 100, got 0.1, 0.9; are 10, 90 meant?"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, object], message: str) -> None:
