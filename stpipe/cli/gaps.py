@@ -94,7 +94,8 @@ def command(
         raise OptionError(f"--var names a variable twice: {', '.join(variables)}")
     trust = parse_trust(qa, keep, drop, buffer)
     # xarray, Dask and GDAL take a second to load, and --help has no need of them.
-    from stpipe.io.gaps.run import GapsRequest, prepare, run_gaps
+    from stpipe.io.gaps.request import GapsRequest, prepare
+    from stpipe.io.gaps.run import run_gaps
     from stpipe.report.gaps_picture import draw_gaps
 
     prepared = prepare(

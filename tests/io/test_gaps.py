@@ -30,7 +30,8 @@ from stpipe.io.frames import RasterGrid
 from stpipe.io.gaps import plan as planning
 from stpipe.io.gaps import run as running
 from stpipe.io.gaps.plan import plan_gaps
-from stpipe.io.gaps.run import GapsRequest, prepare, run_gaps
+from stpipe.io.gaps.request import GapsRequest, prepare
+from stpipe.io.gaps.run import run_gaps
 from tests.gap_oracle import slow_statistics
 
 SHAPE = (17, 90, 150)

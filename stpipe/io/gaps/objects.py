@@ -21,7 +21,7 @@ from stpipe.core.trust import remarks
 from stpipe.core.windows import Window, triple
 from stpipe.io.cube import Period
 from stpipe.io.dimensions import coordinate_of
-from stpipe.io.gaps.run import period_bounds
+from stpipe.io.gaps.request import period_bounds
 from stpipe.io.gaps.store import statistic_attrs
 from stpipe.io.gaps.tasks import observed
 from stpipe.io.objects import ArrayReader, ObjectCube, understand
