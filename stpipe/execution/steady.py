@@ -32,10 +32,17 @@ def steady_from(now: float, monotonic: Callable[[], float]) -> Callable[[], floa
 
 
 @cache
+def _clocks() -> tuple[Callable[[], float], Callable[[], float]]:
+    """Return Dask's clock as it is at first in this process, and the steady one that takes its place."""
+    return metrics.time, steady_from(time.time(), time.monotonic)
+
+
 def keep_time() -> None:
-    """Let Dask and Tornado go by a steady clock in this process, from now on."""
-    steady = steady_from(time.time(), time.monotonic)
-    known = metrics.time
+    """Let Dask and Tornado go by a steady clock in this process, from now on.
+
+    What of Dask is imported afterwards knows the time of day again, until this is called anew.
+    """
+    known, steady = _clocks()
     for name, module in list(sys.modules.items()):
         if name.startswith("distributed.") and getattr(module, "time", None) is known:
             module.time = steady  # type: ignore[attr-defined]

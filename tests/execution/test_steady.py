@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -68,3 +70,37 @@ def test_timers_rest_without_it_when_the_time_of_day_is_set_back() -> None:
     back, _, left, _, _ = told("as they are")
     assert back <= 2  # those that were due by then; should Tornado mend that, nothing of ours is needed
     assert left > 10
+
+
+HASTY = """
+import itertools, time
+
+real, calls = time.time, itertools.count()
+time.time = lambda: real() + 3600 * next(calls)
+"""
+"""An hour passes whenever a process looks at the clock."""
+
+STARTS = """
+from stpipe.execution.clusters.connect import connect
+
+if __name__ == "__main__":
+    with connect(scheduler=None, workers=1, memory_limit=2**30) as client:
+        print(client.submit(sum, [1, 2]).result(), end="")
+"""
+
+
+@pytest.mark.processes
+def test_no_process_tells_of_hours_that_have_not_passed(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HASTY)
+    (script := tmp_path / "starts.py").write_text(STARTS)
+    paths = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    done = subprocess.run(
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        env=environment | {"PYTHONPATH": paths},
+    )
+    assert (done.stdout, done.stderr) == ("3", "")

@@ -22,6 +22,7 @@ from stpipe.errors import OptionError, RunError
 from stpipe.execution.clusters.plan import ClusterPlan
 from stpipe.execution.clusters.start import dashboard as dashboard_of
 from stpipe.execution.clusters.start import describe, started
+from stpipe.execution.steady import keep_time
 from stpipe.resources import shipped
 
 
@@ -176,6 +177,7 @@ def connect(
         local_settings() | (_keeping() if keep_memory else {}) | ({} if cluster is None else dict(cluster.settings))
     )
     settings |= _preloads(settings)
+    keep_time()  # at once: schedulers and nannies call what they load only when they have begun
     with dask.config.set(settings):
         if cluster is not None:
             _start_tracker()
