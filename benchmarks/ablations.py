@@ -2,9 +2,9 @@
 
     python benchmarks/ablations.py DATA -o FOLDER [--steps N] [--seed N] [--only NAME]
 
-All networks are trained from scratch, alike and for short, on the same scenes, and scored on what those hold out. The
-result is FOLDER/ablations.json, which `scores.py --ablations` makes a table of. A network that is done is not trained
-again by the same code, so that a run that was interrupted goes on, and several processes can take one each.
+All networks are trained from scratch, alike and for short, on the same scenes, and scored on what those hold out and on
+data that no training saw. The result is FOLDER/ablations.json, which `scores.py --ablations` makes tables of. A run that
+was interrupted goes on from its checkpoints with the same code, and several processes can take a network each.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import json
 import os
 import re
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import train_default
@@ -31,8 +31,13 @@ from stpipe.model.features import FEATURES, FIRST_GUIDE, GUIDE_COUNT, network_in
 from stpipe.model.patches import Deck, Example, triple_of_slices
 from stpipe.model.spec import UNetSpec
 
+if TYPE_CHECKING:
+    from stpipe.model.training import Progress
+
 F32 = NDArray[np.float32]
 Change = Callable[[F32], F32]
+Judged = dict[str, dict[str, float]]
+"""``errors`` and ``widths`` by family."""
 
 SYNTHETIC = 60
 """Scenes that are made up."""
@@ -58,17 +63,21 @@ class Results:
     how: dict[str, int | str]
     """What the networks have in common."""
 
-    def write(self, name: str, errors: Mapping[str, float]) -> None:
-        """Keep the errors of a network."""
+    def write(self, name: str, found: Judged) -> None:
+        """Keep what was found of a network."""
         path = self._path(name)
         part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(errors))
+        part.write_text(json.dumps(found))
         part.replace(path)
 
-    def read(self) -> dict[str, dict[str, float]]:
+    def read(self) -> dict[str, Judged]:
         """Return what there is, the whole network first and what takes its place next."""
         names = (VARIANTS[0], NO_NETWORK, *VARIANTS[1:])
         return {name: json.loads(self._path(name).read_text()) for name in names if self._path(name).exists()}
+
+    def checkpoint(self, name: str) -> Path:
+        """Return where a network's training goes on from, and its weights are in the end."""
+        return self._path(name).with_suffix(".npz")
 
     def gather(self) -> None:
         """Write all of it to one file, or say which networks are not there yet."""
@@ -79,7 +88,8 @@ class Results:
         if missing:
             print(f"{path} has to wait for: {', '.join(missing)}")
         else:
-            path.write_text(json.dumps(found, indent=1))
+            told = {name: self.how[name] for name in ("steps", "seed")}
+            path.write_text(json.dumps({**told, "networks": found}, indent=1) + "\n")
 
     def _path(self, name: str) -> Path:
         told = "-".join(f"{key}{value}" for key, value in self.how.items())
@@ -132,21 +142,42 @@ class ChangedDeck(Deck):
         return self.change(inputs), wanted
 
 
-def errors_of(model: object, judge: Sequence[Example], change: Change) -> dict[str, float]:
-    """Return the mean absolute error of each family of held-out scenes, in spreads."""
-    found: dict[str, list[float]] = defaultdict(list)
-    for each in judge:
-        everything = triple_of_slices((0, 0, 0), each.hidden.shape)
-        inputs, mean, scale = network_input(each.seen.part(everything), each.weights(0, everything))
-        out = np.asarray(model(change(inputs)[None], training=False))[0, ..., 0]  # type: ignore[operator]
-        found[each.family].append(float(np.abs(mean + out * scale - each.truth)[each.hidden].mean()))
-    return {family: float(np.mean(errors)) for family, errors in found.items()}
+def judged(answers: Sequence[tuple[Example, F32, F32]]) -> Judged:
+    """Return each family's error, and how wide intervals have to be that hold 90 % of its truth, both in spreads.
+
+    `answers` are held-out scenes with what was said of them and its half-widths, which one factor a family makes hold.
+    """
+    from stpipe.model.training import calibration_factor
+
+    errors, widths = {}, {}
+    for family in dict.fromkeys(each.family for each, _, _ in answers):
+        own = [
+            ((said - each.truth)[each.hidden], half[each.hidden])
+            for each, said, half in answers
+            if each.family == family
+        ]
+        factor = calibration_factor([error for error, _ in own], [half for _, half in own])
+        errors[family] = float(np.mean([np.abs(error).mean() for error, _ in own]))
+        widths[family] = float(np.mean([2 * factor * half.mean() for _, half in own]))
+    return {"errors": errors, "widths": widths}
 
 
-def _base_error(each: Example) -> float:
+def said_by(model: Callable[..., object], each: Example, change: Change) -> tuple[Example, F32, F32]:
+    """Return a scene, a network's answer, and its half-width before calibration."""
+    inputs, mean, scale = _seen(each)
+    out = np.asarray(model(change(inputs)[None], training=False))[0]
+    return each, mean + out[..., 0] * scale, np.exp(out[..., 1]) * scale
+
+
+def said_by_guides(each: Example) -> tuple[Example, F32, F32]:
+    """Return a scene, the mean that a network is to better, and the spread of the guides."""
+    _, mean, scale = _seen(each)
+    return each, mean, scale
+
+
+def _seen(each: Example) -> tuple[F32, F32, F32]:
     everything = triple_of_slices((0, 0, 0), each.hidden.shape)
-    _, mean, _ = network_input(each.seen.part(everything), each.weights(0, everything))
-    return float(np.abs(mean - each.truth)[each.hidden].mean())
+    return network_input(each.seen.part(everything), each.weights(0, everything))
 
 
 def main() -> None:
@@ -160,6 +191,13 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{text}, at {time.monotonic() - began:.0f} s", flush=True)
+
+    def report(told: Progress) -> None:
+        say(f"step {told.step} loss {told.loss:.4f}")
+
     kept = Results(args.out, {"steps": args.steps, "seed": args.seed, "code": code()})
     wanted = [name for name in VARIANTS if name not in kept.read() and args.only in (None, name)]
     if not wanted:
@@ -178,7 +216,7 @@ def main() -> None:
     unseen = [*held_out, *load_never_trained(args.data)]  # the latter are of no family that is trained on
     judge = examples(train_default.held_out_visits(unseen, args.seed, shapes), usual)
     del visits
-    print(f"{len(learn)} examples, {len(judge)} held out, at {time.monotonic() - began:.0f} s", flush=True)
+    say(f"{len(learn)} examples, {len(judge)} held out")
 
     from stpipe.model import backend
 
@@ -189,12 +227,8 @@ def main() -> None:
     from stpipe.model.training import Schedule, train
 
     real = [each for each in learn if each.family != "synthetic"]
-    kinds = list(dict.fromkeys(each.family for each in judge))
     bound = unet.LARGEST_CORRECTION
-    usual_errors = {
-        kind: float(np.mean([_base_error(each) for each in judge if each.family == kind])) for kind in kinds
-    }
-    kept.write(NO_NETWORK, usual_errors)
+    kept.write(NO_NETWORK, judged([said_by_guides(each) for each in judge]))
     how = {
         "full": (learn, as_it_is, bound, None),
         "no guides": (learn, as_it_is, 4.0, without_guides),  # it has to find the whole value
@@ -207,14 +241,14 @@ def main() -> None:
         keras.utils.set_random_seed(args.seed)
         unet.LARGEST_CORRECTION = largest  # the layer reads it when it is called
         model = unet.build_unet(UNetSpec())
-        own, judged = taught, judge
+        own, shown = taught, judge
         if stripped is not None:
-            own, judged = ([stripped(each) for each in part] for part in (taught, judge))
+            own, shown = ([stripped(each) for each in part] for part in (taught, judge))
         deck = ChangedDeck(own, families=train_default.FAMILIES, size=train_default.PATCH, seed=args.seed)
         deck.change = change
-        train(model, deck, Schedule(steps=args.steps, every=100))
-        kept.write(name, errors_of(model, judged, change))
-        print(name, kept.read()[name], f"at {time.monotonic() - began:.0f} s", flush=True)
+        train(model, deck, Schedule(steps=args.steps, every=100), checkpoint=kept.checkpoint(name), report=report)
+        kept.write(name, judged([said_by(model, each, change) for each in shown]))
+        say(f"{name}: {kept.read()[name]}")
     kept.gather()
 
 
