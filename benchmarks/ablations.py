@@ -3,8 +3,9 @@
     python benchmarks/ablations.py DATA -o FOLDER [--steps N] [--seed N] [--only NAME]
 
 All networks are trained from scratch, alike and for short, on the same scenes, and scored on what those hold out and on
-data that no training saw. The result is FOLDER/ablations.json, which `scores.py --ablations` makes tables of. A run that
-was interrupted goes on from its checkpoints with the same code, and several processes can take a network each.
+data that no training saw. The result is FOLDER/ablations.json; copied beside this script, it is a part of the scores. A
+run that was interrupted goes on from its checkpoints, if the code is the same, and several processes can take a network
+each.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ def page(
     *,
     default: str,
     untuned: str,
-    ablations: Mapping[str, Mapping[str, float]],
+    ablations: Mapping[str, Any],
     without: Sequence[str] = (),
 ) -> str:
     """Return the page.
@@ -138,8 +138,8 @@ def page(
         The method that has to earn its place.
     untuned : str
         Its name when it runs with the packaged weights as they are.
-    ablations : mapping of str to mapping of str to float
-        Errors by model and row, the full model first; empty for none.
+    ablations : mapping of str to Any
+        What `ablations.py` wrote; empty for none.
     without : sequence of str
         Methods that were not scored.
     """
@@ -439,15 +439,28 @@ def _targets(found: Sequence[Target]) -> str:
     ) + table(["target", "", "measured"], [[each.what, WORDS[each.holds], each.found] for each in found], left=3)
 
 
-def _ablations(ablations: Mapping[str, Mapping[str, float]]) -> str:
-    """Return the table of models with a part taken away; the first is the full one."""
-    full = next(iter(ablations.values()))
-    names = list(full)
+def _ablations(found: Mapping[str, Any]) -> str:
+    """Return the tables of networks with a part taken away."""
+    networks = found["networks"]
+    return f"""## Ablations
+
+Networks trained from scratch for {found["steps"]} steps, fewer than the packaged weights had and on fewer scenes: each
+without a part, on the same scenes, with the same seed ({found["seed"]}), by `benchmarks/ablations.py`. Nothing is tuned
+on a cube here. In spreads, on held-out parts of the families that are trained on, and on two that never are
+(`eolearn`, `alboran`); the ratios are geometric means over families. Mean absolute errors:
+
+{_against_the_full(networks, "errors")}
+
+How wide intervals are that hold 90 % of the truth of a family, when all its half-widths are multiplied by one factor:
+
+{_against_the_full(networks, "widths")}"""
+
+
+def _against_the_full(networks: Mapping[str, Mapping[str, Mapping[str, float]]], kind: str) -> str:
+    """Return the table of an error of all networks; the first is the full one."""
+    full = next(iter(networks.values()))[kind]
     lines = []
-    for model, errors in ablations.items():
-        ratios = [errors[name] / full[name] for name in names if name in errors]
-        lines.append([model, *(number(errors.get(name)) for name in names), number(geometric_mean(ratios), 3)])
-    return (
-        "## Ablations\n\nMean absolute errors of models that were trained without a part, and the geometric mean\n"
-        "of their ratios to the full one.\n\n" + table(["model", *names, "ratio to the full one"], lines)
-    )
+    for name, found in networks.items():
+        ratio = geometric_mean([found[kind][family] / full[family] for family in full])
+        lines.append([name, *(number(found[kind][family]) for family in full), number(ratio, 3)])
+    return table(["network", *full, "ratio to the full one"], lines)

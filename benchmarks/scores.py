@@ -41,6 +41,9 @@ from stpipe.errors import OptionError, StpipeError
 from stpipe.methods import METHODS, make_filler
 
 ROOT = Path(__file__).resolve().parent.parent
+ABLATIONS = ROOT / "benchmarks" / "ablations.json"
+"""What networks without a part of theirs come to; an hour and a half of training, so it is kept."""
+
 UNTUNED = " untuned"
 """Marks the variant of a method with its packaged weights alone."""
 
@@ -321,7 +324,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", metavar="NAMES", help="methods to score, with commas between them")
     parser.add_argument("--without", metavar="NAMES", help="methods to leave out; the page says so")
     parser.add_argument("--model", help="other weights for the default method")
-    parser.add_argument("--ablations", type=Path, help="JSON of other models' errors, {model: {row: MAE}}, full first")
+    parser.add_argument("--ablations", type=Path, default=ABLATIONS, help="what ablations.py wrote, for its tables")
     parser.add_argument("--page", type=Path, help="write the tables of a whole run here too")
     parser.add_argument("--card", type=Path, help="put the table of errors of a whole run into this model card too")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
@@ -354,6 +357,9 @@ def _run(jobs: dict[tuple[str, str], Path], options: argparse.Namespace) -> list
 def main(arguments: Sequence[str] | None = None) -> int:
     """Score, compare, write; 0 if all went well, 1 if some method failed, 2 if there is nothing to score."""
     options = _options(arguments)
+    if options.ablations != ABLATIONS and not options.ablations.is_file():
+        print(f"--ablations {options.ablations} is no file; ablations.py writes one", file=sys.stderr)
+        return 2
     if not options.data.is_dir():
         print(f"no data at {options.data}: set STPIPE_DATA to the folder of the public data sets", file=sys.stderr)
         return 2
@@ -379,7 +385,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         files = {method: jobs[method, row] for method in methods if jobs[method, row].exists()}
         if files:
             measured.append(gather(case, files))
-    ablations = json.loads(options.ablations.read_text(encoding="utf-8")) if options.ablations else {}
+    ablations = json.loads(options.ablations.read_text(encoding="utf-8")) if options.ablations.exists() else {}
     text = page(
         measured, default=METHODS[0], untuned=METHODS[0] + UNTUNED, ablations=ablations, without=tuple(left_out)
     )

@@ -170,9 +170,15 @@ def test_the_page_says_what_holds_and_leaves_out_what_was_not_measured(
         assert targets[4].holds is (ratio <= 1.05)
         row = doubled.find("pconv", ALL)
         assert targets[6].holds is (0.87 <= row.coverage <= 0.93)
-    text = show.page([doubled], default="pconv", untuned="pconv", ablations={"full": {"a": 1}, "bare": {"a": 2}})
+    networks = {
+        "full": {"errors": {"a": 1, "b": 1}, "widths": {"a": 5, "b": 5}},
+        "bare": {"errors": {"a": 2, "b": 8}, "widths": {"a": 5, "b": 20}},
+    }
+    ablations = {"steps": 9, "seed": 3, "networks": networks}
+    text = show.page([doubled], default="pconv", untuned="pconv", ablations=ablations)
     assert {"## Targets", "## Intervals", "## By kind of gap", "## Ablations"} <= set(text.splitlines())
-    assert "| bare | 2.000 | 2.00 |" in text
+    assert "| bare | 2.000 | 8.000 | 4.00 |" in text
+    assert "| bare | 5.000 | 20.00 | 2.00 |" in text
 
 
 def test_a_method_that_fills_too_little_is_named_and_not_compared(
