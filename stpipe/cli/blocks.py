@@ -58,9 +58,11 @@ def fill(folder: Path, output: Path, model: str, raw: bool, overwrite: bool, as_
     info = read_info(model)
     predict = _predictor(model, blocks)  # loads the weights, so that damaged ones are refused before any work
     prepare_output(output, [f"PRED_{block.name}.tif" for block in blocks], overwrite=overwrite)
-    began, written, errors = time.monotonic(), [], []
+    began, written, errors, empty = time.monotonic(), [], [], []
     for number, block in enumerate(blocks, start=1):
         samples = read_block(block)
+        if not samples.valid.any():
+            empty.append(block.name)
         predicted = predict(block, samples)
         errors.append(_errors(block, predicted))
         path = output / f"PRED_{block.name}.tif"
@@ -74,9 +76,12 @@ def fill(folder: Path, output: Path, model: str, raw: bool, overwrite: bool, as_
         written.append(path.name)
         if sys.stderr.isatty():
             click.echo(f"\r{number} of {len(blocks)} blocks", nl=number == len(blocks), err=True)
+    if empty:
+        tell_note(f"nothing was observed in {len(empty)} of {len(blocks)} blocks, such as {empty[0]}: they stay empty")
     result = {
         "output": str(output),
         "blocks": len(written),
+        "without_observations": len(empty),
         "model": {"path": str(info.path), "kind": info.kind, "sha256": info.digest},
         "raw": raw,
         "seconds": round(time.monotonic() - began, 2),
@@ -335,6 +340,13 @@ def _remarks(source: Cube, spec: ExportSpec, chosen: Sequence[Chosen], exported:
                 f"{part.variable}: in {part.astray} of {part.blocks} blocks the hidden share is not between {low:g} "
                 f"and {high:g} but as near as their gaps allowed"
             )
+        if spec.gaps == "own" and part.valid == part.samples:
+            yield (
+                f"{part.variable}: there is no gap to take shapes from: parts are hidden by blobs, speckle, stripes, "
+                "and weights learn more from a cube with gaps"
+            )
+    if source.domain is not None:
+        yield "blocks have no domain: outside of it MASK_ is 0 as in any gap, and stpipe blocks fill fills it"
     note = RasterGrid.of(source).note
     if note is not None:
         yield note

@@ -140,6 +140,9 @@ class Exported:
     valid: int
     """Observed samples in them, hidden or not."""
 
+    samples: int
+    """All samples in them where values can exist."""
+
     hidden: int
     """Samples hidden on purpose."""
 
@@ -338,6 +341,7 @@ def export_blocks(
                     variable=choice.info.name,
                     blocks=sum(part.blocks for part in parts),
                     valid=sum(part.valid for part in parts),
+                    samples=sum(part.samples for part in parts),
                     hidden=sum(part.hidden for part in parts),
                     astray=sum(part.astray for part in parts),
                 )
@@ -355,12 +359,14 @@ def _export_column(cube: Cube, info: VariableInfo, blocks: Sequence[Block], spec
         values[t][known], valid[t] = frame[known], known
     spans = [block.write.slices[0] for block in blocks]
     hidden, astray = [np.zeros_like(valid[span]) for span in spans], 0
+    domain = cube.reader([info.name]).read_domain(window)
+    inside = np.broadcast_to(True if domain is None else domain, valid.shape)
     if spec.gaps == "own":
         hidden, astray = hide_in_blocks(
             valid,
             spans,
             lambda draw: generator(Purpose.BLOCKS, spec.seed, *place, draw),
-            domain=cube.reader([info.name]).read_domain(window),
+            domain=domain,
             share=spec.share,
         )
     for block, span, away in zip(blocks, spans, hidden, strict=True):
@@ -370,6 +376,7 @@ def _export_column(cube: Cube, info: VariableInfo, blocks: Sequence[Block], spec
         variable=info.name,
         blocks=len(blocks),
         valid=sum(int(valid[span].sum()) for span in spans),
+        samples=sum(int(inside[span].sum()) for span in spans),
         hidden=sum(int(away.sum()) for away in hidden),
         astray=astray,
     )

@@ -7,6 +7,7 @@ is its date where there is one.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,12 +20,14 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
 from stpipe.core.ports import VariableInfo
 from stpipe.core.samples import is_nodata
 from stpipe.core.windows import Triple, triple
 from stpipe.errors import CubeError, MissingFileError, OutputError, ReadError, RunError
+from stpipe.io.run_folder import check_writable
 
 NODATA = -3.4e38
 """What the published training's files have in gaps."""
@@ -57,6 +60,20 @@ class BlockFile:
 
     days: NDArray[np.float64] | None
     """(time,) days since the first frame where each band's description is a date; else None."""
+
+    dates: tuple[str, str] | None
+    """The first and the last of these dates."""
+
+    bounds: tuple[float, float, float, float] | None
+    """Left, bottom, right and top on the map; None if it lies nowhere."""
+
+    def shares(self, other: BlockFile) -> bool:
+        """Tell whether samples of two blocks are the same ones; False where there is no telling."""
+        if self.dates is None or other.dates is None or self.bounds is None or other.bounds is None:
+            return False
+        ours, theirs = self.bounds, other.bounds
+        meet = all(max(ours[i], theirs[i]) < min(ours[i + 2], theirs[i + 2]) for i in (0, 1))
+        return meet and max(self.dates[0], other.dates[0]) <= min(self.dates[1], other.dates[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +110,7 @@ def _describe(path: Path) -> BlockFile:
         raise CubeError(f"{path} has no {mask.name} beside it to say what was observed; make one, 1 = observed")
     if not path.is_file():
         raise CubeError(f"{path} is a pipe, a device or the like, and no plain file")
-    shape, descriptions, kinds = _header(path)
+    shape, descriptions, kinds, bounds = _header(path)
     if kinds - set("iuf"):
         raise CubeError(f"{path} has samples that are no plain numbers; blocks hold integers or floats")
     pair = (truth, scored) if truth.is_file() and scored.is_file() else ()
@@ -104,6 +121,7 @@ def _describe(path: Path) -> BlockFile:
                 f"{other} has (bands, rows, columns) {found} but {path.name} has {shape}; "
                 "the files of a block have one shape"
             )
+    stamps = _stamps(descriptions)
     return BlockFile(
         name=name,
         observed=path,
@@ -111,43 +129,67 @@ def _describe(path: Path) -> BlockFile:
         truth=truth if pair else None,
         scored=scored if pair else None,
         shape=shape,
-        days=_days(descriptions),
+        days=None if stamps is None else (stamps - stamps[0]) / np.timedelta64(1, "D"),
+        dates=None if stamps is None else (str(stamps[0]), str(stamps[-1])),
+        bounds=bounds,
     )
 
 
-def _header(path: Path) -> tuple[Triple, tuple[str | None, ...], set[str]]:
+Bounds = tuple[float, float, float, float]
+
+
+def _header(path: Path) -> tuple[Triple, tuple[str | None, ...], set[str], Bounds | None]:
     try:
         with _quiet(), rasterio.open(path) as source:
             kinds = {np.dtype(dtype).kind for dtype in source.dtypes}
-            return triple((source.count, *source.shape)), tuple(source.descriptions), kinds
+            (x0, x1), (y0, y1) = (sorted(pair) for pair in zip(*_corners(source), strict=True))
+            bounds = None if source.transform == Affine.identity() else (x0, y0, x1, y1)
+            return triple((source.count, *source.shape)), tuple(source.descriptions), kinds, bounds
     except RasterioError as error:
         raise CubeError(f"{path} can't be opened as GeoTIFF: {error}") from error
 
 
-def _days(descriptions: Sequence[str | None]) -> NDArray[np.float64] | None:
-    """Return days since the first band, or None unless all descriptions are ascending dates.
+_DATE = re.compile(r"(\d{4})-?(\d{2})-?(\d{2})([T ]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?)?Z?")
+"""A date of ISO 8601, with a time of day in UTC or without."""
 
-    >>> _days(["2020-01-01", "2020-01-03T12:00:00"])
-    array([0. , 2.5])
+
+def _corners(source: Any) -> tuple[tuple[float, float], tuple[float, float]]:
+    return source.transform @ (0, 0), source.transform @ (source.width, source.height)
+
+
+def _stamps(descriptions: Sequence[str | None]) -> NDArray[np.datetime64] | None:
+    """Return the bands' dates, or None unless all descriptions are ascending dates.
+
+    >>> _stamps(["20200101", "2020-01-03T12:00:00Z"]), _stamps(["1", "2"])
+    (array(['2020-01-01T00:00:00', '2020-01-03T12:00:00'], dtype='datetime64[s]'), None)
     """
     try:
-        stamps = np.array([np.datetime64(text or "", "s") for text in descriptions])
+        # Of bare numbers NumPy would make years, and of a zone a warning.
+        matches = [_DATE.fullmatch(text or "") for text in descriptions]
+        stamps = np.array([np.datetime64("-".join(m.group(1, 2, 3)) + (m[4] or ""), "s") for m in matches if m])
+        if stamps.size < len(matches):
+            return None
     except ValueError:
         return None
-    days = (stamps - stamps[0]) / np.timedelta64(1, "D")
-    return days if np.isfinite(days).all() and (np.diff(days) > 0).all() else None
+    return stamps if (np.diff(stamps) > np.timedelta64(0, "s")).all() else None
 
 
 def read_block(block: BlockFile) -> BlockSamples:
     """Read ``X_`` and ``MASK_``."""
     try:
         with _quiet(), rasterio.open(block.observed) as source, rasterio.open(block.mask) as mask:
-            stored, observed = source.read(), mask.read() == 1
+            stored, told = source.read(), mask.read()
             profile = {"crs": source.crs, "transform": source.transform}
             info = VariableInfo(name="X", dtype=str(stored.dtype), chunks=(1, 1, 1), nodata=source.nodata)
             descriptions = tuple(source.descriptions)
     except RasterioError as error:
         raise ReadError(f"block {block.name} can't be read from {block.observed.parent}: {error}") from error
+    observed = told == 1
+    if not observed.any() and (others := np.unique(told[(told != 0) & ~np.isnan(told)])).size:
+        raise CubeError(
+            f"{block.mask} has the value {others[0]:g} and no 1, which is what marks observed samples; write 1 for "
+            "observed and 0 for gap"
+        )
     valid = observed & ~is_nodata(stored, info)
     if stored.dtype.kind == "f":
         valid &= np.isfinite(stored)
@@ -173,6 +215,7 @@ def prepare_output(folder: Path, names: Sequence[str], *, overwrite: bool) -> No
     With `overwrite`, files of these names are replaced and nothing else is touched.
     """
     check_output(folder, names[0], overwrite=overwrite)
+    check_writable(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -205,11 +248,9 @@ def write_bands(
     draft = path.with_name(f".{path.name}.part")
     draft.unlink(missing_ok=True)  # it may be a link
     try:
-        with (
-            _quiet(),
-            rasterio.open(
-                draft,
-                "w",
+        # By way of memory: GDAL tells nobody of a disk that is full when it closes a file.
+        with _quiet(), MemoryFile() as memory:
+            with memory.open(
                 driver="GTiff",
                 count=bands,
                 height=height,
@@ -220,12 +261,12 @@ def write_bands(
                 predictor=3 if values.dtype.kind == "f" else 2,
                 BIGTIFF="IF_SAFER",
                 **profile,
-            ) as sink,
-        ):
-            sink.write(values)
-            for band, text in enumerate(descriptions, start=1):
-                if text:
-                    sink.set_band_description(band, text)
+            ) as sink:
+                sink.write(values)
+                for band, text in enumerate(descriptions, start=1):
+                    if text:
+                        sink.set_band_description(band, text)
+            draft.write_bytes(memory.getbuffer())
         draft.replace(path)
     except (RasterioError, OSError) as error:
         raise RunError(f"{path} can't be written: {error}") from error

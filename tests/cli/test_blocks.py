@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import warnings
@@ -139,8 +140,36 @@ def test_a_block_without_any_observation_stays_empty(
 ) -> None:
     mask = folder / "MASK_0_0_1.tif"
     write(mask, np.zeros_like(read(mask)), crs="EPSG:32633", transform=from_origin(0, 0, 1, 1))
-    assert fill(capsys, folder, "-o", tmp_path / "out")[0] == 0
+    code, result, err = fill(capsys, folder, "-o", tmp_path / "out")
+    assert (code, result["without_observations"]) == (0, 1)
+    assert "nothing was observed in 1 of 2 blocks, such as 0_0_1: they stay empty" in err
     assert np.isnan(read(tmp_path / "out/PRED_0_0_1.tif")).all()
+
+
+def test_a_mask_that_marks_observations_by_another_number_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for mask in folder.glob("MASK_*.tif"):
+        write(mask, read(mask) * 255, crs="EPSG:32633", transform=from_origin(0, 0, 1, 1))
+    code, _, err = fill(capsys, folder, "-o", tmp_path / "out")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "has the value 255 and no 1" in err
+
+
+def test_a_disk_that_is_full_leaves_no_half_of_a_block(
+    folder: Path, cube: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, content: bytes) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    code, _, err = fill(capsys, folder, "-o", tmp_path / "out")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "No space left on device" in err
+    assert list((tmp_path / "out").iterdir()) == []
+    assert export(capsys, cube, "-o", tmp_path / "cut")[0] == 1
+    assert not list(tmp_path.glob("cut/*.tif"))
 
 
 def cut_short(path: Path) -> None:
@@ -291,6 +320,11 @@ def test_an_export_says_what_is_other_than_was_asked_for(
     code, result, err = export(capsys, cube, "-o", tmp_path / "one")
     assert result["block"] == [6, 20, 26]
     assert "note: the cube is 6 x 20 x 26, so blocks are 6 x 20 x 26 and not 16 x 128 x 128" in err
+    with xr.open_dataset(cube) as source:
+        source.fillna(0.0).assign(land=(("y", "x"), np.ones((20, 26), np.uint8))).to_netcdf(tmp_path / "whole.nc")
+    code, result, err = export(capsys, tmp_path / "whole.nc", "-o", tmp_path / "whole", "--domain", "land")
+    assert "note: ndvi: there is no gap to take shapes from" in err
+    assert "note: blocks have no domain" in err
     capsys.readouterr()
     assert run(["blocks", "export", str(cube), "-o", str(tmp_path / "said")]) == 0
     assert capsys.readouterr().out.startswith(f"1 block of 6 x 20 x 26 written into {tmp_path / 'said'} in ")
