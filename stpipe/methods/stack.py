@@ -401,7 +401,7 @@ class StackFiller:
         trees = f"trees took another {gain:.0%} off its error" if made.answer else "trees could not better it"
         lines = [f"{self.name}: learned from {made.samples:,} artificial gap samples: a mean of {led}; {trees}"]
         before, after = made.network_errors
-        if after > (1 + UNLIKE) * before:
+        if before > 0 and after > (1 + UNLIKE) * before:
             lines.append(
                 f"{self.name}: this cube is unlike those that the weights were trained on: near observations the "
                 f"network errs {after / before - 1:.0%} more than the guides' mean, and counts for less"

@@ -217,6 +217,9 @@ def test_a_network_that_is_out_of_its_depth_is_told_of_and_distrusted(tmp_path: 
     assert after > 1.1 * before
     assert f"the network errs {after / before - 1:.0%} more than the guides' mean" in taught.notes()[1]
     assert np.mean(taught.learned.mixture.weights, axis=0)[-1] < 0.2  # type: ignore[union-attr]
+    # Of a variable that is the same everywhere the guides' mean has no error at all.
+    flat = replace(taught, learned=replace(taught.learned, network_errors=(0.0, 1e-6)))  # type: ignore[type-var]
+    assert not any("network" in note for note in flat.notes())
 
 
 def test_the_default_is_tuned_with_other_simple_methods_and_the_network() -> None:
