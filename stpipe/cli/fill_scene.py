@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from stpipe.cli.interrupts import interruptible
 from stpipe.cli.options import fill_options, run_options
 from stpipe.cli.words import tell, tell_note
-from stpipe.errors import RunError
 
 if TYPE_CHECKING:
     from stpipe.cli.scene_plan import Prepared
@@ -97,19 +94,3 @@ def show(folder: Path, report: dict[str, Any]) -> None:
     if tiffs:
         console.print(f"{folder / 'geotiff'}: {tiffs} GeoTIFFs")
     console.print(f"{folder / 'quicklook.png'}: a few frames; {folder / 'run.json'}: all about the run")
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Make Ctrl-C and SIGTERM, by which batch systems end jobs, leave with a line that says how to go on."""
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise RunError("interrupted; what is done is kept: run the same command again to go on from here") from None
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stpipe.cli.interrupts import RESUMED, interruptible
 from stpipe.cli.options import parse_period, parse_range
 from stpipe.cli.paths import HerePath
 from stpipe.cli.training import TrainingJob, duration, note, train_job
@@ -133,7 +134,10 @@ def command(
     goes_on = place.goes_on(job.identity(), resume=resume, overwrite=overwrite)
     for line in notes:
         note(line)
-    result = train_job(job, goes_on=goes_on)
+    with interruptible(
+        lambda: RESUMED if place.checkpoint.exists() else "interrupted before the first checkpoint; nothing is kept"
+    ):
+        result = train_job(job, goes_on=goes_on)
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return
@@ -171,7 +175,9 @@ def _show(result: Mapping[str, Any]) -> None:
         "guides that the network corrects. Last row: geometric mean over families, against the base."
     )
     overall = result["held_out_against_base"]
-    if "before" in overall:
+    if overall["network"] >= 1.0:
+        gained = f"{overall['network']:.3g} times that of the base, so that there is no reason to use these weights"
+    elif "before" in overall:
         change = 100 * (1 - overall["network"] / overall["before"])
         gained = f"{change:.2g} % less than the weights it started from" if result["better"] else (
             "no better than the weights it started from, so that there is no reason to use these"
@@ -191,12 +197,16 @@ def _table(result: Mapping[str, Any], console: Console) -> list[Table]:
     names = [name for name in overall if name not in {"network", "before"}]
     names += [name for name in ("before", "network") if name in overall]
     rows = [
-        [family, f"{row['samples']:,}", *_cells(row, names), f"{100 * row['coverage']:.0f} %"]
+        [family, f"{row['samples']:,}", *_cells(row, names), _share(row["coverage"])]
         for family, row in result["held_out"].items()
     ]
     rows.append(["all, against the base", "", *_cells(overall, names), ""])
     headings = ["held out", "samples", *({"network": "after"}.get(name, name) for name in names), "in 90 %"]
     return in_parts(console, headings, rows)
+
+
+def _share(coverage: float | None) -> str:
+    return "–" if coverage is None else f"{100 * coverage:.0f} %"
 
 
 def _cells(row: Mapping[str, float], names: Sequence[str]) -> list[Text]:

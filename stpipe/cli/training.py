@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -142,7 +143,7 @@ def train_job(job: TrainingJob, *, goes_on: bool) -> dict[str, Any]:
     samples = sum(each.hidden.size for each in learn)
     click.echo(f"{len(learn)} examples of {samples / 1e6:.3g} M samples, {len(judged)} held out", err=True)
     with job.place.locked():
-        if not goes_on:
+        if not (goes_on and job.place.checkpoint.exists()):  # looks of one that was removed are of another training
             job.place.begin(job.identity())
         trained = fit(
             usual, learn, judged, settings, job.start, checkpoint=job.place.checkpoint, report=_reporter(job, began)
@@ -284,9 +285,11 @@ def _finish(
         scores[family]["before"] = row["network"]
     if before is not None:
         overall["before"] = before
+    shares: dict[str, float | None] = {}
     for family, row in scores.items():
         judged = [each for each in trained.after if each.family == family]
-        row["coverage"] = sum(each.coverage for each in judged) / len(judged)
+        told = [each.coverage for each in judged if isfinite(each.coverage)]
+        shares[family] = sum(told) / len(told) if told else None
         row["samples"] = sum(each.samples for each in judged)
     # Killed after its only checkpoint and before the record of it, a training goes on without one.
     last = {"step": trained.steps, "loss": None, "held_out": overall["network"], "seconds": round(seconds, 1)}
@@ -303,7 +306,7 @@ def _finish(
         "batch": settings.batch,
         "examples": examples,
         "samples": samples,
-        "held_out": scores,
+        "held_out": {family: {**row, "coverage": shares[family]} for family, row in scores.items()},
         "held_out_against_base": overall,
     }
     draw_training(looks, job.place.picture, before=before)
@@ -322,7 +325,7 @@ def _finish(
         "curves": str(job.place.curves),
         "picture": str(job.place.picture),
         "seconds": seconds,
-        "better": overall["network"] < (1.0 if before is None else before),
+        "better": overall["network"] < min(1.0, 1.0 if before is None else before),
         **provenance,
     }
 

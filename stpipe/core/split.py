@@ -195,9 +195,14 @@ class NameSplit:
     by: str
     """By what of the names."""
 
+    shared: int = 0
+    """How many of those learned from have samples of those held out, where leaving them out would leave nothing."""
+
     def __str__(self) -> str:
         """Say how many blocks are on which side."""
         apart = f", {len(self.between)} between them left out" if self.between else ""
+        if self.shared:
+            apart += ", which share samples: errors on what is held out flatter; export more blocks, or smaller ones"
         return f"split by {self.by}: {len(self.learned)} blocks learned from, {len(self.held_out)} held out{apart}"
 
 

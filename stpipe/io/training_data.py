@@ -7,7 +7,7 @@ A variable of a cube is a family of its own, and so are the blocks of a variable
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -256,11 +256,29 @@ def split_sources(
                 families.append(_family(name, str(split), sides, seed, len(families)))
             continue
         apart = split_names([block.name for block in source.blocks], share=share, place=source.name)
+        apart = _without_shared(apart, source.blocks)
         for name in source.families:
             blocks = [block for block in source.blocks if _family_of(source.name, block) == name]
             sides = _block_sides(blocks, name, apart, wanted, valid_range)
             families.append(_family(name, str(apart), sides, seed, len(families)))
     return families
+
+
+def _without_shared(split: NameSplit, blocks: Sequence[BlockFile]) -> NameSplit:
+    """Leave out what has samples of blocks that are held out, as blocks that overlap do; say so if that is all."""
+    judges = [block for block in blocks if block.name in split.held_out]
+    shared = {
+        block.name for block in blocks if block.name in split.learned and any(block.shares(judge) for judge in judges)
+    }
+    if not shared:
+        return split
+    if shared.issuperset(split.learned):
+        return replace(split, shared=len(shared))
+    return replace(
+        split,
+        learned=tuple(name for name in split.learned if name not in shared),
+        between=(*split.between, *sorted(shared)),
+    )
 
 
 def _family(name: str, split: str, sides: tuple[list[Part], list[Part]], seed: int, number: int) -> Family:

@@ -143,7 +143,7 @@ class Judgement:
     """Of the network."""
 
     coverage: float
-    """Share of the hidden samples inside the calibrated interval."""
+    """Share of the hidden samples inside the interval, calibrated on other examples; NaN where there are none."""
 
 
 def judge(
@@ -158,14 +158,15 @@ def judge(
     judges : sequence of Example
         Held out; those without a hidden sample are passed over.
     factor : float, optional
-        What half-widths are to be multiplied with; by default what covers 90 % of the errors.
+        What half-widths are to be multiplied with; by default what covers 90 % of the errors of all examples, and for
+        each one's coverage, of all others.
 
     Returns
     -------
     judgements : tuple of Judgement
         One an example.
     factor : float
-        What coverages hold for.
+        That.
     """
     from stpipe.model.training import answer, calibration_factor
 
@@ -185,7 +186,17 @@ def judge(
             }
         )
     used = [each for each in judges if each.hidden.any()]
-    factor = calibration_factor(errors, widths, coverage=COVERAGE) if factor is None else factor
+    if factor is not None:
+        factors = [factor] * len(errors)
+    else:  # each is judged by intervals that others have calibrated: its own would hold by construction
+        factor = calibration_factor(errors, widths, coverage=COVERAGE)
+        factors = [
+            calibration_factor(
+                [*errors[:number], *errors[number + 1 :]], [*widths[:number], *widths[number + 1 :]], coverage=COVERAGE
+            )
+            for number in range(len(errors))
+        ]
+    alone = len(errors) < 2
     return tuple(
         Judgement(
             name=each.name,
@@ -193,9 +204,9 @@ def judge(
             samples=error.size,
             errors=row,
             network=float(error.mean()),
-            coverage=float((error <= factor * width).mean()),
+            coverage=float("nan") if alone else float((error <= own * width).mean()),
         )
-        for each, row, error, width in zip(used, rows, errors, widths, strict=True)
+        for each, row, error, width, own in zip(used, rows, errors, widths, factors, strict=True)
     ), factor
 
 
