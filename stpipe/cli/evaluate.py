@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ from stpipe.cli.words import tell, tell_note
 from stpipe.errors import OptionError
 
 if TYPE_CHECKING:
+    from stpipe.core.evaluation import Evaluation
     from stpipe.io.guides import Guides
     from stpipe.io.radar_guides import RadarGuides
 
@@ -126,14 +129,11 @@ def command(
             progress=progress,
             tell=said.append,
         )
-    if picture is not None:
-        from stpipe.report.scores_picture import draw_scores
-
-        draw_scores(results, picture)
     for note in (*remarks, *said, *(f"{result.variable}: {note}" for result in results for note in result.notes)):
         tell_note(note)
     if as_json:
         click.echo(json.dumps({"cube": str(cube), "variables": [result.as_dict() for result in results]}, indent=2))
+        _draw(results, picture)
         return
     from stpipe.cli.console import wide_console
     from stpipe.cli.score_tables import show
@@ -141,8 +141,17 @@ def command(
     console = wide_console()
     for result in results:
         show(result, console, by_frame=by_frame or choice is not None)
+    _draw(results, picture)
     if picture is not None:
         tell(f"picture  {picture}")
+
+
+def _draw(results: Sequence[Evaluation], picture: Path | None) -> None:
+    """Draw the scores, once they are printed: nothing that becomes of the picture takes them away."""
+    if picture is not None:
+        from stpipe.report.scores_picture import draw_scores
+
+        draw_scores(results, picture)
 
 
 def _check_picture(picture: Path | None) -> None:
@@ -153,3 +162,5 @@ def _check_picture(picture: Path | None) -> None:
         raise OptionError(f"--picture needs a file that ends with .png, got {picture}")
     if not picture.parent.is_dir() or picture.is_dir():
         raise OptionError(f"--picture can't be written to {picture}: name a file in a folder that exists")
+    if not os.access(picture.parent, os.W_OK):
+        raise OptionError(f"--picture can't be written to {picture}: no right to write in {picture.parent}")

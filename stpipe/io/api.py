@@ -37,6 +37,7 @@ from stpipe.execution.context import FillJob, Scale
 from stpipe.execution.learning import learn, taught_by
 from stpipe.execution.rounds import part_of
 from stpipe.execution.tasks import fill_block, finish_tile, has_gaps, survey_samples
+from stpipe.io.arguments import checked_count, checked_names, checked_range, checked_triple
 from stpipe.io.frames import SOURCE_SUFFIX, companions, half_width_name, interval_percent
 from stpipe.io.guide_sources import Guide, guides_of, names_of, not_guides, object_guides
 from stpipe.io.guides import GuideOptions, Guides
@@ -79,7 +80,7 @@ Products = tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32]]
 def fill(
     obj: xr.Dataset | xr.DataArray,
     *,
-    variables: Sequence[str] | None = None,
+    variables: str | Sequence[str] | None = None,
     method: str = "pconv",
     model: str | None = None,
     tune: bool | None = None,
@@ -106,7 +107,7 @@ def fill(
     obj : Dataset or DataArray
         Variables over (time, y, x) in any order and by any names that `stpipe.open_cube` takes, NaN in gaps. If a
         variable is a Dask array, so is its result, and nothing is computed yet.
-    variables : sequence of str, optional
+    variables : str or sequence of str, optional
         What to fill; all numeric variables over (time, y, x) unless given, but those that rules are about.
     method, model : str
         As for ``stpipe fill-scene``; ``sar`` goes by its usual steps, see docs/sar.md.
@@ -157,6 +158,10 @@ def fill(
     >>> float(filled.ndvi.min()), sorted(filled)
     (1.0, ['ndvi', 'ndvi_ci90', 'ndvi_source'])
     """
+    variables, valid_range = checked_names(variables, "variables"), checked_range(valid_range)
+    block, overlap = checked_triple(block, "block"), checked_triple(overlap, "overlap")
+    if memory_limit is not None:
+        memory_limit = checked_count(memory_limit, "memory_limit", 1)
     check_max_gap(max_gap, "max_gap")
     percent = interval_percent(interval, "interval")
     given = guides_of(guide)

@@ -25,6 +25,7 @@ from stpipe.core.trust import Trust, remarks
 from stpipe.errors import CubeError, OptionError
 from stpipe.execution.context import Scale, read_samples
 from stpipe.execution.learning import crop_of
+from stpipe.io.arguments import checked_count, checked_names, checked_range
 from stpipe.io.guide_sources import Guide, guides_of, names_of, not_guides, object_guides
 from stpipe.io.guides import GuideOptions, Guides
 from stpipe.io.objects import understand
@@ -47,6 +48,16 @@ from stpipe.methods.with_guides import TAKE_GUIDES, check_method, make_guided
 
 Progress = Callable[[int, int], None]
 """Called with steps done and steps there are."""
+
+
+BORROWED = (
+    "there is no gap to take shapes from, so parts are hidden by blobs, speckle and stripes; "
+    "scores say little of clouds"
+)
+
+
+class NoSampleError(CubeError):
+    """A variable of which nothing was observed."""
 
 
 def fillers_for(
@@ -172,7 +183,9 @@ def read_crops(
         crops.append(crop_of(parts.pop(0).standardised(scale), days, window, led_by))
     if not any(crop.valid.any() for crop in crops):
         where = "" if len(windows) == 1 else f" in the {len(windows)} parts that were looked at"
-        raise CubeError(f"variable {info.name!r} has no valid sample{where}, so that nothing can be hidden to score on")
+        raise NoSampleError(
+            f"variable {info.name!r} has no valid sample{where}, so that nothing can be hidden to score on"
+        )
     return crops, spread
 
 
@@ -210,11 +223,19 @@ def evaluate_cube(
     beside = Beside([one for one in (guides, radar) if one is not None])
     for info in infos:
         check_fillable(info)
-    results = []
+    results: list[Evaluation] = []
     for number, info in enumerate(infos):
         rule_counts = np.zeros((0 if trust is None else len(trust.rules), 2), dtype=np.int64)
-        crops, spread = read_crops(reader, info, days, valid_range=valid_range, rule_counts=rule_counts, guides=beside)
-        if trust is not None and tell is not None and not number:  # they are the same for every variable
+        try:
+            crops, spread = read_crops(
+                reader, info, days, valid_range=valid_range, rule_counts=rule_counts, guides=beside
+            )
+        except NoSampleError as error:  # of several variables, one that is all gap takes no scores from the others
+            if tell is None or (not results and number == len(infos) - 1):
+                raise
+            tell(str(error))
+            continue
+        if trust is not None and tell is not None and not results:  # they are the same for every variable
             for line in remarks(trust, rule_counts):
                 tell(f"{line} (of the parts that were read)")
 
@@ -237,15 +258,16 @@ def evaluate_cube(
             unseeing=without_frames,
             progress=step,
         )
-        results.append(replace(found, notes=(*radar_notes(found), *found.notes)))
+        shapes = (BORROWED,) if all(crop.valid.all() for crop in crops) else ()
+        results.append(replace(found, notes=(*shapes, *radar_notes(found), *found.notes)))
     return results
 
 
 def evaluate(
     obj: xr.Dataset | xr.DataArray,
     *,
-    variables: Sequence[str] | None = None,
-    methods: Sequence[str] | None = None,
+    variables: str | Sequence[str] | None = None,
+    methods: str | Sequence[str] | None = None,
     model: str | None = None,
     draws: int = 2,
     seed: int = 0,
@@ -270,9 +292,9 @@ def evaluate(
     ----------
     obj : Dataset or DataArray
         As for `stpipe.fill`; parts of it are read at once.
-    variables : sequence of str, optional
+    variables : str or sequence of str, optional
         What to score on; all numeric variables over (time, y, x) unless given.
-    methods : sequence of str, optional
+    methods : str or sequence of str, optional
         What to score; all methods that apply unless given. ``linear`` joins them, for skill is measured against it.
     model : str, optional
         Name or path of the weights for pconv.
@@ -318,6 +340,10 @@ def evaluate(
     >>> sorted(scores.sizes), float(scores.skill.sel(variable="ndvi", method_name="linear", group="all"))
     (['group', 'method_name', 'variable'], 0.0)
     """
+    variables, methods = checked_names(variables, "variables"), checked_names(methods, "methods")
+    valid_range = checked_range(valid_range)
+    checked_count(draws, "draws", 1)
+    checked_count(seed, "seed", 0)
     given = guides_of(guide)
     options = GuideOptions(
         variables=names_of(guide_var), resampling=guide_resampling, window_days=guide_window
@@ -338,22 +364,27 @@ def evaluate(
             warnings.warn(note, UserWarning, stacklevel=2)
     results: list[Evaluation] = []
     for name in cube.names:
-        results += evaluate_cube(
-            cube.reader(name),
-            [cube.info(name)],
-            cube.days,
-            methods=methods,
-            model=model,
-            draws=draws,
-            seed=seed,
-            interval=interval,
-            valid_range=valid_range,
-            trust=cube.trust,
-            guides=guides,
-            radar=radar,
-            progress=progress,
-            tell=None if results else _warn,
-        )
+        try:
+            results += evaluate_cube(
+                cube.reader(name),
+                [cube.info(name)],
+                cube.days,
+                methods=methods,
+                model=model,
+                draws=draws,
+                seed=seed,
+                interval=interval,
+                valid_range=valid_range,
+                trust=cube.trust,
+                guides=guides,
+                radar=radar,
+                progress=progress,
+                tell=None if results else _warn,
+            )
+        except NoSampleError as error:
+            if not results and name == cube.names[-1]:
+                raise
+            _warn(str(error))
     return as_dataset(results, {name: str(cube.dataset[name].attrs.get("units", "")) for name in cube.names})
 
 

@@ -118,6 +118,8 @@ def understand(
     >>> cube.names, cube.dims, cube.extent
     (('values',), ('time', 'y', 'x'), (2, 4, 3))
     """
+    if not isinstance(obj, xr.Dataset | xr.DataArray):
+        raise CubeError(f"a cube is a Dataset or DataArray of xarray, got {type(obj).__name__}")
     dataset = obj.to_dataset(name=obj.name or NAMELESS) if isinstance(obj, xr.DataArray) else obj
     if trust is not None:
         trust = trust.resolved(_cube_names(dataset, "iufb"), "the dataset")

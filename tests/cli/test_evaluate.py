@@ -119,8 +119,20 @@ def test_one_frame_and_methods_in_time_alone_are_refused(cube: str, capsys: pyte
 
 
 def test_codes_are_left_out_and_what_is_empty_is_told(cube: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["evaluate", cube, "--method", "linear"]) == 2
+    assert run(["evaluate", cube, "--method", "linear", "--var", "nothing"]) == 2
     assert "variable 'nothing' has no valid sample" in capsys.readouterr().err
+    assert run(["evaluate", cube, "--method", "linear", "--draws", "1", "--json"]) == 0
+    told = capsys.readouterr()
+    assert "variable 'nothing' has no valid sample" in told.err
+    assert [each["variable"] for each in json.loads(told.out)["variables"]] == ["ndvi"]
+
+
+def test_a_picture_that_could_not_be_written_is_refused_before_any_work(
+    cube: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, _: Path(path) != tmp_path)
+    assert run(["evaluate", cube, "--method", "linear", "--picture", str(tmp_path / "x.png")]) == 2
+    assert "no right to write" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

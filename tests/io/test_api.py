@@ -235,6 +235,14 @@ REFUSALS = [
     pytest.param(make(), {"interval": 1.0}, OptionError, "from 0.5 to 0.99", id="interval-all"),
     pytest.param(make(), {"interval": "wide"}, OptionError, "got 'wide'", id="interval-in-words"),
     pytest.param(make(), {"domain": "sea"}, CubeError, "no variable 'sea'", id="domain"),
+    pytest.param(make(), {"block": (6, 4)}, OptionError, r"block needs three .*got \(6, 4\)", id="block-of-two"),
+    pytest.param(make(), {"valid_range": (1, 0)}, OptionError, "low <= high", id="range-upside-down"),
+    pytest.param(make(), {"valid_range": (float("nan"), 1)}, OptionError, "low <= high", id="range-of-nan"),
+    pytest.param(make(), {"valid_range": "0,1"}, OptionError, "two numbers", id="range-in-words"),
+    pytest.param(make(), {"variables": []}, OptionError, "variables names nothing", id="no-variables"),
+    pytest.param(make(), {"variables": "w"}, CubeError, "no variable 'w'", id="one-variable"),
+    pytest.param(make(), {"memory_limit": "4GiB"}, OptionError, "memory_limit needs a whole", id="memory-in-words"),
+    pytest.param(np.zeros((3, 4, 4)), {}, CubeError, "of xarray, got ndarray", id="array"),
     pytest.param(make(), {"block": (6, 0, 4)}, PlanError, "at least 1 along y", id="block"),
 ]
 

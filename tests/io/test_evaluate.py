@@ -116,9 +116,11 @@ def test_crops_of_a_large_cube_are_parts_of_it(monkeypatch: pytest.MonkeyPatch) 
     ("options", "error", "message"),
     [
         ({"methods": ["magic"]}, OptionError, "no method 'magic'; there are pconv"),
-        ({"methods": []}, OptionError, "there is no method to evaluate"),
+        ({"methods": []}, OptionError, "methods names nothing"),
         ({"methods": ["linear"], "model": "x.keras"}, OptionError, "goes with pconv, which is not among"),
-        ({"methods": ["linear"], "draws": 0}, OptionError, "drawn at least once, got --draws 0"),
+        ({"methods": ["linear"], "draws": 0}, OptionError, "draws needs a whole number of at least 1, got 0"),
+        ({"methods": "linear", "seed": -1}, OptionError, "seed needs a whole number of at least 0, got -1"),
+        ({"methods": "linear", "valid_range": (1, 0)}, OptionError, "valid_range needs two numbers"),
         ({"methods": ["linear"], "interval": 1.0}, OptionError, "must lie between 0 and 1"),
         ({"methods": ["sar"]}, OptionError, "method sar leans on radar; name its cube with guide"),
         (

@@ -19,6 +19,7 @@ from stpipe.core.qa_products import parse_trust
 from stpipe.core.samples import check_fillable, physical, valid_samples
 from stpipe.core.trust import remarks
 from stpipe.core.windows import Window, triple
+from stpipe.io.arguments import checked_names, checked_range
 from stpipe.io.cube import Period
 from stpipe.io.dimensions import coordinate_of
 from stpipe.io.gaps.request import period_bounds
@@ -37,7 +38,7 @@ Range = tuple[float, float]
 def gap_statistics(
     obj: xr.Dataset | xr.DataArray,
     *,
-    variables: Sequence[str] | None = None,
+    variables: str | Sequence[str] | None = None,
     boundaries: str = "exclude",
     by: str = "none",
     percentiles: Sequence[float] = (),
@@ -95,6 +96,7 @@ def gap_statistics(
     >>> found.ndvi_gap_count.item(), found.ndvi_gap_mean.item(), str(found.ndvi_longest_start.values[0, 0])[:10]
     (2.0, 15.0, '2024-05-11')
     """
+    variables, valid_range = checked_names(variables, "variables"), checked_range(valid_range)
     options = GapOptions(boundaries=boundaries, by=by, percentiles=tuple(float(p) for p in percentiles))
     trust = parse_trust(qa, keep, drop, buffer)
     cube = understand(obj, variables=variables, domain=domain, trust=trust)
