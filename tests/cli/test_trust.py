@@ -128,7 +128,8 @@ def test_rules_that_match_nothing_are_said_aloud(cube: Path, tmp_path: Path, cap
     assert lines(capsys) == [NOTE]
     words = ["evaluate", str(cube), "--var", "red", "--method", "linear", "--draws", "1", "--keep", "SCL:0-20"]
     assert run(words) == 0
-    (line,) = lines(capsys)
+    line, shapes = lines(capsys)
+    assert "there is no gap to take shapes from" in shapes
     assert f"--keep SCL:0-20 matches all of {SAMPLES} samples, so that it drops nothing (of the parts" in line
     blocks = ["blocks", "export", str(cube), "-o", str(tmp_path / "b"), "--block", "5,24,24", "--drop", "SCL:77"]
     assert run([*blocks, "--gaps", "none"]) == 0
