@@ -210,11 +210,17 @@ def on_lattice(values: NDArray[np.float64], valid: NDArray[np.bool_], origin: Tr
     return values[rows, columns][valid[rows, columns]]
 
 
+TAILS = 0.5
+"""Least share of the spread that the range of 98 % of a field's samples speaks for."""
+
+
 def location_and_spread(samples: NDArray[np.float64]) -> tuple[float, float]:
     """Return the median and a robust standard deviation of a scene's picked samples, in any order.
 
-    The spread is the interquartile range over 1.349, which is the standard deviation of a normal distribution; of a
-    field that is mostly one value it is the plain standard deviation instead, and 1 for a constant one.
+    The spread is the interquartile range over 1.349, which is the standard deviation of a normal distribution. Of a
+    field that is mostly one value, as rain and snow are, that range says next to nothing: it is half at least of
+    what the range between the first and the last percentile comes to by the same reckoning. Where that is nothing too,
+    it is the plain standard deviation, and 1 for a constant field.
 
     Examples
     --------
@@ -226,8 +232,8 @@ def location_and_spread(samples: NDArray[np.float64]) -> tuple[float, float]:
     if not samples.size:
         return 0.0, 1.0
     ordered = np.sort(samples)
-    low, middle, high = (float(q) for q in np.quantile(ordered, (0.25, 0.5, 0.75)))
-    spread = (high - low) / 1.349
+    least, low, middle, high, most = (float(q) for q in np.quantile(ordered, (0.01, 0.25, 0.5, 0.75, 0.99)))
+    spread = max((high - low) / 1.349, TAILS * (most - least) / 4.652)
     smallest = 1e-9 * max(abs(high), abs(low))
     if spread <= smallest:
         spread = float(ordered.std())

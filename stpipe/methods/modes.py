@@ -192,10 +192,13 @@ def learn_modes(
     if speaking.sum() < 3:
         return _without_patterns(observed, known, days)
     ranks, scores = [min(rank or 0, int(speaking.sum()) - 1, picked.size - 1)], [0.0]
-    if rank is None:
-        ranks, scores = _try_ranks(observed[speaking], known[speaking], groups[picked], np.random.default_rng(seed))
-    rank = max(rank for rank, score in zip(ranks, scores, strict=True) if score <= TOLERANCE * min(scores))
-    mean, loadings, noise = _learn(observed[speaking], known[speaking], rank)
+    try:
+        if rank is None:
+            ranks, scores = _try_ranks(observed[speaking], known[speaking], groups[picked], np.random.default_rng(seed))
+        rank = max(rank for rank, score in zip(ranks, scores, strict=True) if score <= TOLERANCE * min(scores))
+        mean, loadings, noise = _learn(observed[speaking], known[speaking], rank)
+    except np.linalg.LinAlgError:  # some values are so far from all others that float64 loses these beside them
+        return _without_patterns(observed, known, days)
     mean, loadings, noise = _filter_in_time(mean, loadings, noise, known.mean(axis=1), speaking, days)
     vectors, sizes, _ = np.linalg.svd(loadings, full_matrices=False)
     return Modes(

@@ -81,6 +81,19 @@ def test_location_and_spread_follow_the_units(seed: int, factor: float, offset: 
 
 
 def test_a_field_that_is_mostly_one_value_still_has_a_spread() -> None:
-    assert location_and_spread(np.array([0.0] * 90 + [10.0] * 10)) == (0.0, 3.0)
+    assert location_and_spread(np.array([0.0] * 999 + [10.0])) == (0.0, np.std([0.0] * 999 + [10.0]))
     assert location_and_spread(np.zeros(0)) == (0.0, 1.0)
     assert location_and_spread(np.full(9, 273.15)) == (273.15, 1.0)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 1e-9, 1e-3]))
+def test_a_field_of_rain_has_a_spread_however_much_of_it_is_dry(seed: int, dust: float) -> None:
+    """Shares just above a quarter had next to none, and dust of resampling none at all."""
+    rng = np.random.default_rng(seed)
+    amounts = np.abs(rng.normal(size=20_000)) * 10
+    dry = dust * rng.random(amounts.size)
+    order = rng.random(amounts.size)
+    for share in (0.05, 0.2, 0.2499, 0.2501, 0.3, 0.5):
+        samples = np.where(order < share, amounts, dry)
+        _, spread = location_and_spread(samples)
+        assert 0.25 < spread / samples.std() < 2

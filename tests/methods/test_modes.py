@@ -67,6 +67,15 @@ def test_an_observation_that_is_far_off_says_little() -> None:
     assert np.abs(estimate - 1).max() < 0.1
 
 
+def test_values_that_float64_cannot_hold_beside_others_leave_a_mean() -> None:
+    """Standardised samples may be as far off as 1e9 spreads, whose squares leave nothing of the ones beside them."""
+    values, valid, days, _ = patterned(2)
+    values = values.reshape(24, -1).astype(np.float32) * np.float32(2e9)
+    modes = learn_modes(values, valid.reshape(24, -1), days, seed=0)
+    assert np.isfinite(modes.mean).all()
+    assert np.isfinite(project(values, valid.reshape(24, -1), modes)[0]).all()
+
+
 def test_what_was_learned_comes_back_from_bytes() -> None:
     values, valid, days, _ = patterned(2)
     modes = learn_modes(values.reshape(24, -1).astype(np.float32), valid.reshape(24, -1), days, seed=0)
