@@ -46,6 +46,9 @@ KERNEL_DAYS = (32.0, 64.0)
 WIDER = 0.2
 """Weight of a wider reach against the one before."""
 
+KERNEL_ROWS = 64
+"""Frames whose weights are worked out together."""
+
 PRIOR_WEIGHT = 1.5
 """A season is drawn towards that of the surroundings, which counts as so many observations on the very day."""
 
@@ -96,7 +99,9 @@ class ClimatologyFiller(WithFallback):
         expected = coarse_fill(pyramid, block, remains) + reference
         deviation, support = pixel_deviations(block, expected)
         expected += deviation.astype(np.float32)
-        season, fallback = pixel_seasons(block, expected, season_kernel(block.days))
+        if not np.array_equal(block.days, block.all_days):
+            kernel = season_kernel(block.days)
+        season, fallback = pixel_seasons(block, expected, kernel)
         reference += deviation.astype(np.float32)
         reference += season
         del expected, season
@@ -119,14 +124,21 @@ def season_kernel(days: NDArray[np.float64]) -> Kernel:
     >>> season_kernel(np.array([0.0, 8.0, 365.25, 378.0, 735.0])).toarray()[0].round(3)
     array([0.   , 0.   , 1.2  , 1.017, 1.191])
     """
-    apart = days[None, :] - days[:, None]
+    # Some rows at a time: whole, the kernel of 20 years of days takes gigabytes, and all but a few weights are zero.
+    starts = range(0, days.size, KERNEL_ROWS)
+    rows = [sparse.csr_array(_season_weights(days[start : start + KERNEL_ROWS], days)) for start in starts]
+    return sparse.csr_array(sparse.vstack(rows, format="csr"))
+
+
+def _season_weights(days: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    apart = others[None, :] - days[:, None]
     years = np.rint(apart / YEAR_DAYS)
     distance = np.abs(apart - YEAR_DAYS * years)
     weight = np.zeros_like(apart)
     for number, reach in enumerate(KERNEL_DAYS):
         weight += WIDER**number * np.maximum(1 - (distance / reach) ** 3, 0) ** 3
     weight[years == 0] = 0
-    return sparse.csr_array(weight)
+    return weight
 
 
 @dataclass(frozen=True, slots=True)

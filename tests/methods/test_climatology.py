@@ -12,7 +12,14 @@ from stpipe.core.blocks import BlockGrid, BlockSpec
 from stpipe.core.crops import fill_crop
 from stpipe.core.windows import Window
 from stpipe.methods.anomaly import AnomalyFiller
-from stpipe.methods.climatology import PRIOR_WEIGHT, ClimatologyFiller, pixel_seasons, season_kernel
+from stpipe.methods.climatology import (
+    KERNEL_ROWS,
+    PRIOR_WEIGHT,
+    ClimatologyFiller,
+    _season_weights,
+    pixel_seasons,
+    season_kernel,
+)
 from stpipe.methods.pyramid import PyramidFiller
 from tests.methods.scenes import block_input, crop_of
 
@@ -81,6 +88,13 @@ def test_a_date_is_told_by_its_season_in_other_years_alone(steps: list[float]) -
             for reach, weight in ((32, 1.0), (64, 0.2)):
                 expected += weight * (1 - (in_season / reach) ** 3) ** 3 if in_season < reach else 0.0
         assert kernel[here, there] == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_long_series_has_the_weights_of_one_piece() -> None:
+    days = np.cumsum(np.random.default_rng(0).uniform(1, 20, 3 * KERNEL_ROWS + 7))
+    kernel = season_kernel(days)
+    assert kernel.has_canonical_format
+    np.testing.assert_array_equal(kernel.toarray(), _season_weights(days, days))
 
 
 @given(seed=st.integers(0, 2**32 - 1))
