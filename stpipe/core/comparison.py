@@ -26,6 +26,7 @@ from stpipe.core.gap_classes import (
     space_distance,
     time_distance,
 )
+from stpipe.core.timeline import passes
 
 REFERENCE = "linear"
 """The method that skill is measured against."""
@@ -408,6 +409,11 @@ def cluster_frames(crop: Crop) -> NDArray[np.integer]:
     """Return the frame of the cube that each of a crop's clusters lies in, in the order of their numbers."""
     frames, height, width = crop.valid.shape
     return np.repeat(crop.window.start[0] + np.arange(frames), -(-height // TILE) * -(-width // TILE))
+
+
+def passes_of(crop: Crop, hidden: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return the number of each hidden sample's pass; a date is one, in whichever crops it shows."""
+    return passes(crop.days)[np.nonzero(hidden)[0]]
 
 
 def clusters_of(crop: Crop, hidden: NDArray[np.bool_]) -> NDArray[np.integer]:

@@ -247,7 +247,7 @@ def evaluate(
 
     for draw in range(draws):
         hidden = [
-            draw_gaps(crop.valid, generator(Purpose.EVALUATION, seed, draw, i), domain=crop.domain)
+            draw_gaps(crop.valid, generator(Purpose.EVALUATION, seed, draw, i), domain=crop.domain, days=crop.days)
             for i, crop in enumerate(crops)
         ]
         left = [crop.without(away) for crop, away in zip(crops, hidden, strict=True)]

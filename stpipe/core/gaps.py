@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from stpipe.core.timeline import passes
 from stpipe.errors import ShapeError
 
 GAP_KINDS = ("own", "own", "own", "blobs", "speckle", "stripes", "frames", "run")
@@ -98,13 +99,14 @@ def draw_gaps(
     *,
     domain: NDArray[np.bool_] | None = None,
     share: tuple[float, float] = SHARE,
+    days: NDArray[np.float64] | None = None,
 ) -> NDArray[np.bool_]:
     """Return True on observed samples to hide, in a mix of gaps like the cube's own.
 
     Frames chosen at random, clear ones more often, get the gap shape of another date at the same place, sometimes
     flipped and shifted. Whole frames and runs of frames take the share of the hidden samples that they have of the
     real gaps, but always some; the frames before and after them keep what they have. A cube with next to no gaps gets
-    blobs, speckle and stripes.
+    blobs, speckle and stripes. What is hidden is so from all frames of a pass.
 
     Parameters
     ----------
@@ -116,7 +118,9 @@ def draw_gaps(
         Where values can exist; by default where anything was ever observed.
     share : (least, most)
         How much of what is valid a draw hides, about. The most holds always, the least wherever frames are no larger
-        than that.
+        than that; where frames of a pass overlap, of what their pass saw.
+    days : (time,) ndarray of float64, optional
+        Ascending times, which tell the frames of a pass, see `stpipe.core.timeline.passes`; by default each is one.
 
     Returns
     -------
@@ -131,6 +135,10 @@ def draw_gaps(
     >>> bool((hidden <= valid).all()), bool(0.04 < hidden.sum() / valid.sum() <= 0.25)
     (True, True)
     """
+    which = np.arange(len(valid)) if days is None else passes(days)
+    if len(valid) and which[-1] + 1 < len(valid):
+        seen = np.logical_or.reduceat(valid, np.flatnonzero(np.diff(which, prepend=-1)), axis=0)
+        return np.asarray(draw_gaps(seen, rng, domain=domain, share=share)[which] & valid)
     total = int(valid.sum())
     most = int(share[1] * total)
     if total < 2:

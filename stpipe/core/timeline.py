@@ -18,6 +18,12 @@ PRIOR_PAIRS = 2.0
 PRIOR_RATE = 1 / 12
 """Common rate of change: the square of the scene's spread in about a dozen median steps."""
 
+PASS_DAYS = 10 / 1440
+"""Frames that follow on each other within ten minutes can be of one pass: neighbouring tiles are some 15 s apart."""
+
+PASS_SHARE = 0.01
+"""Unless that is more than this share of the series' mean step, for then it is one of minutes."""
+
 SHORTEST_STEP = 0.5
 """Two looks within minutes differ by noise: taken for a walk, it would be a wild one. In median steps."""
 
@@ -64,14 +70,38 @@ class Neighbours:
         )
 
 
-def median_step(days: NDArray[np.float64]) -> float:
-    """Return the median step of a time axis in days; 1 for a single frame.
+def passes(days: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return (time,) the pass that each frame is of, counted from 0.
 
-    >>> median_step(np.array([0.0, 5.0, 10.0, 40.0]))
-    5.0
+    Tiles that one pass of a satellite saw have times of their own, some seconds apart, but are one look at the scene:
+    what hides the ground from one of them hides it from all, and the step between them is not the series' own.
+
+    Parameters
+    ----------
+    days : (time,) ndarray of float64
+        Ascending times.
+
+    Examples
+    --------
+    >>> passes(np.array([0.0, 0.0002, 5.0, 5.0002, 10.0]))
+    array([0, 0, 1, 1, 2])
+    >>> passes(np.arange(4) / 1440)
+    array([0, 1, 2, 3])
     """
-    steps = np.diff(days)
-    return float(np.median(steps[steps > 0])) if (steps > 0).any() else 1.0
+    if days.size < 2:
+        return np.zeros(days.size, dtype=np.intp)
+    longest = min(PASS_DAYS, PASS_SHARE * float(days[-1] - days[0]) / (days.size - 1))
+    return np.concatenate([[0], np.cumsum(np.diff(days) > longest)]).astype(np.intp)
+
+
+def median_step(days: NDArray[np.float64]) -> float:
+    """Return the median step between the passes of a time axis in days; 1 for a single frame.
+
+    >>> median_step(np.array([0.0, 5.0, 10.0, 40.0])), median_step(np.array([0.0, 0.0002, 5.0, 5.0002]))
+    (5.0, 5.0)
+    """
+    steps = np.diff(days[np.flatnonzero(np.diff(passes(days), prepend=-1))])
+    return float(np.median(steps)) if steps.size else 1.0
 
 
 def neighbours(values: F32, valid: NDArray[np.bool_], days: NDArray[np.float64], step: float) -> Neighbours:

@@ -251,6 +251,7 @@ def hide_in_blocks(
     *,
     domain: NDArray[np.bool_] | None = None,
     share: tuple[float, float] = SHARE,
+    days: NDArray[np.float64] | None = None,
 ) -> tuple[list[NDArray[np.bool_]], int]:
     """Return what to hide in each span of frames, and in how many it is not the share that was asked for.
 
@@ -269,6 +270,8 @@ def hide_in_blocks(
         Where values can exist.
     share : (least, most)
         Of a block's valid samples.
+    days : (time,) ndarray of float64, optional
+        See `stpipe.core.gaps.draw_gaps`.
 
     Examples
     --------
@@ -282,7 +285,7 @@ def hide_in_blocks(
     best = [np.zeros_like(valid[span]) for span in spans]
     off = [np.inf] * len(spans)
     for draw in range(1, _DRAWS + 1):
-        drawn = draw_gaps(valid, generators(draw), domain=domain, share=share)
+        drawn = draw_gaps(valid, generators(draw), domain=domain, share=share, days=days)
         for i, span in enumerate(spans):
             if off[i] == 0:
                 continue
@@ -368,6 +371,7 @@ def _export_column(cube: Cube, info: VariableInfo, blocks: Sequence[Block], spec
             lambda draw: generator(Purpose.BLOCKS, spec.seed, *place, draw),
             domain=domain,
             share=spec.share,
+            days=cube.days,
         )
     for block, span, away in zip(blocks, spans, hidden, strict=True):
         name = f"{stem.name}_{'_'.join(map(str, block.index))}"

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stpipe.core.comparison import cluster_count, clusters_of
+from stpipe.core.comparison import cluster_count, clusters_of, passes_of
 from stpipe.core.crops import Crop, fill_crop, middles
 from stpipe.core.gap_classes import (
     CLASS_COUNT,
@@ -151,7 +151,7 @@ class AutoFiller:
         """Return what decides the numbers."""
         return {
             "method": self.name,
-            "version": 2,
+            "version": 3,
             "candidates": [filler.identity() for filler in self.candidates],
             "default": None if self.default is None else self.default.identity(),
             "choice": None if self.choice is None else asdict(self.choice),
@@ -307,6 +307,7 @@ class AutoFiller:
             pair=errors(pair),
             default=errors(last),
             clusters=_joined([clusters_of(crops[i], away) + first[i] for i, _, away in cases], np.intp),
+            frames=_joined([passes_of(crops[i], away) for i, _, away in cases], np.intp),
             draws=_joined([np.full(int(away.sum()), draw) for _, draw, away in cases], np.intp),
         )
         return check(found, generator(Purpose.AUTO_CHECK, seed))
@@ -348,7 +349,13 @@ def _round(crops: Sequence[Crop], *, seed: int, number: int) -> tuple[list[Crop]
     """Return what all draws of a round leave of the crops, and what each of them hides."""
     hidden = [
         [
-            draw_gaps(crop.valid, generator(Purpose.AUTO, seed, number, draw, i), domain=crop.domain, share=SHARE)
+            draw_gaps(
+                crop.valid,
+                generator(Purpose.AUTO, seed, number, draw, i),
+                domain=crop.domain,
+                share=SHARE,
+                days=crop.days,
+            )
             for draw in range(DRAWS)
         ]
         for i, crop in enumerate(crops)
@@ -373,6 +380,7 @@ def _try(able: Sequence[Filler], crops: Sequence[Crop], *, seed: int, number: in
         absolute=np.stack(rows),
         classes=_joined(classes, np.uint8),
         clusters=_joined([clusters_of(crops[i], away) + first[i] for i, away in cases], np.intp),
+        frames=_joined([passes_of(crops[i], away) for i, away in cases], np.intp),
     )
 
 
@@ -382,6 +390,7 @@ def _together(rounds: Sequence[Errors]) -> Errors:
         absolute=np.concatenate([each.absolute for each in rounds], axis=1),
         classes=np.concatenate([each.classes for each in rounds]),
         clusters=np.concatenate([each.clusters for each in rounds]),
+        frames=np.concatenate([each.frames for each in rounds]),
     )
 
 

@@ -16,6 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from stpipe.core.comparison import passes_of
 from stpipe.core.crops import Crop, fill_crop, middles
 from stpipe.core.gap_classes import CLASS_COUNT, REACH, calibration_class
 from stpipe.core.gaps import Purpose, draw_gaps, generator
@@ -123,7 +124,7 @@ class CalibratedFiller(PassesRounds):
         learned = None if self.calibration is None else _digest(self.calibration)
         return {
             "method": self.name,
-            "version": 3,
+            "version": 4,
             "coverage": self.coverage,
             "calibration": learned,
             "inner": self.filler.identity(),
@@ -167,11 +168,7 @@ class CalibratedFiller(PassesRounds):
             )
             filler = filler.taught(inner)
         filler.prepare()
-        parts = [
-            _compare(filler, crop, hidden, number)
-            for number, (crop, ways) in enumerate(zip(crops, draws, strict=True))
-            for hidden in ways
-        ]
+        parts = [_compare(filler, crop, hidden) for crop, ways in zip(crops, draws, strict=True) for hidden in ways]
         none = (np.empty(0, np.float32), np.empty(0, np.float32), np.empty(0, np.uint8), np.empty(0, np.intp))
         errors, scales, classes, frames = (np.concatenate(column) for column in zip(none, *parts, strict=True))
         wanted = np.sum([_wanted(crop) for crop in crops], axis=0)
@@ -238,18 +235,18 @@ def _draws_of(method: CalibratedFiller, crops: Sequence[Crop], number: int, seed
     count = LEARNER_DRAWS if isinstance(method.filler, Learner) else 2 * DRAWS if small else DRAWS
     rng = generator(Purpose.CALIBRATION, seed, number)
     crop = crops[number]
-    return [draw_gaps(crop.valid, rng, domain=crop.domain, share=SHARE) for _ in range(count)]
+    return [draw_gaps(crop.valid, rng, domain=crop.domain, share=SHARE, days=crop.days) for _ in range(count)]
 
 
 def _compare(
-    filler: Filler, crop: Crop, hidden: NDArray[np.bool_], number: int
+    filler: Filler, crop: Crop, hidden: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8], NDArray[np.intp]]:
-    """Return error, scale, class and frame of each hidden sample; frames of different crops are different ones."""
+    """Return error, scale, class and pass of each hidden sample; a date is one, in whichever crops it shows."""
     left = crop.without(hidden)
     made = fill_crop(filler, left)
     classes = calibration_class(left.valid, crop.days, median_step(crop.days))
-    frames = np.nonzero(hidden)[0] + number * crop.days.size
-    return made.values[hidden] - crop.values[hidden], made.half_width[hidden], classes[hidden], frames
+    missed = made.values[hidden] - crop.values[hidden]
+    return missed, made.half_width[hidden], classes[hidden], passes_of(crop, hidden)
 
 
 def _digest(calibration: Calibration) -> str:

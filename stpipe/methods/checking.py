@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stpipe.core.comparison import ENOUGH_FRAMES
 from stpipe.core.ports import JSON
 
 GAIN = 0.01
@@ -84,7 +85,10 @@ class Checks:
     """(sample,), those of the default, if there is one."""
 
     clusters: NDArray[np.intp]
-    """(sample,), samples of equal number are wrong together."""
+    """(sample,), parts of frames."""
+
+    frames: NDArray[np.intp]
+    """(sample,), their passes."""
 
     draws: NDArray[np.intp]
     """(sample,), which draw hid them."""
@@ -107,7 +111,7 @@ def check(found: Checks, rng: np.random.Generator) -> Verdict:
     --------
     >>> clusters, draws = np.arange(4000) // 40, np.arange(4000) // 2000
     >>> one, two = np.full(4000, 0.5, dtype=np.float32), np.full(4000, 0.25, dtype=np.float32)
-    >>> found = Checks(single=one, pair=two, default=one, clusters=clusters, draws=draws)
+    >>> found = Checks(single=one, pair=two, default=one, clusters=clusters, frames=clusters // 4, draws=draws)
     >>> verdict = check(found, np.random.default_rng(0))
     >>> verdict.pair_holds, verdict.choice_holds, verdict.chosen
     (True, True, (0.25, 0.25))
@@ -125,7 +129,7 @@ def check(found: Checks, rng: np.random.Generator) -> Verdict:
     choice_holds = found.default is None or (
         errors is not None
         and better_on_each(chosen, default)
-        and _surely_smaller(errors, found.default, found.clusters, rng)
+        and _surely_smaller(errors, found.default, witnesses(found.frames, found.clusters), rng)
     )
     return Verdict(single=single, pair=pair, default=default, pair_holds=pair_holds, choice_holds=choice_holds)
 
@@ -149,14 +153,40 @@ def gain(before: Sequence[float], after: Sequence[float]) -> float:
 
 
 def _surely_smaller(
-    errors: NDArray[np.float32], others: NDArray[np.float32], clusters: NDArray[np.intp], rng: np.random.Generator
+    errors: NDArray[np.float32], others: NDArray[np.float32], number: NDArray[np.intp] | None, rng: np.random.Generator
 ) -> bool:
     """Tell whether errors are smaller than others by more than chance; False where too few samples could tell."""
-    number = np.unique(clusters, return_inverse=True)[1]
-    if errors.size < ENOUGH or number.max() + 1 < ENOUGH_CLUSTERS:
+    if errors.size < ENOUGH or number is None:
         return False
     gains = np.bincount(number, weights=others) - np.bincount(number, weights=errors)
     return beyond_chance(drawn_anew(gains.size, rng) @ gains)
+
+
+def witnesses(frames: NDArray[np.intp], clusters: NDArray[np.intp]) -> NDArray[np.intp] | None:
+    """Count what samples are wrong together, from 0: frames, or parts of them where there are few, or None.
+
+    Parameters
+    ----------
+    frames, clusters : (sample,) ndarray of int
+        Which frame, and which part of a frame, each sample is of.
+
+    Returns
+    -------
+    (sample,) ndarray of int, or None
+        None where parts of frames are too few as well.
+
+    Examples
+    --------
+    >>> numbers = np.arange(60)
+    >>> [int(witnesses(numbers // length, numbers).max()) + 1 for length in (3, 10)]
+    [20, 60]
+    >>> witnesses(0 * numbers, 0 * numbers)
+    """
+    for numbers, enough in ((frames, ENOUGH_FRAMES), (clusters, ENOUGH_CLUSTERS)):
+        there, number = np.unique(numbers, return_inverse=True)
+        if there.size >= enough:
+            return number
+    return None
 
 
 def drawn_anew(clusters: int, rng: np.random.Generator) -> NDArray[np.integer]:

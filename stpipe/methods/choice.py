@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stpipe.core.gap_classes import CLASS_PX, CLASS_STEPS, TIME_CLASSES
 from stpipe.core.ports import JSON
-from stpipe.methods.checking import ENOUGH, ENOUGH_CLUSTERS, GAIN, Verdict, beyond_chance, drawn_anew
+from stpipe.methods.checking import ENOUGH, GAIN, Verdict, beyond_chance, drawn_anew, witnesses
 
 MARGIN = 0.02
 """A second method has to be better than the first by this share of its error, where it takes over."""
@@ -117,7 +117,10 @@ class Errors:
     """(sample,), see `stpipe.core.gap_classes.calibration_class`."""
 
     clusters: NDArray[np.intp]
-    """(sample,), samples of equal number are wrong together."""
+    """(sample,), parts of frames."""
+
+    frames: NDArray[np.intp]
+    """(sample,), their passes."""
 
 
 def choose(found: Errors, rng: np.random.Generator) -> tuple[Choice, Choice | None]:
@@ -135,7 +138,9 @@ def choose(found: Errors, rng: np.random.Generator) -> tuple[Choice, Choice | No
     >>> near = np.arange(4000) % 2 == 0
     >>> absolute = np.stack([np.where(near, 1, 3), np.where(near, 2, 1)]).astype(np.float32)
     >>> classes, clusters = np.where(near, 0, 9).astype(np.uint8), np.arange(4000) // 40
-    >>> found = Errors(methods=("linear", "pyramid"), absolute=absolute, classes=classes, clusters=clusters)
+    >>> found = Errors(
+    ...     methods=("linear", "pyramid"), absolute=absolute, classes=classes, clusters=clusters, frames=clusters // 4
+    ... )
     >>> single, pair = choose(found, np.random.default_rng(0))
     >>> str(single), str(pair)
     ('pyramid', 'linear up to 1.5 px from an observation, pyramid beyond')
@@ -149,8 +154,8 @@ def choose(found: Errors, rng: np.random.Generator) -> tuple[Choice, Choice | No
     for border, limit in enumerate(CLASS_PX):
         near = np.asarray(found.classes // TIME_CLASSES <= border)
         for side in (near, ~near):
-            number = np.unique(found.clusters[side], return_inverse=True)[1]
-            if side.sum() < ENOUGH or number.max() + 1 < ENOUGH_CLUSTERS:
+            number = witnesses(found.frames[side], found.clusters[side])
+            if side.sum() < ENOUGH or number is None:
                 continue
             before = np.bincount(number, weights=found.absolute[first, side])
             times = drawn_anew(before.size, rng)

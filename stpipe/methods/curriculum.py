@@ -87,7 +87,7 @@ def judging_visit(scene: Scene, family: str, rng: np.random.Generator, shapes: N
     first = artificial_gaps(scene.valid, rng, kind="own", shapes=shapes, frames_share=0.5) if scene.complete else None
     if scene.hidden is not None:
         first = scene.hidden
-    both = [draw_gaps(scene.valid, rng, domain=scene.domain) for _ in range(2)]
+    both = [draw_gaps(scene.valid, rng, domain=scene.domain, days=scene.days) for _ in range(2)]
     hidden = both if first is None else [first, both[0]]
     return visit(scene.name, family, scene.values, scene.valid, scene.days, hidden)
 
@@ -105,7 +105,7 @@ def _ways(
         if complete and choice < 0.5:
             yield artificial_gaps(scene.valid, rng, kind="own", shapes=shapes, frames_share=share)
         elif choice < 0.85:
-            yield draw_gaps(scene.valid, rng, domain=scene.domain, share=(0.05, 0.5))
+            yield draw_gaps(scene.valid, rng, domain=scene.domain, share=(0.05, 0.5), days=scene.days)
         else:
             kind = str(rng.choice(GAP_KINDS))
             yield artificial_gaps(

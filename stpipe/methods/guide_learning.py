@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from stpipe.core.comparison import passes_of
 from stpipe.core.crops import Crop
 from stpipe.core.gaps import Purpose, draw_gaps, generator
-from stpipe.core.timeline import median_step, neighbours
+from stpipe.core.timeline import median_step, neighbours, passes
 from stpipe.methods.evidence import compare
 from stpipe.methods.guide_regression import (
     FIRST_RIDGE,
@@ -64,13 +65,13 @@ def draws_of(samples: int) -> int:
     return min(max(DRAWS[0], WORK // max(1, samples) // 3 * 3), DRAWS[1])
 
 
-def dealt(frames: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Return (time,) True for the half of the frames by which lessons are chosen; the others judge them.
+def dealt(count: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Return True for the half of the passes by which lessons are chosen; the others judge them.
 
     >>> int(dealt(9, np.random.default_rng(0)).sum())
     5
     """
-    return np.asarray(rng.permutation(frames) % 2 == 0)
+    return np.asarray(rng.permutation(count) % 2 == 0)
 
 
 def learned(names: Sequence[str], crops: Sequence[Crop], seed: int) -> Lesson:
@@ -79,7 +80,8 @@ def learned(names: Sequence[str], crops: Sequence[Crop], seed: int) -> Lesson:
     Those frames have no say in the scene's slopes either while they judge. What stands the test is then made of all.
     """
     draws = draws_of(sum(crop.valid.size for crop in crops))
-    choosing = dealt(crops[0].days.size, generator(Purpose.GUIDED, seed, draws))
+    which = passes(crops[0].days)
+    choosing = dealt(int(which[-1]) + 1, generator(Purpose.GUIDED, seed, draws))[which]
     last = draws // 3
 
     def trials(some: range, scored: NDArray[np.bool_]) -> list[_Trial]:
@@ -142,7 +144,7 @@ class _Trial:
     def of(cls, crop: Crop, draw: int, number: int, seed: int, frames: NDArray[np.bool_]) -> _Trial:
         """Hide a part of a crop, to predict what of it is in some of the (time,) frames."""
         rng = generator(Purpose.GUIDED, seed, draw, number)
-        hidden = draw_gaps(crop.valid, rng, domain=crop.domain, share=SHARE)
+        hidden = draw_gaps(crop.valid, rng, domain=crop.domain, share=SHARE, days=crop.days)
         left = crop.valid & ~hidden
         around = neighbours(crop.values, left, crop.days, median_step(crop.days))
         scored = hidden & frames[:, None, None]
@@ -164,7 +166,7 @@ class _Answers:
     """(sample,), see `_Trial`."""
 
     frames: NDArray[np.intp]
-    """(sample,), number of the frame; those of different crops are different ones."""
+    """(sample,), number of the pass: a date is one, in whichever crops it shows."""
 
     @classmethod
     def of(cls, trials: Sequence[_Trial], made: Sequence[tuple[F32, NDArray[np.bool_]]], lesson: Lesson) -> _Answers:
@@ -175,7 +177,7 @@ class _Answers:
             left = crop.valid & ~trial.hidden
             told, _ = regressed(fields, known, crop.values, left, crop.days, median_step(crop.days), lesson)
             added, missed = told[trial.scored] - trial.linear, crop.values[trial.scored] - trial.linear
-            frames = np.nonzero(trial.scored)[0] + trial.number * crop.days.size
+            frames = passes_of(crop, trial.scored)
             has = np.isfinite(missed)
             parts.append((missed[has], np.nan_to_num(added[has], nan=0.0), trial.span[has], frames[has]))
         missed, added, span, frames = (np.concatenate(column) for column in zip(*parts, strict=True))

@@ -115,7 +115,7 @@ class GuidedFiller(WithFallback):
         """Return what decides the numbers."""
         return {
             "method": self.name,
-            "version": 2,
+            "version": 3,
             "guides": list(self.names),
             "learned": None if self.lesson is None else sha256(self.lesson.to_bytes()).hexdigest(),
             "fallback": self.fallback.identity(),

@@ -240,7 +240,7 @@ def learn_covariance(crops: Sequence[Crop], fallback: Filler, *, seed: int, othe
 
 def _trial(crop: Crop, fallback: Filler, rng: np.random.Generator, most: int) -> tuple[F64, F64, Ints, F64]:
     """Hide samples of a crop; return up to about `most` of them, and what kriging needs to predict them."""
-    hidden = draw_gaps(crop.valid, rng, domain=crop.domain)
+    hidden = draw_gaps(crop.valid, rng, domain=crop.domain, days=crop.days)
     left = crop.without(hidden)
     coarse = fill_crop(fallback, left).values
     frames = np.flatnonzero(hidden.any(axis=(1, 2)) & left.valid.any(axis=(1, 2)))

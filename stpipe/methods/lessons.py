@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from stpipe.core.crops import Crop, block_of, settled_on
 from stpipe.core.gaps import Purpose, draw_gaps, generator
+from stpipe.core.timeline import passes
 from stpipe.methods.eof import EofFiller
 from stpipe.methods.guides import GuideMaker, Guides, Lie, lie
 from stpipe.methods.modes import Modes
@@ -33,17 +34,14 @@ class Lesson:
     hidden: NDArray[np.bool_]
     """(t, y, x), what is to be predicted."""
 
-    number: int = 0
-    """Which crop it is."""
-
 
 def hide(crops: Sequence[Crop], *, seed: int, draws: int) -> Iterator[Lesson]:
     """Hide parts of crops: all crops once, then all of them again, each time in another way."""
     for draw in range(draws):
         for number, crop in enumerate(crops):
             rng = generator(Purpose.STACK, seed, draw, number)
-            hidden = draw_gaps(crop.valid, rng, domain=crop.domain, share=SHARE)
-            yield Lesson(draw=draw, crop=crop, hidden=hidden, number=number)
+            hidden = draw_gaps(crop.valid, rng, domain=crop.domain, share=SHARE, days=crop.days)
+            yield Lesson(draw=draw, crop=crop, hidden=hidden)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +66,11 @@ class Look:
     rank: int
     """Number of patterns."""
 
-    number: int
-    """That of the lesson's crop."""
+    frames: NDArray[np.intp]
+    """(t,), see `Samples.frames`."""
+
+    corner: tuple[int, int]
+    """Row and column of the cube at which the crop begins."""
 
     @classmethod
     def at(cls, lesson: Lesson, maker: GuideMaker, *, rank: int | None, seed: int) -> Look:
@@ -99,17 +100,18 @@ class Look:
             truth=np.pad(lesson.crop.values, around),
             hidden=np.pad(lesson.hidden, around) & ~made.unknown,
             rank=modes.rank,
-            number=lesson.number,
+            frames=np.pad(passes(lesson.crop.days), around[0], constant_values=-1),
+            corner=lesson.crop.window.start[1:],
         )
 
     def samples(self) -> Samples:
         """Return what is known of the hidden samples, and their truth."""
-        first = self.number * len(self.hidden)
-        frames = [
-            Samples.at(self.made, self.place, t, where, self.truth[t][where], frame=first + t)
+        parts = [
+            Samples.at(self.made, self.place, t, where, self.truth[t][where], frame=int(self.frames[t]))
             for t, where in enumerate(self.hidden)
         ]
-        return Samples.of(frames)
+        found = Samples.of(parts)
+        return replace(found, spots=found.spots + np.asarray(self.corner, dtype=np.int32))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,10 +131,10 @@ class Samples:
     """(sample,), zero where it is not known."""
 
     frames: NDArray[np.intp]
-    """(sample,), number of the frame; those of different crops are different ones."""
+    """(sample,), number of the pass, see `stpipe.core.timeline.passes`: a date is one, in whichever crops it shows."""
 
     spots: NDArray[np.int32]
-    """(sample, 2), row and column in the window, in pixels."""
+    """(sample, 2), row and column, in pixels."""
 
     @property
     def distance(self) -> F32:

@@ -25,6 +25,7 @@ from scipy import sparse
 
 from stpipe.core.ports import JSON, BlockInput, Overviews, Prediction
 from stpipe.core.survey import BASE_LEVEL, COUNT, SQUARES, SUM
+from stpipe.core.timeline import median_step
 from stpipe.core.windows import Triple, Window
 
 TIME_LEVEL = 5
@@ -84,7 +85,7 @@ class PyramidFiller:
 
     def identity(self) -> dict[str, JSON]:
         """Return what decides the numbers."""
-        return {"method": self.name, "version": 1, "share": self.share, "reach_steps": self.reach_steps}
+        return {"method": self.name, "version": 2, "share": self.share, "reach_steps": self.reach_steps}
 
     def prepare(self) -> None:
         """Nothing to load."""
@@ -131,7 +132,7 @@ class PyramidFiller:
         needed = {first: _cells_of(block.window, first)}
         for level in range(first + 1, last + 1):
             needed[level] = _parents(needed[level - 1])
-        step = float(np.median(np.diff(block.all_days))) if block.all_days.size > 1 else 1.0
+        step = median_step(block.all_days)
         estimate = self._frame_means(overviews, last, needed[last], block)
         for level in range(last, first - 1, -1):
             around = _grown(needed[level])

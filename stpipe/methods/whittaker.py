@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpipe.core.ports import JSON, BlockInput, Prediction
+from stpipe.core.timeline import median_step
 from stpipe.methods.fallback import WithFallback
 from stpipe.methods.pyramid import NORMAL_90
 
@@ -84,7 +85,7 @@ class WhittakerFiller(WithFallback):
 
     def identity(self) -> dict[str, JSON]:
         """Return what decides the numbers."""
-        return {"method": self.name, "version": 1, "fallback": self.fallback.identity()}
+        return {"method": self.name, "version": 2, "fallback": self.fallback.identity()}
 
     def fill(self, block: BlockInput) -> Prediction:
         """Predict every sample of the read window."""
@@ -164,9 +165,9 @@ def roughness(days: F64) -> tuple[F64, F64, F64]:
     if count < 2:
         return main, first, second
     steps = np.diff(days)
-    usual = float(np.median(steps))
+    usual = median_step(days)
     # Two looks within minutes differ by noise; the slope between them would outweigh all else.
-    steps = np.maximum(steps, 0.5 * usual) / usual if usual > 0 else np.ones_like(steps)
+    steps = np.maximum(steps, 0.5 * usual) / usual
     main[:-1] += TENSION / steps
     main[1:] += TENSION / steps
     first -= TENSION / steps

@@ -125,3 +125,27 @@ def test_no_two_purposes_draw_the_same_at_any_seed() -> None:
         for numbers in [(0,) * int(purpose % 4)]
     ]
     assert len(set(first)) == len(first)
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 10_000),
+    frames=st.integers(1, 8),
+    tiles=st.integers(1, 3),
+    share=st.sampled_from([0.0, 0.3, 0.9]),
+)
+def test_what_is_hidden_from_one_tile_of_a_pass_is_hidden_from_all(
+    seed: int, frames: int, tiles: int, share: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    clear = cloudy(seed, (frames, 24, 32), share)
+    valid = np.repeat(clear, tiles, axis=0) & (rng.random((frames * tiles, 1, 32)) < 0.7)
+    days = (5.0 * np.arange(frames)[:, None] + np.arange(tiles) / 5000).ravel()
+    hidden = draw_gaps(valid, np.random.default_rng(seed), days=days)
+    assert not (hidden & ~valid).any()
+    if frames > 1:
+        for t in range(0, len(valid), tiles):
+            gone = hidden[t : t + tiles].any(axis=0)
+            np.testing.assert_array_equal(hidden[t : t + tiles], valid[t : t + tiles] & gone)
+    if tiles == 1:
+        np.testing.assert_array_equal(hidden, draw_gaps(valid, np.random.default_rng(seed)))

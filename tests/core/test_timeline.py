@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stpipe.core.timeline import LONGEST_STEPS, median_step, neighbours
+from stpipe.core.timeline import LONGEST_STEPS, median_step, neighbours, passes
 from stpipe.methods.linear import interpolate
 
 
@@ -71,3 +71,25 @@ def test_two_looks_within_minutes_do_not_make_a_pixel_wild(minutes: float) -> No
     series = np.array([0.0, 0.1, 0.0, 0.0, 0.0], dtype=np.float32).reshape(5, 1, 1)
     around = neighbours(series, np.arange(5).reshape(5, 1, 1) != 3, days, median_step(days))
     assert around.half_width[3, 0, 0] < 1
+
+
+@settings(max_examples=60)
+@given(
+    days=st.lists(st.floats(0.2, 30), min_size=1, max_size=9).map(np.cumsum),
+    tiles=st.integers(1, 6),
+    seconds=st.floats(0, 40),
+)
+def test_tiles_of_a_pass_are_one_look(days: Any, tiles: int, seconds: float) -> None:
+    apart = (days[:, None] + seconds / 86400 * np.arange(tiles)).ravel()
+    if days.size > 1:
+        np.testing.assert_array_equal(passes(apart), np.repeat(np.arange(days.size), tiles))
+    assert median_step(apart) == pytest.approx(median_step(days), abs=1e-2) or days.size == 1
+
+
+@pytest.mark.parametrize("minutes", [0.5, 5, 60, 60 * 24])
+def test_a_regular_series_has_as_many_passes_as_frames(minutes: float) -> None:
+    days = 1e4 + np.arange(50) * minutes / 1440
+    np.testing.assert_array_equal(passes(days), np.arange(50))
+    assert median_step(days) == pytest.approx(minutes / 1440)
+    for few in (0, 1, 2):
+        np.testing.assert_array_equal(passes(days[:few]), np.arange(few))

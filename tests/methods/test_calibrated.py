@@ -23,6 +23,7 @@ from stpipe.errors import OptionError, ScratchError
 from stpipe.methods.calibrated import CalibratedFiller
 from stpipe.methods.linear import LinearFiller
 from stpipe.methods.pyramid import PyramidFiller
+from stpipe.methods.whittaker import WhittakerFiller
 
 
 def made_crop(seed: int = 0, shape: tuple[int, int, int] = (12, 48, 56)) -> Crop:
@@ -98,6 +99,23 @@ def test_predictions_stay_and_intervals_hold_on_gaps_not_seen(inner: Filler) -> 
         assert filler.identity() != untaught.identity()
         assert filler.notes() == ()
     assert 0.74 < np.mean(covered) < 0.88
+
+
+def test_intervals_hold_where_tiles_of_a_pass_are_frames_of_their_own() -> None:
+    crop = made_crop(3, (24, 48, 56))
+    rng = np.random.default_rng(1)
+    noisy = crop.values[..., None] + 0.1 * rng.normal(size=(*crop.values.shape, 2)).astype(np.float32)
+    twice = np.moveaxis(noisy, -1, 1).reshape(48, 48, 56)
+    valid = np.repeat(crop.valid, 2, axis=0)
+    valid[0::2, :, 40:] = valid[1::2, :, :16] = False
+    days = np.repeat(crop.days, 2) + np.tile([0.0, 2e-4], 24)
+    tiled = Crop(values=np.where(valid, twice, np.float32(0)), valid=valid, days=days, window=Window.of(valid.shape))
+    away = np.repeat(draw_gaps(crop.valid, rng), 2, axis=0) & valid
+    left = tiled.without(away)
+    filler = CalibratedFiller(filler=WhittakerFiller())
+    made = fill_crop(filler.taught(filler.learn([left], seed=0)), left)
+    held = np.abs(made.values - twice)[away] <= made.half_width[away]
+    assert 0.85 < held.mean() < 0.97
 
 
 def test_what_is_learned_repeats_and_depends_on_the_seed() -> None:

@@ -26,6 +26,7 @@ def checks(
         pair=pair_errors,
         default=default_errors,
         clusters=numbers // a_cluster,
+        frames=numbers // (4 * a_cluster),
         draws=numbers * 2 // samples,
     )
 
@@ -91,3 +92,12 @@ def test_what_rests_on_one_cluster_is_chance(seed: int) -> None:
     found = checks(0.0, None, 0.0)
     assert not verdict(replace(found, single=lucky, default=default)).choice_holds
     assert verdict(replace(found, single=0.9 * default, default=default)).choice_holds
+
+
+def test_what_rests_on_a_few_frames_is_chance_however_many_their_parts() -> None:
+    found = checks(0.0, None, 0.0)
+    default = np.full(4000, 0.4, dtype=np.float32)
+    lucky = np.where(np.isin(found.frames, [0, 24]), np.float32(0), np.float32(0.41))  # one frame of each draw
+    assert better_on_each((lucky[:2000].mean(), lucky[2000:].mean()), (0.4, 0.4))
+    assert not verdict(replace(found, single=lucky, default=default)).choice_holds
+    assert verdict(replace(found, single=lucky, default=default, frames=0 * found.frames)).choice_holds

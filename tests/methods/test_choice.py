@@ -18,7 +18,9 @@ def test_a_pair_is_better_on_what_it_was_chosen_on(seed: int, methods: int, size
     scale = rng.uniform(0.5, 2, (methods, CLASS_COUNT))
     absolute = (scale[:, classes] * rng.exponential(size=(methods, size))).astype(np.float32)
     names = tuple("abcd"[:methods])
-    found = Errors(methods=names, absolute=absolute, classes=classes, clusters=np.arange(size) // 20)
+    found = Errors(
+        methods=names, absolute=absolute, classes=classes, clusters=np.arange(size) // 20, frames=np.arange(size) // 80
+    )
     single, pair = choose(found, rng)
     total = {name: float(row.sum(dtype=np.float64)) for name, row in zip(names, absolute, strict=True)}
     assert total[single.near] == min(total.values())
@@ -38,7 +40,8 @@ def test_what_rests_on_one_cloud_is_chance() -> None:
     many = np.arange(4000) // 50
     pairs = [
         choose(
-            Errors(methods=("a", "b"), absolute=absolute, classes=classes, clusters=clusters), np.random.default_rng(0)
+            Errors(methods=("a", "b"), absolute=absolute, classes=classes, clusters=clusters, frames=clusters // 4),
+            np.random.default_rng(0),
         )[1]
         for clusters in (one, many)
     ]

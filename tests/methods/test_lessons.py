@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from stpipe.core.crops import Crop
+from stpipe.core.windows import Window
 from stpipe.methods.guides import GuideMaker
 from stpipe.methods.lessons import SHARE, Lesson, Look, Samples, features, folds_of, hide
 from tests.methods.scenes import made_up_scene
@@ -62,6 +63,20 @@ def test_a_look_is_as_large_as_its_guides_and_keeps_the_truth(lesson: Lesson, lo
     np.testing.assert_array_equal(look.hidden[inside], lesson.hidden)
     assert look.hidden.sum() == lesson.hidden.sum()
     assert look.rank == 2
+
+
+def test_a_date_is_one_witness_in_whichever_crops_and_tiles_it_shows(crop: Crop) -> None:
+    days = np.repeat(crop.days[::2], 2) + np.tile([0.0, 2e-4], 4)
+    parts = [
+        replace(crop, days=days, window=Window((0, 40 * i, 8 * i), (8, 40 * i + 20, 8 * i + 28))) for i in range(2)
+    ]
+    looks = [Look.at(each, GuideMaker(), rank=2, seed=0) for each in hide(parts, seed=0, draws=1)]
+    samples = [each.samples() for each in looks]
+    for each, some in zip(looks, samples, strict=True):
+        np.testing.assert_array_equal(some.frames, np.nonzero(each.hidden)[0] // 2)
+    spots = [{tuple(spot) for spot in some.spots.tolist()} for some in samples]
+    assert not spots[0] & spots[1]
+    assert min(spots[1]) >= (40, 8)
 
 
 def test_samples_are_those_of_a_slow_loop(look: Look) -> None:

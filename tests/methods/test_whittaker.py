@@ -7,12 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg
 
+from stpipe.core.timeline import median_step
 from stpipe.methods.whittaker import GRID, TENSION, choose_smoothing, roughness, smooth, solve
 
 
 def matrix(days: np.ndarray) -> np.ndarray:
     """Roughness, slowly: a sum over inner times and over steps."""
-    usual = np.median(np.diff(days))
+    usual = median_step(days)
     step = np.maximum(np.diff(days), usual / 2) / usual
     total = np.zeros((days.size, days.size))
     for i in range(1, days.size - 1):
