@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import isqrt
+from math import isqrt, prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stpipe.core.ports import BlockInput, Filler, Prediction, SceneFiller
 from stpipe.core.survey import BASE_CELL, ArrayOverviews
-from stpipe.core.windows import Triple, Window, round_up, triple
+from stpipe.core.windows import Triple, Window, round_up, samples_in, triple
 
 CROP_SAMPLES = 2**20
 """Most samples of a crop, about."""
@@ -26,6 +26,11 @@ MOST_CROPS = 4
 
 SMALLEST_SIDE = 32
 """A crop of a very long series is no narrower than this, and then holds more samples than `CROP_SAMPLES`."""
+
+
+BEYOND = 4
+"""Middles may hold so many times the samples that were wished for before one of them has to go: few places of a cube
+tell less of it than few samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +111,8 @@ def middles(
 ) -> tuple[Crop, ...]:
     """Return crops that hold no more than `samples` in all, about: the middle of each one's frames.
 
+    Of very long series even the narrowest may hold more: then crops with fewer observations go, but always one stays.
+
     Parameters
     ----------
     crops : sequence of Crop
@@ -126,15 +133,43 @@ def middles(
     >>> [part.window for part in middles([crop, crop], 8192)][1]
     Window(start=(0, 16, 16), stop=(4, 48, 48))
     """
-    have = sum(crop.valid.size for crop in crops)
-    if have <= samples:
+    whole = [triple(crop.valid.shape) for crop in crops]
+    if samples_in(whole) <= samples:
         return tuple(crops)
-    shrink = (samples / have) ** 0.5
-    sides = [
-        [_shrunk(int(n * shrink), n, narrowest=narrowest, rounded_up=rounded_up) for n in crop.valid.shape[1:]]
-        for crop in crops
-    ]
-    return tuple(_middle(crop, height, width) for crop, (height, width) in zip(crops, sides, strict=True))
+    shapes = _shrunk_shapes(whole, samples, narrowest=narrowest, rounded_up=rounded_up)
+    parts = [_middle(crop, height, width) for crop, (_, height, width) in zip(crops, shapes, strict=True)]
+    best = np.argsort([-int(part.valid.sum()) for part in parts], kind="stable")
+    return tuple(parts[i] for i in sorted(best[: _count_of(shapes, samples)]))
+
+
+def middle_shapes(
+    shapes: Sequence[Triple], samples: int, *, narrowest: int = SMALLEST_SIDE, rounded_up: bool = False
+) -> Sequence[Triple]:
+    """Return the shapes of what `middles` leaves of crops of these shapes, at most: which crops stay the data decide.
+
+    >>> middle_shapes([(4, 64, 64)] * 2, 8192), middle_shapes([(5000, 32, 32)] * 4, 2**20)
+    ([(4, 32, 32), (4, 32, 32)], [(5000, 32, 32)])
+    """
+    if samples_in(shapes) <= samples:
+        return shapes
+    shrunk = _shrunk_shapes(shapes, samples, narrowest=narrowest, rounded_up=rounded_up)
+    return sorted(shrunk, key=prod, reverse=True)[: _count_of(shrunk, samples)]
+
+
+def _shrunk_shapes(shapes: Sequence[Triple], samples: int, *, narrowest: int, rounded_up: bool) -> list[Triple]:
+    """Return the shapes of the middles of crops that hold more than `samples` in all."""
+    shrink = (samples / samples_in(shapes)) ** 0.5
+
+    def side(length: int) -> int:
+        return _shrunk(int(length * shrink), length, narrowest=narrowest, rounded_up=rounded_up)
+
+    return [(frames, side(height), side(width)) for frames, height, width in shapes]
+
+
+def _count_of(shapes: Sequence[Triple], samples: int) -> int:
+    """Return how many of the largest crops stay: as many as hold `BEYOND` times what is wished for, or one."""
+    sizes = np.cumsum(sorted(map(prod, shapes), reverse=True))
+    return max(1, int((sizes <= BEYOND * samples).sum()))
 
 
 def _shrunk(wished: int, side: int, *, narrowest: int, rounded_up: bool) -> int:

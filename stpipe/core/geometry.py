@@ -16,7 +16,7 @@ from stpipe.core.blocks import BlockGrid, BlockSpec
 from stpipe.core.ports import Filler, Seamless, VariableInfo
 from stpipe.core.sizes import GIB, MIB
 from stpipe.core.survey import BASE_CELL
-from stpipe.core.windows import Triple, Window, round_up, triple
+from stpipe.core.windows import Triple, Window, pixels_in, round_up, triple
 
 DEFAULT_BLOCK_BYTES = 1 * GIB
 """What a fill may take above the idle process unless asked otherwise.
@@ -297,7 +297,8 @@ def bytes_to_fill(grid: BlockGrid, filler: Filler, item: int, quality: QualityCo
     """Return the memory that a fill takes at its peak; `item` is the size of a stored sample."""
     read = math.prod(grid.read_shape)
     samples = int(read * (filler.sample_bytes + item + FILL_SAMPLE_BYTES))
-    return samples + 4 * PAYLOAD_PARTS * math.prod(grid.size) + quality.bytes(grid.read_shape)
+    pixels = int(filler.pixel_bytes * pixels_in([grid.read_shape]))
+    return samples + pixels + 4 * PAYLOAD_PARTS * math.prod(grid.size) + quality.bytes(grid.read_shape)
 
 
 def bytes_to_survey(tile: Triple, item: int, quality: QualityCost = NO_RULES) -> int:

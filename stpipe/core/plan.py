@@ -37,7 +37,7 @@ from stpipe.core.geometry import (
 )
 from stpipe.core.ports import JSON, Filler, Learner, SceneFiller, VariableInfo
 from stpipe.core.sizes import MIB, gib
-from stpipe.core.windows import Triple, Window, triple
+from stpipe.core.windows import Triple, Window, samples_in, triple
 from stpipe.errors import OptionError, PlanError
 
 PLAN_VERSION = 2
@@ -386,12 +386,11 @@ def _learning(
         samples = CROP_SAMPLES
         while True:
             crops = choose_crops(extent, most=most, samples=samples)
-            sizes = [crop.size for crop in crops]
-            total = sum(sizes)
+            shapes = [crop.shape for crop in crops]
             read = max(crop.size * item + quality.bytes(crop.shape) for crop in crops)
-            least = FILL_SAMPLE_BYTES * total + filler.learn_bytes(total) + read
+            least = FILL_SAMPLE_BYTES * samples_in(shapes) + filler.learn_bytes(shapes) + read
             if least <= budget:
-                return crops, least, filler.learn_seconds(total)
+                return crops, least, filler.learn_seconds(shapes)
             if samples <= extent[0] * SMALLEST_SIDE**2:
                 break
             samples //= 2

@@ -187,6 +187,10 @@ class Filler(Protocol):
         """Memory that a fill takes at its peak, for each sample of the read window."""
 
     @property
+    def pixel_bytes(self) -> float:
+        """Memory that it takes besides, for each pixel of the read window, however few its frames."""
+
+    @property
     def seconds_per_million(self) -> float:
         """Rough cost on one core, for a million samples of read windows."""
 
@@ -209,11 +213,11 @@ class Learner(Protocol):
     and memory of the taught method are those of the untaught one.
     """
 
-    def learn_bytes(self, samples: int) -> int:
-        """Return the memory that learning from crops of so many samples takes at its peak, besides the crops."""
+    def learn_bytes(self, crops: Sequence[Triple]) -> int:
+        """Return the memory that learning from crops of these shapes takes at its peak, besides the crops."""
 
-    def learn_seconds(self, samples: int) -> float:
-        """Return the rough cost on one core of learning from crops of so many samples."""
+    def learn_seconds(self, crops: Sequence[Triple]) -> float:
+        """Return the rough cost on one core of learning from crops of these shapes."""
 
     def learn(self, crops: Sequence[Crop], *, seed: int) -> bytes:
         """Learn from crops; the same crops and seed give the same bytes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
@@ -24,6 +25,24 @@ def triple(values: object) -> Triple:
     if len(numbers) != len(AXES):
         raise ShapeError(f"need one number for each of {AXES}, got {numbers}")
     return numbers  # type: ignore[return-value]
+
+
+def samples_in(shapes: Iterable[Triple]) -> int:
+    """Return how many samples windows of these shapes have in all.
+
+    >>> samples_in([(2, 3, 4), (1, 5, 5)])
+    49
+    """
+    return sum(map(prod, shapes))
+
+
+def pixels_in(shapes: Iterable[Triple]) -> int:
+    """Return how many pixels the widest of these shapes has.
+
+    >>> pixels_in([(2, 3, 4), (1, 5, 5)])
+    25
+    """
+    return max((height * width for _, height, width in shapes), default=0)
 
 
 def round_up(length: int, step: int) -> int:

@@ -79,6 +79,11 @@ class AnomalyFiller:
         return 16.0
 
     @property
+    def pixel_bytes(self) -> float:
+        """Memory of a fill besides for each pixel of the read window, measured: temporaries of whole frames."""
+        return 350.0
+
+    @property
     def seconds_per_million(self) -> float:
         """Seconds for a million samples on one core, measured."""
         return 0.25

@@ -33,7 +33,7 @@ from stpipe.core.gap_classes import (
 from stpipe.core.gaps import Purpose, draw_gaps, generator
 from stpipe.core.ports import JSON, BlockInput, Filler, Learner, Prediction
 from stpipe.core.timeline import median_step
-from stpipe.core.windows import Triple, triple
+from stpipe.core.windows import Triple, pixels_in, samples_in, triple
 from stpipe.errors import OptionError, RunError, ScratchError
 from stpipe.methods import IN_TIME, METHODS, NO_CANDIDATES, bare_filler
 from stpipe.methods.checking import Checks, Verdict, check, gain
@@ -128,23 +128,30 @@ class AutoFiller:
         return max(filler.sample_bytes for filler in self.known) + 14.0
 
     @property
+    def pixel_bytes(self) -> float:
+        """Memory of a fill besides for each pixel of the read window."""
+        return max(filler.pixel_bytes for filler in self.known)
+
+    @property
     def seconds_per_million(self) -> float:
         """Seconds for a million samples on one core: those of the chosen ones, or of the two costliest before."""
         known = sorted((filler.seconds_per_million for filler in self.fillers or self.known), reverse=True)
         return sum(known[:2]) + 0.1
 
-    def learn_bytes(self, samples: int) -> int:
+    def learn_bytes(self, crops: Sequence[Triple]) -> int:
         """Memory of learning from so many samples: copies, draws, errors, and the costliest candidate."""
         own = 33.0 + 4 * DRAWS * SHARE[1] * ROUNDS * len(self.candidates)
-        learners = [filler.learn_bytes(samples) for filler in self.known if isinstance(filler, Learner)]
-        return int(max([self.sample_bytes * samples, *learners]) + own * samples)
+        samples = samples_in(crops)
+        learners = [filler.learn_bytes(crops) for filler in self.known if isinstance(filler, Learner)]
+        filling = self.sample_bytes * samples + self.pixel_bytes * pixels_in(crops)
+        return int(max([filling, *learners]) + own * samples)
 
-    def learn_seconds(self, samples: int) -> float:
+    def learn_seconds(self, crops: Sequence[Triple]) -> float:
         """Seconds of learning from so many samples on one core; of larger crops only a part is tried."""
         fill = sum(filler.seconds_per_million + 0.1 for filler in self.candidates)
-        learn = sum(filler.learn_seconds(samples) for filler in self.candidates if isinstance(filler, Learner))
-        last = self.default.learn_seconds(samples) if isinstance(self.default, Learner) else 0.0
-        tried = samples / 1e6 * DRAWS * (ROUNDS * fill + 2 * self.seconds_per_million)
+        learn = sum(filler.learn_seconds(crops) for filler in self.candidates if isinstance(filler, Learner))
+        last = self.default.learn_seconds(crops) if isinstance(self.default, Learner) else 0.0
+        tried = samples_in(crops) / 1e6 * DRAWS * (ROUNDS * fill + 2 * self.seconds_per_million)
         return tried + (ROUNDS + 2) * learn + 2 * last
 
     def identity(self) -> dict[str, JSON]:

@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpipe.core.comparison import passes_of
-from stpipe.core.crops import Crop, fill_crop, middles
+from stpipe.core.crops import Crop, fill_crop, middle_shapes, middles
 from stpipe.core.gap_classes import CLASS_COUNT, REACH, calibration_class
 from stpipe.core.gaps import Purpose, draw_gaps, generator
 from stpipe.core.intervals import Calibration, calibrate, check_coverage, unlearned_factor, widths
 from stpipe.core.ports import JSON, BlockInput, Filler, Learner, Prediction
 from stpipe.core.survey import frame_shares
 from stpipe.core.timeline import median_step
-from stpipe.core.windows import Triple, Window, triple
+from stpipe.core.windows import Triple, Window, pixels_in, samples_in, triple
 from stpipe.errors import ScratchError
 from stpipe.methods.passing import PassesRounds
 
@@ -98,26 +98,33 @@ class CalibratedFiller(PassesRounds):
         return max(self.filler.sample_bytes, 15.0)
 
     @property
+    def pixel_bytes(self) -> float:
+        """That of the inner method."""
+        return self.filler.pixel_bytes
+
+    @property
     def seconds_per_million(self) -> float:
         """Seconds for a million samples on one core, measured."""
         return self.filler.seconds_per_million + 0.1
 
-    def learn_bytes(self, samples: int) -> int:
+    def learn_bytes(self, crops: Sequence[Triple]) -> int:
         """Memory of learning from so many samples, measured: copies, overviews, and a fill of what is seen of them."""
-        seen = self._seen(samples)
-        inner = self.filler.learn_bytes(seen) if isinstance(self.filler, Learner) else 0
-        return int(max(inner, self.filler.sample_bytes * seen) + 20 * seen)
+        shapes = self._seen(crops)
+        seen = samples_in(shapes)
+        inner = self.filler.learn_bytes(shapes) if isinstance(self.filler, Learner) else 0
+        filling = self.filler.sample_bytes * seen + self.filler.pixel_bytes * pixels_in(shapes)
+        return int(max(inner, filling) + 20 * seen)
 
-    def learn_seconds(self, samples: int) -> float:
+    def learn_seconds(self, crops: Sequence[Triple]) -> float:
         """Seconds of learning from so many samples on one core."""
-        seen = self._seen(samples)
-        inner = self.filler.learn_seconds(seen) if isinstance(self.filler, Learner) else 0.0
+        shapes = self._seen(crops)
+        inner = self.filler.learn_seconds(shapes) if isinstance(self.filler, Learner) else 0.0
         draws = LEARNER_DRAWS if isinstance(self.filler, Learner) else DRAWS
-        return inner + draws * seen / 1e6 * (self.filler.seconds_per_million + 0.1)
+        return inner + draws * samples_in(shapes) / 1e6 * (self.filler.seconds_per_million + 0.1)
 
-    def _seen(self, samples: int) -> int:
-        """Return how many of the crops' samples a slow method sees, or any other."""
-        return min(samples, SLOW_SAMPLES) if self.filler.seconds_per_million > SLOW else samples
+    def _seen(self, crops: Sequence[Triple]) -> Sequence[Triple]:
+        """Return the shapes of what a slow method sees of crops, or any other."""
+        return middle_shapes(crops, SLOW_SAMPLES) if self.filler.seconds_per_million > SLOW else crops
 
     def identity(self) -> dict[str, JSON]:
         """Return what decides the numbers."""

@@ -74,6 +74,11 @@ class ClimatologyFiller(WithFallback):
         return 21.0
 
     @property
+    def pixel_bytes(self) -> float:
+        """Memory of a fill besides for each pixel of the read window, measured: temporaries of whole frames."""
+        return 350.0
+
+    @property
     def seconds_per_million(self) -> float:
         """Seconds for a million samples on one core, measured."""
         return 0.5

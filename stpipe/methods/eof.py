@@ -14,6 +14,7 @@ import numpy as np
 
 from stpipe.core.crops import Crop
 from stpipe.core.ports import JSON, BlockInput, Prediction
+from stpipe.core.windows import Triple, samples_in
 from stpipe.errors import RunError
 from stpipe.methods.fallback import WithFallback
 from stpipe.methods.modes import CLUSTER, Modes, learn_modes, project
@@ -46,22 +47,27 @@ class EofFiller(WithFallback):
         return 21.0
 
     @property
+    def pixel_bytes(self) -> float:
+        """Memory of a fill besides for each pixel of the read window, measured: temporaries of whole frames."""
+        return 75.0
+
+    @property
     def seconds_per_million(self) -> float:
         """Seconds for a million samples on one core, measured with 12 patterns; 0.2 with four, up to 2.8 with 20."""
         return 0.8
 
-    def learn_bytes(self, samples: int) -> int:
+    def learn_bytes(self, crops: Sequence[Triple]) -> int:
         """Memory of learning from so many samples, measured where all pixels of the crops are learned from."""
-        return 64 * samples
+        return 64 * samples_in(crops)
 
-    def learn_seconds(self, samples: int) -> float:
+    def learn_seconds(self, crops: Sequence[Triple]) -> float:
         """Seconds of learning from so many samples on one core.
 
         Two a million, measured on crops of 368 frames. What is learned from is `stpipe.methods.modes.MOST_COLUMNS`
         pixels at most: crops of 32 frames took 0.8. Small cubes of 20 patterns, whose every pixel is learned from, took
         up to 8.
         """
-        return 2e-6 * samples
+        return 2e-6 * samples_in(crops)
 
     def identity(self) -> dict[str, JSON]:
         """Return what decides the numbers."""

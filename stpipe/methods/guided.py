@@ -32,9 +32,10 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
-from stpipe.core.crops import Crop, middles
+from stpipe.core.crops import Crop, middle_shapes, middles
 from stpipe.core.ports import JSON, BlockInput, Prediction
 from stpipe.core.timeline import NORMAL_90, median_step, neighbours
+from stpipe.core.windows import Triple, pixels_in, samples_in
 from stpipe.errors import RunError
 from stpipe.methods.fallback import WithFallback
 from stpipe.methods.guide_learning import LEAST_SAMPLES, draws_of, learned
@@ -96,17 +97,23 @@ class GuidedFiller(WithFallback):
         return 58.0 + 5.0 * len(self.names)
 
     @property
+    def pixel_bytes(self) -> float:
+        """Memory of a fill besides for each pixel of the read window, measured: temporaries of whole frames."""
+        return 130.0
+
+    @property
     def seconds_per_million(self) -> float:
         """Seconds for a million samples on one core, measured."""
         return 0.3 + 0.1 * len(self.names)
 
-    def learn_bytes(self, samples: int) -> int:
+    def learn_bytes(self, crops: Sequence[Triple]) -> int:
         """Memory of learning from so many samples, of which some are looked at; measured."""
-        return int((60.0 + 8.0 * len(self.names)) * min(samples, SEEN))
+        seen = middle_shapes(crops, SEEN)
+        return int((60.0 + 8.0 * len(self.names)) * samples_in(seen) + self.pixel_bytes * pixels_in(seen))
 
-    def learn_seconds(self, samples: int) -> float:
+    def learn_seconds(self, crops: Sequence[Triple]) -> float:
         """Seconds of learning from so many samples on one core, measured."""
-        seen = min(samples, SEEN)
+        seen = samples_in(middle_shapes(crops, SEEN))
         draws = draws_of(seen)
         tries = 2 * draws // 3 * (len(SMOOTHINGS) + len(RIDGES)) + draws // 3
         return 0.5 * tries * seen / 1e6 * self.seconds_per_million

@@ -77,6 +77,11 @@ class IdwFiller(WithFallback):
         return 12.0
 
     @property
+    def pixel_bytes(self) -> float:
+        """Memory of a fill besides for each pixel of the read window, measured: temporaries of whole frames."""
+        return 210.0
+
+    @property
     def seconds_per_million(self) -> float:
         """Seconds for a million samples on one core, measured."""
         return 0.25

@@ -38,6 +38,7 @@ from scipy import ndimage
 from stpipe.core.crops import Crop, fill_crop
 from stpipe.core.gaps import draw_gaps
 from stpipe.core.ports import JSON, BlockInput, Filler, Prediction
+from stpipe.core.windows import Triple, samples_in
 from stpipe.errors import RunError
 from stpipe.methods.fallback import WithFallback
 from stpipe.methods.kriging_systems import (
@@ -129,17 +130,22 @@ class KrigingFiller(WithFallback):
         return 40.0
 
     @property
+    def pixel_bytes(self) -> float:
+        """Memory of a fill besides for each pixel of the read window, measured: temporaries of whole frames."""
+        return 128.0
+
+    @property
     def seconds_per_million(self) -> float:
         """Seconds for a million samples on one core, measured with half of them gap: 4 to 10, by the gaps' shape."""
         return 6.0
 
-    def learn_bytes(self, samples: int) -> int:
+    def learn_bytes(self, crops: Sequence[Triple]) -> int:
         """Memory of learning from so many samples, measured."""
-        return 45 * samples
+        return 45 * samples_in(crops)
 
-    def learn_seconds(self, samples: int) -> float:
+    def learn_seconds(self, crops: Sequence[Triple]) -> float:
         """Seconds of learning on one core, measured; much the same for any number of samples."""
-        return 3.0 if samples else 0.0
+        return 3.0 if samples_in(crops) else 0.0
 
     def identity(self) -> dict[str, JSON]:
         """Return what decides the numbers."""

@@ -58,17 +58,22 @@ class PConvFiller:
         return 137.0
 
     @property
+    def pixel_bytes(self) -> float:
+        """Memory of a fill besides for each pixel of the read window, measured: temporaries of whole frames."""
+        return 270.0
+
+    @property
     def seconds_per_million(self) -> float:
         """Seconds for a million samples on one core, measured."""
         return 4.0 + self.network.seconds_per_million
 
-    def learn_bytes(self, samples: int) -> int:
+    def learn_bytes(self, crops: Sequence[Triple]) -> int:
         """Memory of learning from so many samples: that of the patterns."""
-        return EofFiller().learn_bytes(samples)
+        return EofFiller().learn_bytes(crops)
 
-    def learn_seconds(self, samples: int) -> float:
+    def learn_seconds(self, crops: Sequence[Triple]) -> float:
         """Seconds of learning from so many samples on one core."""
-        return EofFiller().learn_seconds(samples)
+        return EofFiller().learn_seconds(crops)
 
     def identity(self) -> dict[str, JSON]:
         """Return what decides the numbers."""

@@ -24,7 +24,7 @@ from stpipe.core.crops import Crop
 from stpipe.core.gap_classes import CLASS_COUNT
 from stpipe.core.gaps import Purpose, generator
 from stpipe.core.ports import JSON, BlockInput, Fields, Filler, Look, Prediction, SceneFiller, Sums
-from stpipe.core.windows import Triple
+from stpipe.core.windows import Triple, pixels_in, samples_in
 from stpipe.errors import RunError, ScratchError
 from stpipe.methods import forests
 from stpipe.methods.guided import NAME as GUIDED
@@ -134,19 +134,26 @@ class RadarStackFiller:
         return self.stack.sample_bytes + WEIGHING_BYTES
 
     @property
+    def pixel_bytes(self) -> float:
+        """That of the stack."""
+        return self.stack.pixel_bytes
+
+    @property
     def seconds_per_million(self) -> float:
         """Seconds for a million samples on one core."""
         return self.stack.seconds_per_million + 1.0
 
-    def learn_bytes(self, samples: int) -> int:
+    def learn_bytes(self, crops: Sequence[Triple]) -> int:
         """Memory of learning from so many samples: the looks hold two guides more, and each is looked at as a scene."""
+        samples = samples_in(crops)
         more = 4.0 * len(LED) * draws_of(samples) + self._scene.sample_bytes
-        return self.stack.learn_bytes(samples) + int(more * samples)
+        return self.stack.learn_bytes(crops) + int(more * samples + self._scene.pixel_bytes * pixels_in(crops))
 
-    def learn_seconds(self, samples: int) -> float:
+    def learn_seconds(self, crops: Sequence[Triple]) -> float:
         """Seconds of learning from so many samples on one core: lessons are looked at as scenes, trees grow thrice."""
+        samples = samples_in(crops)
         looks = draws_of(samples) * len(self.rounds) * samples / 1e6 * self._scene.seconds_per_million
-        return self.stack.learn_seconds(samples) + looks + 20.0
+        return self.stack.learn_seconds(crops) + looks + 20.0
 
     @property
     def rounds(self) -> tuple[str, ...]:

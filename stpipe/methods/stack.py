@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from stpipe.core.crops import Crop
 from stpipe.core.gaps import Purpose, generator
 from stpipe.core.ports import JSON, BlockInput, Learner, Prediction
-from stpipe.core.windows import Triple, triple
+from stpipe.core.windows import Triple, pixels_in, samples_in, triple
 from stpipe.errors import RunError, ScratchError
 from stpipe.methods import forests
 from stpipe.methods.eof import EofFiller
@@ -49,7 +49,7 @@ NETWORK = "pconv"
 DRAWS = (4, 8)
 """Least and most ways in which the crops are hidden to learn from; so many that `WORK` samples are seen."""
 
-LOOK_BYTES = 95.0
+LOOK_BYTES = 104.0
 """Memory of a look that waits for the network, for each sample of the crops."""
 
 WORK = 3 * 2**20
@@ -232,20 +232,27 @@ class StackFiller:
         return 125.0 + max((filler.sample_bytes for filler in self.maker.others), default=0.0)
 
     @property
+    def pixel_bytes(self) -> float:
+        """Memory of a fill besides for each pixel of the read window, measured: temporaries of whole frames."""
+        return 310.0 + max((filler.pixel_bytes for filler in self.maker.others), default=0.0)
+
+    @property
     def seconds_per_million(self) -> float:
         """Seconds for a million samples on one core, measured."""
         others = sum(filler.seconds_per_million for filler in self.maker.others)
         return 4.0 + others + sum(network.seconds_per_million for network in self._networks)
 
-    def learn_bytes(self, samples: int) -> int:
+    def learn_bytes(self, crops: Sequence[Triple]) -> int:
         """Memory of learning from so many samples: a fill, what `MOST_SAMPLES` take, and looks for the network."""
+        samples = samples_in(crops)
         looks = draws_of(samples) * LOOK_BYTES if self.network is not None else 0.0
-        return int((self.sample_bytes + 75.0 + looks) * samples)
+        return int((self.sample_bytes + 75.0 + looks) * samples + self.pixel_bytes * pixels_in(crops))
 
-    def learn_seconds(self, samples: int) -> float:
+    def learn_seconds(self, crops: Sequence[Triple]) -> float:
         """Seconds of learning from so many samples on one core, measured."""
-        inner = sum(filler.learn_seconds(samples) for filler in self.maker.others if isinstance(filler, Learner))
-        patterns = (1 + draws_of(samples)) * EofFiller().learn_seconds(samples)
+        samples = samples_in(crops)
+        inner = sum(filler.learn_seconds(crops) for filler in self.maker.others if isinstance(filler, Learner))
+        patterns = (1 + draws_of(samples)) * EofFiller().learn_seconds(crops)
         return inner + patterns + draws_of(samples) * samples / 1e6 * self.seconds_per_million + 10.0
 
     def identity(self) -> dict[str, JSON]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from stpipe.core.crops import Crop
 from stpipe.core.geometry import GuideCost
 from stpipe.core.ports import JSON, BlockInput, Fields, Filler, Learner, Prediction
-from stpipe.core.windows import Triple
+from stpipe.core.windows import Triple, samples_in
 from stpipe.errors import OptionError
 from stpipe.methods import METHODS, make_filler
 from stpipe.methods.auto import AutoFiller, auto_filler
@@ -71,19 +71,25 @@ class WithGuides(PassesRounds):
         return self.held_bytes + max(self.filler.sample_bytes, self.cost.sample_bytes)
 
     @property
+    def pixel_bytes(self) -> float:
+        """That of the inner method."""
+        return self.filler.pixel_bytes
+
+    @property
     def seconds_per_million(self) -> float:
         """Seconds for a million samples on one core."""
         return self.filler.seconds_per_million + self.cost.seconds_per_million
 
-    def learn_bytes(self, samples: int) -> int:
+    def learn_bytes(self, crops: Sequence[Triple]) -> int:
         """Memory of learning: the guides of the crops, once more of the one that is looked at, and of reading them."""
-        inner = self.filler.learn_bytes(samples) if isinstance(self.filler, Learner) else 0
+        samples = samples_in(crops)
+        inner = self.filler.learn_bytes(crops) if isinstance(self.filler, Learner) else 0
         return int(max(inner + 2 * self.held_bytes * samples, (self.held_bytes + self.cost.sample_bytes) * samples))
 
-    def learn_seconds(self, samples: int) -> float:
+    def learn_seconds(self, crops: Sequence[Triple]) -> float:
         """Seconds of learning from so many samples on one core."""
-        inner = self.filler.learn_seconds(samples) if isinstance(self.filler, Learner) else 0.0
-        return inner + samples / 1e6 * self.cost.seconds_per_million
+        inner = self.filler.learn_seconds(crops) if isinstance(self.filler, Learner) else 0.0
+        return inner + samples_in(crops) / 1e6 * self.cost.seconds_per_million
 
     def identity(self) -> dict[str, JSON]:
         """Return what decides the numbers."""

@@ -6,13 +6,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stpipe.core.crops import Crop, middles
+from stpipe.core.crops import Crop, middle_shapes, middles
 from stpipe.core.survey import BASE_CELL
-from stpipe.core.windows import Window
+from stpipe.core.windows import Window, samples_in
 
 
-def random_crop(rng: np.random.Generator, shape: tuple[int, int, int], *, domain: bool) -> Crop:
-    start = tuple(BASE_CELL * int(rng.integers(9)) for _ in range(2))
+def random_crop(rng: np.random.Generator, shape: tuple[int, int, int], *, domain: bool, row: int = 0) -> Crop:
+    start = (BASE_CELL * row, BASE_CELL * int(rng.integers(9)))
     valid = rng.random(shape) < 0.5
     return Crop(
         values=np.where(valid, rng.normal(size=shape), 0).astype(np.float32),
@@ -34,12 +34,18 @@ def test_middles_are_parts_of_the_crops(
     seed: int, sides: list[tuple[int, int]], samples: int, narrowest: int, rounded_up: bool
 ) -> None:
     rng = np.random.default_rng(seed)
-    crops = [random_crop(rng, (3, *shape), domain=bool(i % 2)) for i, shape in enumerate(sides)]
+    crops = [random_crop(rng, (3, *shape), domain=bool(i % 2), row=12 * i) for i, shape in enumerate(sides)]
     parts = middles(crops, samples, narrowest=narrowest, rounded_up=rounded_up)
     have = sum(crop.valid.size for crop in crops)
     if have <= samples:
         assert parts == tuple(crops)
-    for crop, part in zip(crops, parts, strict=True):
+    shapes = middle_shapes([crop.window.shape for crop in crops], samples, narrowest=narrowest, rounded_up=rounded_up)
+    kept = [next(crop for crop in crops if crop.window.contains(part.window)) for part in parts]
+    assert len(parts) == len(shapes)
+    assert samples_in(part.window.shape for part in parts) <= samples_in(shapes)
+    if len(parts) < len(crops):
+        assert len(parts) == 1 or samples_in(shapes) <= 4 * samples
+    for crop, part in zip(kept, parts, strict=True):
         cut = part.window.within(crop.window).slices
         np.testing.assert_array_equal(part.values, crop.values[cut])
         np.testing.assert_array_equal(part.valid, crop.valid[cut])

@@ -44,6 +44,7 @@ class Off:
     stride: tuple[int, int, int] = (1, 1, 1)
     process_bytes: int = 2**20
     sample_bytes: float = 10.0
+    pixel_bytes: float = 0.0
     seconds_per_million: float = 0.1
     name: str = "off"
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from stpipe.core.crops import Crop
 from stpipe.core.ports import JSON, BlockInput, Fields, Look, Prediction
-from stpipe.core.windows import Triple
+from stpipe.core.windows import Triple, samples_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class SumFiller:
     stride: Triple = (1, 1, 1)
     process_bytes: int = 200 * 2**20
     sample_bytes: float = 60.0
+    pixel_bytes: float = 0.0
     seconds_per_million: float = 0.1
     name: str = "sum"
 
@@ -62,11 +63,11 @@ class LearningFiller(SumFiller):
     learn_sample_bytes: int = 8
     name: str = "learning"
 
-    def learn_bytes(self, samples: int) -> int:
-        return self.learn_sample_bytes * samples
+    def learn_bytes(self, crops: Sequence[Triple]) -> int:
+        return self.learn_sample_bytes * samples_in(crops)
 
-    def learn_seconds(self, samples: int) -> float:
-        return 0.5e-6 * samples
+    def learn_seconds(self, crops: Sequence[Triple]) -> float:
+        return 0.5e-6 * samples_in(crops)
 
     def identity(self) -> dict[str, JSON]:
         return {"method": self.name, "calls": str(self.calls), "lesson": self.lesson}

@@ -18,7 +18,7 @@ from stpipe.core.gap_classes import space_distance
 from stpipe.core.gaps import draw_gaps
 from stpipe.core.ports import JSON, BlockInput, Filler, Learner, Prediction
 from stpipe.core.survey import ArrayOverviews
-from stpipe.core.windows import Window
+from stpipe.core.windows import Triple, Window, samples_in
 from stpipe.errors import OptionError, RunError, ScratchError
 from stpipe.methods import METHODS, auto
 from stpipe.methods.auto import AutoFiller, auto_filler, far_weight
@@ -57,6 +57,7 @@ class Teller:
     stride: tuple[int, int, int] = (1, 2, 3)
     process_bytes: int = 2**20
     sample_bytes: float = 10.0
+    pixel_bytes: float = 0.0
     seconds_per_million: float = 0.1
 
     def identity(self) -> dict[str, JSON]:
@@ -84,11 +85,11 @@ class LearningTeller(Teller):
     costs: int = 1
     seen: list[int] = field(default_factory=list)
 
-    def learn_bytes(self, samples: int) -> int:
-        return self.costs * 99 * samples
+    def learn_bytes(self, crops: Sequence[Triple]) -> int:
+        return self.costs * 99 * samples_in(crops)
 
-    def learn_seconds(self, samples: int) -> float:
-        return self.costs * 3e-6 * samples
+    def learn_seconds(self, crops: Sequence[Triple]) -> float:
+        return self.costs * 3e-6 * samples_in(crops)
 
     def identity(self) -> dict[str, JSON]:
         return {"method": self.name, "shown": self.shown}
@@ -245,8 +246,8 @@ def test_a_learner_is_scored_on_what_it_has_not_seen_and_learns_from_all_in_the_
     untaught = AutoFiller(candidates=(teller("b", 0.4, 0.2), best))
     assert isinstance(untaught, Filler)
     assert isinstance(untaught, Learner)
-    assert untaught.learn_bytes(1000) > 99_000
-    assert untaught.learn_seconds(10**6) > 3 * 3.0
+    assert untaught.learn_bytes([(10, 10, 10)]) > 99_000
+    assert untaught.learn_seconds([(100, 100, 100)]) > 3 * 3.0
     filler = untaught.taught(untaught.learn([crop], seed=0))
     assert len(best.seen) == auto.ROUNDS + 1
     assert max(best.seen[:-1]) < best.seen[-1] == crop.valid.sum()
@@ -453,9 +454,10 @@ def test_the_default_counts_in_what_is_planned(change: str) -> None:
     )
     before, after = (AutoFiller(candidates=(teller("a", 0.1, 0.1),), default=each) for each in (small, large))
     if change == "learn_bytes":
-        assert after.learn_bytes(10**6) == before.learn_bytes(10**6) + 999 * 99 * 10**6
+        assert after.learn_bytes([(100, 100, 100)]) == before.learn_bytes([(100, 100, 100)]) + 999 * 99 * 10**6
     elif change == "learn_seconds":
-        assert after.learn_seconds(10**6) == pytest.approx(before.learn_seconds(10**6) + 2 * 999 * 3.0)
+        million = [(100, 100, 100)]
+        assert after.learn_seconds(million) == pytest.approx(before.learn_seconds(million) + 2 * 999 * 3.0)
     else:
         assert getattr(after, change) > getattr(before, change)
     with pytest.raises(OptionError, match="auto chooses among methods that have names of their own"):

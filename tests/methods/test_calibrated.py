@@ -18,7 +18,7 @@ from stpipe.core.gaps import draw_gaps
 from stpipe.core.intervals import Calibration
 from stpipe.core.ports import JSON, BlockInput, Filler, Learner, Prediction
 from stpipe.core.survey import ArrayOverviews, location_and_spread
-from stpipe.core.windows import Window
+from stpipe.core.windows import Triple, Window, samples_in
 from stpipe.errors import OptionError, ScratchError
 from stpipe.methods.calibrated import CalibratedFiller
 from stpipe.methods.linear import LinearFiller
@@ -46,14 +46,15 @@ class MeanLearner:
     stride: tuple[int, int, int] = (1, 1, 1)
     process_bytes: int = 2**20
     sample_bytes: float = 10.0
+    pixel_bytes: float = 0.0
     seconds_per_million: float = 0.1
     name: str = "mean"
 
-    def learn_bytes(self, samples: int) -> int:
-        return 5 * samples
+    def learn_bytes(self, crops: Sequence[Triple]) -> int:
+        return 5 * samples_in(crops)
 
-    def learn_seconds(self, samples: int) -> float:
-        return 1e-7 * samples
+    def learn_seconds(self, crops: Sequence[Triple]) -> float:
+        return 1e-7 * samples_in(crops)
 
     def identity(self) -> dict[str, JSON]:
         return {"method": self.name, "mean": self.mean}

@@ -175,7 +175,7 @@ window = Window.of(shape)
 block = BlockInput(values=values, valid=valid, days=days, window=window, overviews=overviews, all_days=days)
 filler.fill(block)
 peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(1024 * peak / (filler.process_bytes + filler.sample_bytes * values.size))
+print(1024 * peak / (filler.process_bytes + filler.sample_bytes * values.size + filler.pixel_bytes * values[0].size))
 """
 
 

@@ -193,5 +193,5 @@ def test_it_is_what_radar_makes_of_the_default() -> None:
     plain = make_guided("pconv", guides=[], cost=GuideCost(names=NAMES))
     assert plain.rounds == ()
     assert inner.sample_bytes > plain.sample_bytes - 4 * len(NAMES)
-    assert inner.learn_seconds(10**6) > inner.stack.learn_seconds(10**6)
-    assert inner.learn_bytes(10**6) > inner.stack.learn_bytes(10**6)
+    assert inner.learn_seconds([(100, 100, 100)]) > inner.stack.learn_seconds([(100, 100, 100)])
+    assert inner.learn_bytes([(100, 100, 100)]) > inner.stack.learn_bytes([(100, 100, 100)])

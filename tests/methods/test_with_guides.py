@@ -39,8 +39,8 @@ def test_a_method_with_guides_is_a_filler_that_learns_and_costs_more(method: str
     assert made.process_bytes == bare.process_bytes + 1000
     assert made.sample_bytes == bare.sample_bytes + 8
     assert made.seconds_per_million == bare.seconds_per_million + 0.5
-    assert made.learn_bytes(1000) >= bare.learn_bytes(1000) + 8000
-    assert made.learn_seconds(10**6) == bare.learn_seconds(10**6) + 0.5
+    assert made.learn_bytes([(10, 10, 10)]) >= bare.learn_bytes([(10, 10, 10)]) + 8000
+    assert made.learn_seconds([(100, 100, 100)]) == bare.learn_seconds([(100, 100, 100)]) + 0.5
 
 
 def test_auto_has_all_its_candidates_and_the_guided_one() -> None:

@@ -146,6 +146,11 @@ class SarFiller(WithFallback):
         return 16.0 * max(map(len, self.groups)) + 40.0
 
     @property
+    def pixel_bytes(self) -> float:
+        """Memory of a fill besides for each pixel of the read window, measured: temporaries of whole frames."""
+        return 130.0
+
+    @property
     def seconds_per_million(self) -> float:
         """Seconds for a million samples on one core."""
         return 0.5 + 0.3 * len(self.names)
