@@ -1,6 +1,7 @@
 """Gradient-boosted trees that add to the mean of the guides, and others that tell how large its errors are.
 
-How many trees is told by cross-validation over whole frames; none, if they don't surely gain.
+How many trees is told by cross-validation over whole frames. Where they surely gain they are followed; where they
+gain, but not surely, half as far, and on empty frames not at all: there even that did harm.
 
 Source: LightGBM (Ke et al. 2017, NeurIPS).
 """
@@ -8,6 +9,7 @@ Source: LightGBM (Ke et al. 2017, NeurIPS).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpipe.methods.evidence import Verdict, compare
+from stpipe.methods.guides import EMPTY
 from stpipe.methods.lessons import Samples, features
 from stpipe.methods.mixing import Mixture
 
@@ -27,7 +30,14 @@ LEAST_TREE_GAIN = 0.02
 """Trees that lower the error by a smaller share than this may as well be chance: on other gaps they did harm."""
 
 SURE = 2.0
-"""Standard errors that the gain must exceed; where it did not, trees did harm on other gaps as often as not."""
+"""Standard errors that the gain must exceed; where it did not, trees that were followed all the way did harm on other
+gaps as often as not."""
+
+ALL_THE_WAY = (1.0, 1.0)
+"""How far trees are followed that surely gain: in frames with observations, and in empty ones."""
+
+HALF_WAY = (0.5, 0.0)
+"""The same of trees that gain, but not surely."""
 
 EVERY = 5
 """Numbers of trees that are tried are this many apart."""
@@ -55,8 +65,35 @@ COVERED = 0.9
 """Share of the errors that the second forest's answer is to cover."""
 
 
-def grow(parts: Sequence[Samples], mixture: Mixture, seed: int) -> tuple[bytes, bytes, tuple[float, float]]:
-    """Return the two forests, and the errors without and with the first on folds that had no part in it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grown:
+    """Two forests, and what is known of the first."""
+
+    answer: bytes = b""
+    """Trees of what is added to the mean, as LightGBM's text; empty if they gained nothing."""
+
+    width: bytes
+    """Trees of the errors' size."""
+
+    follow: tuple[float, float] = ALL_THE_WAY
+    """How far the first are followed: in frames with observations, and in empty ones."""
+
+    errors: tuple[float, float]
+    """Mean absolute errors without and with them on folds that had no part in it; in spreads."""
+
+
+def followed(follow: tuple[float, float], distance: F32) -> F32:
+    """Return (sample,) how far trees are followed at distances to the nearest observation of the frame.
+
+    >>> followed(HALF_WAY, np.array([0.0, 24.0, EMPTY], dtype=np.float32))
+    array([0.5, 0.5, 0. ], dtype=float32)
+    """
+    near, empty = (np.float32(share) for share in follow)
+    return np.asarray(np.where(distance == EMPTY, empty, near))
+
+
+def grow(parts: Sequence[Samples], mixture: Mixture, seed: int) -> Grown:
+    """Return the two forests; the same parts and seed grow the same."""
     import lightgbm
 
     tables, targets = [], []
@@ -72,16 +109,22 @@ def grow(parts: Sequence[Samples], mixture: Mixture, seed: int) -> tuple[bytes, 
         grown.append(lightgbm.train(parameters, data, TREES))
     count, verdict, errors = _judged(grown, parts, tables, targets)
     table, target = np.concatenate(tables), np.concatenate(targets)
-    answer = b""
-    left = np.abs(target)
+    # Errors of trees on what they learned from would be too small: each fold is judged by those that did not.
+    pairs = zip(grown, tables, strict=True)
+    added = np.concatenate([predict(trees, part, count) for trees, part in pairs])
+    left, follow = np.abs(target), None
     if dealt_out(parts) and verdict.holds(SURE) and verdict.gain > LEAST_TREE_GAIN and errors[1] < errors[0]:
+        left, follow = np.abs(target - added), ALL_THE_WAY
+    elif dealt_out(parts) and verdict.holds(0.0):
+        distance = np.concatenate([part.distance for part in parts])
+        left, follow = np.abs(target - followed(HALF_WAY, distance) * added), HALF_WAY
+    answer = b""
+    if follow is not None:
         answer = _text(lightgbm.train(parameters, lightgbm.Dataset(table, target), count))
-        # Errors of trees on what they learned from would be too small: each fold is judged by those that did not.
-        pairs = zip(grown, tables, targets, strict=True)
-        left = np.concatenate([np.abs(own - predict(trees, part, count)) for trees, part, own in pairs])
+        errors = errors[0], float(left.mean())
     parameters |= {"objective": "quantile", "alpha": COVERED}
     width = _text(lightgbm.train(parameters, lightgbm.Dataset(table, left), WIDTH_TREES))
-    return answer, width, errors
+    return Grown(answer=answer, width=width, follow=follow or ALL_THE_WAY, errors=errors)
 
 
 def again(parts: Sequence[Samples], mixture: Mixture, like: bytes, seed: int) -> Any:

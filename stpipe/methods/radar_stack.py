@@ -332,7 +332,7 @@ def _held_out(stack: StackFiller, lessons: Lessons, learned: Learned, seed: int)
         mean = mixture.mean(list(part.answers.T), part.distance)
         if learned.answer:
             trees = forests.again(rest, mixture, learned.answer, seed)
-            mean = mean + forests.predict(trees, features(part, mean))
+            mean = mean + forests.followed(learned.follow, part.distance) * forests.predict(trees, features(part, mean))
         errors.append(mean - part.truth)
     return np.concatenate(errors)
 

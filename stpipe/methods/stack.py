@@ -103,6 +103,9 @@ class Learned:
     answer: bytes = b""
     """Trees of what is added to the mean, as LightGBM's text; empty if they gained nothing."""
 
+    follow: tuple[float, float] = forests.ALL_THE_WAY
+    """How far they are followed: in frames with observations, and in empty ones."""
+
     width: bytes = b""
     """Trees of the errors' size; empty where there was too little to learn from."""
 
@@ -123,6 +126,7 @@ class Learned:
             "weights": self.mixture.weights,
             "samples": self.samples,
             "errors": self.errors,
+            "follow": self.follow,
             "network_errors": self.network_errors,
             "skipped": self.skipped,
             "base": None if self.base is None else self.base.weights,
@@ -148,6 +152,7 @@ class Learned:
                 width=width,
                 samples=told["samples"],
                 errors=tuple(told["errors"]),
+                follow=tuple(told["follow"]),
                 network_errors=tuple(told["network_errors"]),
             )
         except (ValueError, KeyError, TypeError, OSError, EOFError, BadZipFile) as error:
@@ -260,7 +265,7 @@ class StackFiller:
         learned = None if self.learned is None else sha256(self.learned.to_bytes()).hexdigest()
         return {
             "method": self.name,
-            "version": 7,
+            "version": 8,
             "guides": self.maker.identity(),
             "network": [network.identity() for network in self._networks],
             "learned": learned,
@@ -328,13 +333,14 @@ class StackFiller:
         kept = np.array([name not in skipped for name in names])
         parts = [replace(part, answers=part.answers[:, kept]) for part in parts]
         mixture = self.mixed(Samples.of(parts), skipped, rng)
-        answer, width, errors = forests.grow(parts, mixture, seed)
+        grown = forests.grow(parts, mixture, seed)
         return replace(
             made,
             mixture=mixture,
-            answer=answer,
-            width=width,
-            errors=errors,
+            answer=grown.answer,
+            follow=grown.follow,
+            width=grown.width,
+            errors=grown.errors,
             skipped=skipped,
             network_errors=network_errors,
         )
@@ -405,7 +411,11 @@ class StackFiller:
         ranked = sorted(zip(self.names, np.mean(made.mixture.weights, axis=0), strict=True), key=lambda p: -p[1])
         led = ", ".join(f"{name} {weight:.0%}" for name, weight in ranked[:3] if weight >= 0.05)
         gain = 1 - made.errors[1] / made.errors[0] if made.errors[0] > 0 else 0.0
-        trees = f"trees took another {gain:.0%} off its error" if made.answer else "trees could not better it"
+        trees = "trees could not better it"
+        if made.answer:
+            trees = f"trees took another {gain:.0%} off its error"
+        if made.answer and made.follow != forests.ALL_THE_WAY:
+            trees = "trees better it, but not surely, and are followed half as far, on empty frames not at all"
         lines = [f"{self.name}: learned from {made.samples:,} artificial gap samples: a mean of {led}; {trees}"]
         before, after = made.network_errors
         if before > 0 and after > (1 + UNLIKE) * before:
@@ -457,7 +467,8 @@ class StackFiller:
                 if where.any():
                     table = features(Samples.at(made, place, t, where), mean[t][where])
                     if answer is not None:
-                        mean[t][where] += forests.predict(answer, table)
+                        share = forests.followed(learned.follow, place.distance[t][where])
+                        mean[t][where] += share * forests.predict(answer, table)
                     half_width[t][where] = np.maximum(forests.predict(width, table), LEAST_WIDTH)
         mean[made.unknown] = np.nan
         half_width[made.unknown] = np.nan

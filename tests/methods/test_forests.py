@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from stpipe.methods import forests
+from stpipe.methods.guides import EMPTY
 from stpipe.methods.lessons import Samples, features
 from stpipe.methods.mixing import Mixture
 
@@ -37,20 +39,22 @@ def table(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_there_are_none_where_there_is_nothing_to_learn() -> None:
-    answer, width, errors = forests.grow(folds(0, told=0.0), MIXTURE, seed=0)
-    assert answer == b""
-    assert width
-    assert errors[1] > (1 - forests.LEAST_TREE_GAIN) * errors[0]
+    grown = forests.grow(folds(0, told=0.0), MIXTURE, seed=0)
+    assert grown.answer == b""
+    assert grown.width
+    assert grown.errors[1] > (1 - forests.LEAST_TREE_GAIN) * grown.errors[0]
 
 
 def test_what_is_learned_holds_on_samples_that_had_no_part_in_it() -> None:
-    answer, width, errors = forests.grow(folds(1, told=1.5), MIXTURE, seed=0)
+    grown = forests.grow(folds(1, told=1.5), MIXTURE, seed=0)
+    errors = grown.errors
+    assert grown.follow == forests.ALL_THE_WAY
     seen, missing = table(folds(99, told=1.5, count=2000, parts=1)[0])
-    left = np.abs(missing - forests.predict(forests.forest(answer), seen))
+    left = np.abs(missing - forests.predict(forests.forest(grown.answer), seen))
     before = np.abs(missing).mean()
     assert errors[1] < 0.6 * errors[0]
     np.testing.assert_allclose(errors, [before, left.mean()], rtol=0.15)
-    half_width = forests.predict(forests.forest(width), seen)
+    half_width = forests.predict(forests.forest(grown.width), seen)
     assert 0.84 < (left <= half_width).mean() < 0.95
     noisy = seen[:, -9] > 0.5
     assert half_width[noisy].mean() > 1.5 * half_width[~noisy].mean()
@@ -59,10 +63,26 @@ def test_what_is_learned_holds_on_samples_that_had_no_part_in_it() -> None:
 def test_frames_that_are_in_several_folds_prove_nothing() -> None:
     parts = folds(1, told=1.5)
     alike = [replace(part, frames=part.frames % 5) for part in parts]
-    answer, width, errors = forests.grow(alike, MIXTURE, seed=0)
-    assert not answer
-    assert width
-    assert errors == forests.grow(parts, MIXTURE, seed=0)[2]
+    grown = forests.grow(alike, MIXTURE, seed=0)
+    assert not grown.answer
+    assert grown.width
+    assert grown.errors == pytest.approx(forests.grow(parts, MIXTURE, seed=0).errors, rel=1e-5)
+
+
+def test_what_gains_but_not_surely_is_followed_half_way_and_not_on_empty_frames() -> None:
+    parts = []
+    for number, part in enumerate(folds(3, told=1.5)):
+        # In some frames what else tells of the error tells the opposite.
+        odd = np.isin(part.frames, [0, 1, 4, 5, 8, 9])
+        flipped = part.circumstances.copy()
+        flipped[odd, 0] = 1 - flipped[odd, 0]
+        flipped[part.frames == 5 * number + 4, -1] = EMPTY
+        parts.append(replace(part, circumstances=flipped))
+    grown = forests.grow(parts, MIXTURE, seed=0)
+    assert grown.answer
+    assert grown.follow == forests.HALF_WAY
+    shares = forests.followed(grown.follow, np.array([0, 3, 24, EMPTY], dtype=np.float32))
+    np.testing.assert_array_equal(shares, [0.5, 0.5, 0.5, 0])
 
 
 def test_the_same_samples_and_seed_grow_the_same_trees() -> None:
@@ -74,7 +94,7 @@ def test_the_same_samples_and_seed_grow_the_same_trees() -> None:
 
 def test_trees_come_back_from_their_text() -> None:
     parts = folds(5, told=1.0)
-    answer = forests.grow(parts, MIXTURE, seed=0)[0]
+    answer = forests.grow(parts, MIXTURE, seed=0).answer
     seen, _ = table(parts[0])
     grown = forests.forest(answer)
     assert forests.forest(answer) is grown  # parsed once

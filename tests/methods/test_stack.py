@@ -76,6 +76,25 @@ def small() -> tuple[Crop, bytes]:
     return crop, StackFiller().learn([crop], seed=0)
 
 
+def test_trees_are_followed_as_far_as_was_learned(small: tuple[Crop, bytes]) -> None:
+    crop, learned = small
+    told = Learned.from_bytes(learned)
+    seen, _ = made_up_scene(2, SMALL)
+    trees = Learned.from_bytes(StackFiller().learn([made_up_scene(0, (16, 64, 56))[0]], seed=0)).answer
+    assert trees
+
+    def filled(follow: tuple[float, float]) -> np.ndarray:
+        taught = StackFiller().taught(replace(told, answer=trees, follow=follow).to_bytes())
+        return np.asarray(fill_crop(taught, seen).values)
+
+    none, whole, half = (filled(follow) for follow in ((0.0, 0.0), (1.0, 1.0), (0.5, 0.0)))
+    empty = ~crop.valid.any(axis=(1, 2))
+    assert empty.any()
+    assert np.abs(whole - none)[~crop.valid].max() > 0.01
+    np.testing.assert_array_equal(half[empty], none[empty])
+    np.testing.assert_allclose(half[~empty], (whole + none)[~empty] / 2, atol=1e-5)
+
+
 def test_the_same_crops_and_seed_give_the_same_bytes_and_these_come_back(small: tuple[Crop, bytes]) -> None:
     crop, once = small
     again, other = (StackFiller().learn([crop], seed=seed) for seed in (0, 1))
