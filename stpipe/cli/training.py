@@ -148,6 +148,11 @@ def train_job(job: TrainingJob, *, goes_on: bool) -> dict[str, Any]:
         trained = fit(
             usual, learn, judged, settings, job.start, checkpoint=job.place.checkpoint, report=_reporter(job, began)
         )
+        if not trained.apart:
+            note(
+                "the held-out part of some family is a single scene, which says when to stop and judges as well: its "
+                "error is that of the best look, and flatters a little; with more cubes, or larger ones, others judge"
+            )
         result = _finish(job, families, trained, examples=len(learn), samples=samples, seconds=time.monotonic() - began)
     job.place.finish()
     return result

@@ -189,6 +189,15 @@ def examples(visits: Iterable[Visit], usual: Mixture) -> list[Example]:
     return made
 
 
+def scene_name(example: str) -> str:
+    """Return the name of the scene that an example is a way of hiding.
+
+    >>> scene_name("cube, part 3, way 1")
+    'cube, part 3'
+    """
+    return example.rsplit(", way ", 1)[0]
+
+
 def _error(mixture: Mixture, samples: Samples) -> float:
     if not samples.truth.size:
         return 0.0

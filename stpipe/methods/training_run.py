@@ -17,7 +17,7 @@ import numpy as np
 from stpipe.core.windows import Triple
 from stpipe.errors import ModelFileError, OptionError
 from stpipe.methods.mixing import Mixture
-from stpipe.methods.teaching import Visit, examples, usual_mixture
+from stpipe.methods.teaching import Visit, examples, scene_name, usual_mixture
 from stpipe.model import backend
 from stpipe.model.features import GUIDES
 from stpipe.model.patches import Deck, Example
@@ -281,6 +281,9 @@ class Trained:
     steps: int
     """Steps done."""
 
+    apart: bool = True
+    """Whether no scene that judges had a say in when to stop."""
+
 
 def describe(
     learned: Sequence[Visit], held_out: Sequence[Visit], settings: Settings, start: ModelInfo | None
@@ -296,6 +299,35 @@ def describe(
     return usual, learn, judges
 
 
+def parted(judges: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """Deal held-out examples out: to those that say when to stop, and those that judge what became of it.
+
+    The best of many looks is partly so by chance, and would flatter itself. Each second scene of a family judges; a
+    family with one scene has it on both sides.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace as Each
+    >>> some = [Each(name=f"{name}, way {way}", family=name[0]) for name in ("a1", "a2", "b1") for way in (0, 1)]
+    >>> [[each.name for each in side] for side in parted(some)]
+    [['a1, way 0', 'a1, way 1', 'b1, way 0', 'b1, way 1'], ['a2, way 0', 'a2, way 1', 'b1, way 0', 'b1, way 1']]
+    """
+    scenes: dict[str, list[str]] = defaultdict(list)
+    for each in judges:
+        name = scene_name(each.name)
+        if name not in scenes[each.family]:
+            scenes[each.family].append(name)
+
+    def dealt_to(side: int) -> list[Example]:
+        return [
+            each
+            for each in judges
+            if len(known := scenes[each.family]) < 2 or known.index(scene_name(each.name)) % 2 == side
+        ]
+
+    return dealt_to(0), dealt_to(1)
+
+
 def fit(
     usual: Mixture,
     learn: Sequence[Example],
@@ -306,7 +338,7 @@ def fit(
     checkpoint: Path | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> Trained:
-    """Train, keep what does best on the held-out examples, and calibrate its intervals on them.
+    """Train, keep what does best on some of the held-out examples, and judge and calibrate it on the others.
 
     Parameters
     ----------
@@ -328,6 +360,7 @@ def fit(
     from stpipe.model.unet import build_unet
 
     keras.utils.set_random_seed(settings.seed % 2**32)
+    choosing, judging = parted(judges)
     before: tuple[Judgement, ...] = ()
     if start is None:
         spec = UNetSpec()
@@ -335,13 +368,13 @@ def fit(
     else:
         assert isinstance(start.spec, UNetSpec)  # starting_point has refused another
         spec, network = start.spec, load_model(start.path).network
-        before, _ = judge(network, judges, factor=start.calibration)
+        before, _ = judge(network, judging, factor=start.calibration)
     schedule = Schedule(
         steps=settings.steps, batch=settings.batch, learning_rate=settings.learning_rate, every=settings.every
     )
     deck = Deck(learn, families=settings.families, size=PATCH, seed=settings.seed)
-    told = train(network, deck, schedule, held_out=judges, checkpoint=checkpoint, report=report)
-    after, factor = judge(network, judges)
+    told = train(network, deck, schedule, held_out=choosing, checkpoint=checkpoint, report=report)
+    after, factor = judge(network, judging)
     return Trained(
         network=network,
         spec=spec,
@@ -350,4 +383,5 @@ def fit(
         after=after,
         before=before,
         steps=told.step,
+        apart=not {scene_name(each.name) for each in choosing} & {scene_name(each.name) for each in judging},
     )
