@@ -21,6 +21,7 @@ from stpipe.core.ports import VariableInfo
 from stpipe.core.qa_products import PRODUCTS
 from stpipe.core.samples import gap_value, is_nodata, tells_clear
 from stpipe.core.sizes import gib
+from stpipe.core.timeline import median_step, passes
 from stpipe.core.trust import plain_name, remarks
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import CubeError, StpipeError
@@ -303,7 +304,7 @@ def _dates(cube: Cube) -> dict[str, Any]:
         "last": label(times[-1]),
         "in_order": disorder(cube.times, cube.days, cube.path, cube.dims[0]) is None,
         "shortest_step_days": float(steps.min()) if steps.size else None,
-        "median_step_days": float(np.median(steps)) if steps.size else None,
+        "median_step_days": median_step(cube.days[order]) if steps.size else None,
         "longest_step_days": float(steps.max()) if steps.size else None,
         "longest_step_after": label(times[int(steps.argmax())]) if steps.size else None,
     }
@@ -333,6 +334,13 @@ def _hints(cube: Cube, report: dict[str, Any], gaps: dict[str, GapCount]) -> Ite
     if wrong is not None:
         yield wrong
     dates = report["dates"]
+    days = np.sort(cube.days)
+    twins = days.size - int(passes(days)[-1]) - 1 if days.size else 0
+    if twins and wrong is None:
+        yield (
+            f"{twins} of {days.size} frames follow on another within minutes, as tiles of one pass do: the frames of a "
+            "pass count as one look"
+        )
     if dates["median_step_days"] and dates["longest_step_days"] > _LONG_STEP * dates["median_step_days"]:
         yield f"{dates['longest_step_days']:g} days without a frame after {dates['longest_step_after']}"
     yield from _chunk_hints(cube)

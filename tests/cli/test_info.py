@@ -80,6 +80,22 @@ def test_dates_grid_size_and_hints_are_told(tmp_path: Path, capsys: pytest.Captu
     assert any("60 days without a frame after 2020-01-09" in hint for hint in report["hints"])
 
 
+def test_tiles_of_a_pass_are_told_and_are_not_the_step_of_the_series(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = scene()
+    second = first.assign_coords(time=first["time"] + np.timedelta64(15, "s"))
+    xr.concat([first, second], "time", data_vars="minimal").sortby("time").to_zarr(
+        tmp_path / "c.zarr", consolidated=False
+    )
+    report = report_of(capsys, str(tmp_path / "c.zarr"))
+    assert report["dates"]["median_step_days"] == 2
+    assert report["dates"]["shortest_step_days"] == pytest.approx(15 / 86400)
+    assert any(hint.startswith("6 of 12 frames follow on another within minutes") for hint in report["hints"])
+    first.to_zarr(tmp_path / "d.zarr", consolidated=False)
+    assert not any("within minutes" in hint for hint in report_of(capsys, str(tmp_path / "d.zarr"))["hints"])
+
+
 def test_text_shows_the_table_and_no_scan_leaves_gaps_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scene().to_netcdf(tmp_path / "c.nc")
     assert run(["info", str(tmp_path / "c.nc")]) == 0
