@@ -90,7 +90,8 @@ def suited(
     ones, the usual ones stay; where they are, but not surely, they count half. They are drawn towards the usual ones as
     far as squares of frames are witnesses; where that is not better by `SURE` standard errors, as far as frames are.
 
-    A cube with fewer than `LEAST_FRAMES` has no other frames to fill: there squares of `TILE` pixels of a frame judge.
+    A cube with fewer than `LEAST_FRAMES` has no other frames to fill: there squares of `TILE` pixels of a frame judge,
+    and weights that are surely better on these stay as they were found.
 
     Parameters
     ----------
@@ -108,21 +109,22 @@ def suited(
         Whether parts of frames can be witnesses and judges at all.
     """
 
-    def found(some: Samples) -> tuple[Mixture, Mixture]:
+    def found(some: Samples) -> tuple[Mixture, Mixture, Mixture]:
         own = Mixture.best(some.answers[:, guides], some.truth, some.distance, frames=some.frames)
         anywhere = np.zeros_like(some.spots)
         by_square, by_frame = (
             own.drawn_towards(usual, some.distance, some.frames, spots, enough=enough)
             for spots in (some.spots, anywhere)
         )
-        return by_square, by_frame
+        return by_square, by_frame, own
 
     def errors(mixture: Mixture, some: Samples) -> F32:
         return np.asarray(np.abs(mixture.mean(list(some.answers[:, guides].T), some.distance) - some.truth))
 
     everything = found(samples)
     there, groups = np.unique(samples.frames, return_inverse=True)
-    if parts and there.size < LEAST_FRAMES:
+    few = there.size < LEAST_FRAMES
+    if parts and few:
         groups = squares(samples.frames, samples.spots, TILE)
         there = np.unique(groups)
     if there.size < LEAST_FRAMES:
@@ -135,6 +137,8 @@ def suited(
             row[apart] = errors(mixture, samples.where(apart))
     before = errors(usual, samples)
     verdicts = [compare(before, after, groups) for after in own]
+    if parts and few and verdicts[2].holds(SURE) and verdicts[2].log_ratio < min(v.log_ratio for v in verdicts[:2]):
+        return everything[2]
     if parts and verdicts[0].holds(SURE) and verdicts[0].log_ratio < verdicts[1].log_ratio:
         return everything[0]
     if verdicts[1].holds(1.0):

@@ -111,7 +111,9 @@ def one_frame(seed: int, tiles: int, *, turned: bool = False) -> Samples:
 def test_parts_of_a_single_frame_are_asked_where_there_are_no_other_frames() -> None:
     usual = Mixture.only(1, 2)
     taken = suited(one_frame(0, 24), slice(2), usual, enough=4.0, rng=np.random.default_rng(0))
-    assert weight(taken, 0) > 0.55  # the best mean has 0.8 of it
+    best = Mixture.best(one_frame(0, 24).answers, one_frame(0, 24).truth, one_frame(0, 24).distance)
+    assert weight(taken, 0) == pytest.approx(weight(best, 0), abs=0.02)
+    assert weight(best, 0) > 0.7
     alone = suited(one_frame(0, 1), slice(2), usual, enough=4.0, rng=np.random.default_rng(0))
     assert 0 < weight(alone, 0) < weight(taken, 0) - 0.2
     fair = suited(one_frame(0, 24, turned=True), slice(2), Mixture.even(2), enough=4.0, rng=np.random.default_rng(0))
