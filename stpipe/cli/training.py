@@ -81,6 +81,7 @@ class TrainingJob:
         """Return what decides the weights, by the option that sets it."""
         settings = self.settings
         return {
+            "the way of training": 2,
             "the sources": [source.identity for source in self.sources],
             "--var": [family for source in self.sources for family in source.families],
             "--from": None if self.start is None else self.start.digest,
@@ -314,7 +315,7 @@ def _finish(
         "held_out": {family: {**row, "coverage": shares[family]} for family, row in scores.items()},
         "held_out_against_base": overall,
     }
-    draw_training(looks, job.place.picture, before=before)
+    draw_training(looks, job.place.picture, before=trained.start_error)
     job.place.write_curves({**provenance, "seconds": seconds, "looks": looks})
     info = save_model(
         job.place.model,

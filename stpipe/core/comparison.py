@@ -176,12 +176,17 @@ class Sums:
         What is compared.
     frames : (cluster,) ndarray of int
         The frame that each cluster lies in; clusters of the same frame bear the same number.
+    passes : (cluster,) ndarray of int, optional
+        Its pass, whose frames are wrong together; by default each frame is one.
     """
 
-    def __init__(self, methods: Sequence[str], frames: NDArray[np.integer]) -> None:
+    def __init__(
+        self, methods: Sequence[str], frames: NDArray[np.integer], passes: NDArray[np.integer] | None = None
+    ) -> None:
         groups, count, clusters = len(GROUPS), len(methods), len(frames)
         self.methods = tuple(methods)
         self.frames = frames
+        self.passes = frames if passes is None else passes
         self.samples = np.zeros((clusters, groups))
         self.absolute = np.zeros((count, clusters, groups))
         self.covered, self.with_interval = np.zeros((2, count, clusters, groups))
@@ -349,7 +354,8 @@ class Sums:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the 5th and 95th percentile of totals over counts, both (what, cluster, group), as (what, group).
 
-        What is drawn with replacement is frames where `ENOUGH_FRAMES` of them have samples, else clusters.
+        What is drawn with replacement is passes, most often of one frame each, where `ENOUGH_FRAMES` of them have
+        samples, else clusters.
         """
         shape = (len(totals), len(GROUPS))
         used = np.flatnonzero(self.samples[:, 0])
@@ -357,7 +363,7 @@ class Sums:
             nothing = np.full(shape, np.nan)
             return nothing, nothing
         flat, samples = (part[:, used].transpose(1, 0, 2).reshape(used.size, -1) for part in (totals, counts))
-        frames, owner = np.unique(self.frames[used], return_inverse=True)
+        frames, owner = np.unique(self.passes[used], return_inverse=True)
         if frames.size >= ENOUGH_FRAMES:
             samples, flat = (_summed(part, owner, frames.size) for part in (samples, flat))
         count = len(flat)
@@ -409,6 +415,11 @@ def cluster_frames(crop: Crop) -> NDArray[np.integer]:
     """Return the frame of the cube that each of a crop's clusters lies in, in the order of their numbers."""
     frames, height, width = crop.valid.shape
     return np.repeat(crop.window.start[0] + np.arange(frames), -(-height // TILE) * -(-width // TILE))
+
+
+def cluster_passes(crop: Crop) -> NDArray[np.integer]:
+    """Return the pass of the cube that each of a crop's clusters lies in, in the order of their numbers."""
+    return np.asarray(passes(crop.days)[cluster_frames(crop) - crop.window.start[0]])
 
 
 def passes_of(crop: Crop, hidden: NDArray[np.bool_]) -> NDArray[np.intp]:

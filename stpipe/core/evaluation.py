@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stpipe.core.comparison import ALL, Difference, Row, Sums, cluster_frames, clusters_of, groups_of
+from stpipe.core.comparison import ALL, Difference, Row, Sums, cluster_frames, cluster_passes, clusters_of, groups_of
 from stpipe.core.crops import Crop, block_of, settled_on
 from stpipe.core.gaps import Purpose, draw_gaps, generator
 from stpipe.core.ports import Filler, Learner
@@ -233,7 +233,8 @@ def evaluate(
         raise CubeError(f"variable {variable!r} has next to no valid sample, so that nothing can be hidden to score on")
     frames = [cluster_frames(crop) for crop in crops]  # a date is one frame, whichever crops it shows in
     offsets = np.cumsum([0, *(part.size for part in frames)])
-    sums, tally = Sums(tuple(fillers), np.concatenate(frames)), _FrameTally(crops, calibrated)
+    witnesses = np.concatenate([cluster_passes(crop) for crop in crops])
+    sums, tally = Sums(tuple(fillers), np.concatenate(frames), witnesses), _FrameTally(crops, calibrated)
     seconds = {name: [0.0, 0.0] for name in fillers}
     seams = dict.fromkeys(fillers, float("nan"))
     notes: dict[str, None] = {}

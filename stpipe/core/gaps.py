@@ -106,7 +106,8 @@ def draw_gaps(
     Frames chosen at random, clear ones more often, get the gap shape of another date at the same place, sometimes
     flipped and shifted. Whole frames and runs of frames take the share of the hidden samples that they have of the
     real gaps, but always some; the frames before and after them keep what they have. A cube with next to no gaps gets
-    blobs, speckle and stripes. What is hidden is so from all frames of a pass.
+    blobs, speckle and stripes. What is hidden is so from all frames of a pass, save for as large a share as gaps have
+    that another frame of the pass shows.
 
     Parameters
     ----------
@@ -137,8 +138,7 @@ def draw_gaps(
     """
     which = np.arange(len(valid)) if days is None else passes(days)
     if len(valid) and which[-1] + 1 < len(valid):
-        seen = np.logical_or.reduceat(valid, np.flatnonzero(np.diff(which, prepend=-1)), axis=0)
-        return np.asarray(draw_gaps(seen, rng, domain=domain, share=share)[which] & valid)
+        return _hide_from_passes(valid, which, rng, domain=domain, share=share)
     total = int(valid.sum())
     most = int(share[1] * total)
     if total < 2:
@@ -159,6 +159,35 @@ def draw_gaps(
     _hide_parts(hidden, valid, supply, rng, frames=~kept, goal=max(goal, done + due), most=max(1, most))
     if not hidden.any():  # shapes can miss what little there is
         hidden.flat[rng.choice(np.flatnonzero(valid))] = True
+    return hidden
+
+
+def _hide_from_passes(
+    valid: NDArray[np.bool_],
+    which: NDArray[np.intp],
+    rng: np.random.Generator,
+    *,
+    domain: NDArray[np.bool_] | None,
+    share: tuple[float, float],
+) -> NDArray[np.bool_]:
+    """Hide from all frames of passes, and as much from single ones as other frames of their pass show of the gaps."""
+    starts = np.flatnonzero(np.diff(which, prepend=-1))
+    seen = np.logical_or.reduceat(valid, starts, axis=0)
+    if seen.sum() < 2:
+        return draw_gaps(valid, rng, domain=domain, share=share)
+    inside = valid.any(axis=0) if domain is None else domain
+    gap = int((inside & ~valid).sum())
+    alone = float((seen[which] & ~valid).sum() / gap) if gap else 0.0
+    low, high = share
+    together = draw_gaps(seen, rng, domain=domain, share=(low * (1 - alone), high * (1 - alone)))
+    hidden = np.asarray(together[which] & valid)
+    twice = valid & (np.add.reduceat(valid, starts, axis=0, dtype=np.int32)[which] > 1) & ~hidden
+    if alone and twice.sum() > 1:
+        worth = alone * float(valid.sum() / twice.sum())
+        own = draw_gaps(twice, rng, domain=domain, share=(min(low * worth, 0.4), min(high * worth, 0.45)))
+        # Of each pass one frame at most loses a sample: another still shows it.
+        own &= np.cumsum(own, axis=0) - np.insert(np.cumsum(own, axis=0), 0, 0, axis=0)[starts][which] == 1
+        hidden |= own
     return hidden
 
 

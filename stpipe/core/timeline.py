@@ -18,11 +18,13 @@ PRIOR_PAIRS = 2.0
 PRIOR_RATE = 1 / 12
 """Common rate of change: the square of the scene's spread in about a dozen median steps."""
 
-PASS_DAYS = 10 / 1440
-"""Frames that follow on each other within ten minutes can be of one pass: neighbouring tiles are some 15 s apart."""
+PASS_DAYS = 100 / 86400
+"""Frames within so long of the first of a pass can be of it: neighbouring tiles of Sentinel-2 and Landsat are 15 to
+25 s apart, two satellites on the same orbit minutes."""
 
 PASS_SHARE = 0.01
-"""Unless that is more than this share of the series' mean step, for then it is one of minutes."""
+"""Unless that is more than this share of the series' mean step, for then it is one of minutes; a series that is no
+longer than that is one pass."""
 
 SHORTEST_STEP = 0.5
 """Two looks within minutes differ by noise: taken for a walk, it would be a wild one. In median steps."""
@@ -88,10 +90,19 @@ def passes(days: NDArray[np.float64]) -> NDArray[np.intp]:
     >>> passes(np.arange(4) / 1440)
     array([0, 1, 2, 3])
     """
+    which = np.arange(days.size)
     if days.size < 2:
-        return np.zeros(days.size, dtype=np.intp)
-    longest = min(PASS_DAYS, PASS_SHARE * float(days[-1] - days[0]) / (days.size - 1))
-    return np.concatenate([[0], np.cumsum(np.diff(days) > longest)]).astype(np.intp)
+        return which
+    span = float(days[-1] - days[0])
+    longest = PASS_DAYS if span <= PASS_DAYS else min(PASS_DAYS, PASS_SHARE * span / (days.size - 1))
+    if (np.diff(days) > longest).all():
+        return which
+    first, number = float(days[0]), 0
+    for t, day in enumerate(days.tolist()):
+        if day - first > longest:
+            first, number = day, number + 1
+        which[t] = number
+    return which
 
 
 def median_step(days: NDArray[np.float64]) -> float:
@@ -139,14 +150,17 @@ def neighbours(values: F32, valid: NDArray[np.bool_], days: NDArray[np.float64],
     last_time = np.full(shape, -np.inf, dtype=np.float32)
     walked = np.zeros(shape, dtype=np.float32)
     pairs = np.zeros(shape, dtype=np.float32)
+    which = passes(days)
+    last_pass = np.full(shape, -1, dtype=np.intp)
     for t, now in enumerate(when):
         early[t], since[t] = last_value, now - last_time
-        again = valid[t] & np.isfinite(last_time)
+        again = valid[t] & (last_pass >= 0) & (last_pass != which[t])  # tiles of a pass tell noise, and no walk
         jump = np.where(again, values[t], np.float32(0)) - np.where(again, last_value, np.float32(0))
         walked += jump * jump / np.where(again, np.maximum(since[t], np.float32(SHORTEST_STEP)), np.float32(1))
         pairs += again
         np.copyto(last_value, values[t], where=valid[t])
         last_time[valid[t]] = now
+        last_pass[valid[t]] = which[t]
     rate = (walked + np.float32(PRIOR_PAIRS * PRIOR_RATE)) / (pairs + np.float32(PRIOR_PAIRS))
     next_value = np.full(shape, np.nan, dtype=np.float32)
     next_time = np.full(shape, np.inf, dtype=np.float32)

@@ -338,7 +338,7 @@ def _hints(cube: Cube, report: dict[str, Any], gaps: dict[str, GapCount]) -> Ite
     twins = days.size - int(passes(days)[-1]) - 1 if days.size else 0
     if twins and wrong is None:
         yield (
-            f"{twins} of {days.size} frames follow on another within minutes, as tiles of one pass do: the frames of a "
+            f"{twins} of {days.size} frames follow on another within 100 s, as tiles of one pass do: the frames of a "
             "pass count as one look"
         )
     if dates["median_step_days"] and dates["longest_step_days"] > _LONG_STEP * dates["median_step_days"]:

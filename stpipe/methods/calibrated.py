@@ -113,7 +113,7 @@ class CalibratedFiller(PassesRounds):
         seen = samples_in(shapes)
         inner = self.filler.learn_bytes(shapes) if isinstance(self.filler, Learner) else 0
         filling = self.filler.sample_bytes * seen + self.filler.pixel_bytes * pixels_in(shapes)
-        return int(max(inner, filling) + 20 * seen)
+        return int(max(inner, filling) + 30 * seen)
 
     def learn_seconds(self, crops: Sequence[Triple]) -> float:
         """Seconds of learning from so many samples on one core."""

@@ -117,7 +117,9 @@ def grow(parts: Sequence[Samples], mixture: Mixture, seed: int) -> Grown:
         left, follow = np.abs(target - added), ALL_THE_WAY
     elif dealt_out(parts) and verdict.holds(0.0):
         distance = np.concatenate([part.distance for part in parts])
-        left, follow = np.abs(target - followed(HALF_WAY, distance) * added), HALF_WAY
+        after = np.abs(target - followed(HALF_WAY, distance) * added)
+        if after.mean() < left.mean():  # what gains on empty frames alone is of no use half way
+            left, follow = after, HALF_WAY
     answer = b""
     if follow is not None:
         answer = _text(lightgbm.train(parameters, lightgbm.Dataset(table, target), count))

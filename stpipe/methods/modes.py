@@ -32,6 +32,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stpipe.core.timeline import passes
 from stpipe.errors import ModelFileError, ShapeError
 from stpipe.methods.whittaker import roughness, solve
 
@@ -194,7 +195,10 @@ def learn_modes(
     ranks, scores = [min(rank or 0, int(speaking.sum()) - 1, picked.size - 1)], [0.0]
     try:
         if rank is None:
-            ranks, scores = _try_ranks(observed[speaking], known[speaking], groups[picked], np.random.default_rng(seed))
+            which = np.unique(passes(days)[speaking], return_inverse=True)[1]
+            ranks, scores = _try_ranks(
+                observed[speaking], known[speaking], groups[picked], which, np.random.default_rng(seed)
+            )
         rank = max(rank for rank, score in zip(ranks, scores, strict=True) if score <= TOLERANCE * min(scores))
         mean, loadings, noise = _learn(observed[speaking], known[speaking], rank)
     except np.linalg.LinAlgError:  # some values are so far from all others that float64 loses these beside them
@@ -317,13 +321,13 @@ def _without_patterns(observed: F64, known: Bool, days: F64) -> Modes:
 
 
 def _try_ranks(
-    observed: F64, known: Bool, groups: NDArray[np.int64], rng: np.random.Generator
+    observed: F64, known: Bool, groups: NDArray[np.int64], which: NDArray[np.intp], rng: np.random.Generator
 ) -> tuple[list[int], list[float]]:
-    """Return the ranks tried and their mean absolute errors on hidden clusters."""
+    """Return the ranks tried and their mean absolute errors on hidden clusters; `which` is each frame's pass."""
     part = _evenly(observed.shape[1], TRIAL_COLUMNS)
     observed, known = observed[:, part], known[:, part]
     number, place = np.unique(groups[part], return_inverse=True)
-    hidden = (rng.random((known.shape[0], number.size)) < HIDDEN_SHARE)[:, place] & known
+    hidden = (rng.random((int(which[-1]) + 1, number.size)) < HIDDEN_SHARE)[which][:, place] & known
     left = known & ~hidden
     # A frame that is hidden as a whole, or a matrix too small to hide from, would say nothing.
     hidden &= left.any(axis=1, keepdims=True) & left.any(axis=0)

@@ -415,7 +415,7 @@ class StackFiller:
         if made.answer:
             trees = f"trees took another {gain:.0%} off its error"
         if made.answer and made.follow != forests.ALL_THE_WAY:
-            trees = "trees better it, but not surely, and are followed half as far, on empty frames not at all"
+            trees = "trees better it by little, or not surely, and are followed half as far, on empty frames not at all"
         lines = [f"{self.name}: learned from {made.samples:,} artificial gap samples: a mean of {led}; {trees}"]
         before, after = made.network_errors
         if before > 0 and after > (1 + UNLIKE) * before:

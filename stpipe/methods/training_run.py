@@ -281,6 +281,9 @@ class Trained:
     steps: int
     """Steps done."""
 
+    start_error: float | None = None
+    """Error of the weights that it started from against the base, on the scenes that said when to stop."""
+
     apart: bool = True
     """Whether no scene that judges had a say in when to stop."""
 
@@ -362,6 +365,7 @@ def fit(
     keras.utils.set_random_seed(settings.seed % 2**32)
     choosing, judging = parted(judges)
     before: tuple[Judgement, ...] = ()
+    start_error: float | None = None
     if start is None:
         spec = UNetSpec()
         network = build_unet(spec)
@@ -369,6 +373,7 @@ def fit(
         assert isinstance(start.spec, UNetSpec)  # starting_point has refused another
         spec, network = start.spec, load_model(start.path).network
         before, _ = judge(network, judging, factor=start.calibration)
+        start_error = against_base(judge(network, choosing, factor=start.calibration)[0])["network"]
     schedule = Schedule(
         steps=settings.steps, batch=settings.batch, learning_rate=settings.learning_rate, every=settings.every
     )
@@ -383,5 +388,6 @@ def fit(
         after=after,
         before=before,
         steps=told.step,
+        start_error=start_error,
         apart=not {scene_name(each.name) for each in choosing} & {scene_name(each.name) for each in judging},
     )

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stpipe.core.ports import JSON, BlockInput, Prediction
-from stpipe.core.timeline import median_step
+from stpipe.core.timeline import median_step, passes
 from stpipe.methods.fallback import WithFallback
 from stpipe.methods.pyramid import NORMAL_90
 
@@ -34,6 +34,9 @@ F64 = NDArray[np.float64]
 
 TENSION = 0.2
 """Weight of the squared slope against the squared second derivative, time in median steps."""
+
+SAME_PASS = 0.05
+"""Median steps that looks of one pass count as apart."""
 
 GRID = 10.0 ** np.arange(-1.5, 5.01, 0.5)
 """Smoothings to choose from."""
@@ -171,8 +174,10 @@ def roughness(days: F64) -> tuple[F64, F64, F64]:
         return main, first, second
     steps = np.diff(days)
     usual = median_step(days)
-    # Two looks within minutes differ by noise; the slope between them would outweigh all else.
-    steps = np.maximum(steps, 0.5 * usual) / usual
+    # Two looks within minutes differ by noise; the slope between them would outweigh all else. Tiles of a pass are one
+    # look: there the curve is held together.
+    same = np.diff(passes(days)) == 0
+    steps = np.maximum(steps, np.where(same, SAME_PASS, 0.5) * usual) / usual
     main[:-1] += TENSION / steps
     main[1:] += TENSION / steps
     first -= TENSION / steps

@@ -91,9 +91,9 @@ def test_tiles_of_a_pass_are_told_and_are_not_the_step_of_the_series(
     report = report_of(capsys, str(tmp_path / "c.zarr"))
     assert report["dates"]["median_step_days"] == 2
     assert report["dates"]["shortest_step_days"] == pytest.approx(15 / 86400)
-    assert any(hint.startswith("6 of 12 frames follow on another within minutes") for hint in report["hints"])
+    assert any(hint.startswith("6 of 12 frames follow on another within 100 s") for hint in report["hints"])
     first.to_zarr(tmp_path / "d.zarr", consolidated=False)
-    assert not any("within minutes" in hint for hint in report_of(capsys, str(tmp_path / "d.zarr"))["hints"])
+    assert not any("within 100 s" in hint for hint in report_of(capsys, str(tmp_path / "d.zarr"))["hints"])
 
 
 def test_text_shows_the_table_and_no_scan_leaves_gaps_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

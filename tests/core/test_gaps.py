@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -134,18 +135,38 @@ def test_no_two_purposes_draw_the_same_at_any_seed() -> None:
     tiles=st.integers(1, 3),
     share=st.sampled_from([0.0, 0.3, 0.9]),
 )
-def test_what_is_hidden_from_one_tile_of_a_pass_is_hidden_from_all(
+def test_what_clouds_hide_from_one_tile_of_a_pass_they_hide_from_all(
     seed: int, frames: int, tiles: int, share: float
 ) -> None:
-    rng = np.random.default_rng(seed)
     clear = cloudy(seed, (frames, 24, 32), share)
-    valid = np.repeat(clear, tiles, axis=0) & (rng.random((frames * tiles, 1, 32)) < 0.7)
+    valid = np.repeat(clear, tiles, axis=0)
     days = (5.0 * np.arange(frames)[:, None] + np.arange(tiles) / 5000).ravel()
     hidden = draw_gaps(valid, np.random.default_rng(seed), days=days)
     assert not (hidden & ~valid).any()
-    if frames > 1:
+    assert hidden.any() or valid.sum() < 2
+    if clear.sum() >= 2:
         for t in range(0, len(valid), tiles):
-            gone = hidden[t : t + tiles].any(axis=0)
-            np.testing.assert_array_equal(hidden[t : t + tiles], valid[t : t + tiles] & gone)
+            np.testing.assert_array_equal(hidden[t : t + tiles], hidden[t : t + 1].repeat(tiles, axis=0))
     if tiles == 1:
         np.testing.assert_array_equal(hidden, draw_gaps(valid, np.random.default_rng(seed)))
+
+
+@pytest.mark.parametrize("edge", [8, 28, 48])
+def test_gaps_of_a_single_tile_are_hidden_as_often_as_they_are_there(edge: int) -> None:
+    clear = cloudy(2, (20, 48, 96), 0.3)
+    valid = np.repeat(clear, 2, axis=0)
+    valid[0::2, :, 96 - edge :] = valid[1::2, :, :edge] = False
+    days = (5.0 * np.arange(20)[:, None] + np.array([0, 2e-4])).ravel()
+    seen = np.repeat(valid[0::2] | valid[1::2], 2, axis=0)
+    wanted = (seen & ~valid).sum() / (~valid).sum()
+    shares, sizes = [], []
+    for seed in range(12):
+        hidden = draw_gaps(valid, np.random.default_rng(seed), days=days)
+        assert not (hidden & ~valid).any()
+        left = valid & ~hidden
+        shown = np.repeat(left[0::2] | left[1::2], 2, axis=0)
+        shares.append((hidden & shown).sum() / hidden.sum())
+        sizes.append(hidden.sum() / valid.sum())
+    if edge < 48:  # else nothing is seen twice
+        assert np.mean(shares) == pytest.approx(wanted, abs=0.2)
+    assert max(sizes) < 0.35

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stpipe.core.timeline import LONGEST_STEPS, median_step, neighbours, passes
+from stpipe.core.timeline import LONGEST_STEPS, NORMAL_90, PRIOR_RATE, median_step, neighbours, passes
 from stpipe.methods.linear import interpolate
 
 
@@ -77,16 +77,28 @@ def test_two_looks_within_minutes_do_not_make_a_pixel_wild(minutes: float) -> No
 @given(
     days=st.lists(st.floats(0.2, 30), min_size=1, max_size=9).map(np.cumsum),
     tiles=st.integers(1, 6),
-    seconds=st.floats(0, 40),
+    seconds=st.floats(0, 19),
 )
 def test_tiles_of_a_pass_are_one_look(days: Any, tiles: int, seconds: float) -> None:
     apart = (days[:, None] + seconds / 86400 * np.arange(tiles)).ravel()
-    if days.size > 1:
-        np.testing.assert_array_equal(passes(apart), np.repeat(np.arange(days.size), tiles))
-    assert median_step(apart) == pytest.approx(median_step(days), abs=1e-2) or days.size == 1
+    np.testing.assert_array_equal(passes(apart), np.repeat(np.arange(days.size), tiles))
+    assert median_step(apart) == pytest.approx(median_step(days), abs=1e-2)
+    spread = np.random.default_rng(tiles).standard_normal((apart.size, 1, 1)).astype(np.float32)
+    valid = np.ones(spread.shape, dtype=bool)
+    walk = neighbours(spread, valid, apart, 1.0)
+    if tiles > 1 and days.size == 1:  # one look tells nothing of how fast a pixel walks
+        after = np.float32(NORMAL_90 * np.sqrt(PRIOR_RATE * (apart[1] - apart[0])))
+        assert walk.half_width[0, 0, 0] == pytest.approx(after, rel=1e-3, abs=1e-6)
 
 
-@pytest.mark.parametrize("minutes", [0.5, 5, 60, 60 * 24])
+def test_a_pass_is_no_longer_than_tiles_take() -> None:
+    bursts = (30.0 * np.arange(12)[:, None] + np.arange(12) * 5 / 1440).ravel()  # an hour of five minutes each month
+    np.testing.assert_array_equal(passes(bursts), np.arange(144))
+    chain = np.concatenate([np.arange(10) * 15 / 86400, [5.0, 10.0]])
+    np.testing.assert_array_equal(passes(chain), [0] * 7 + [1] * 3 + [2, 3])
+
+
+@pytest.mark.parametrize("minutes", [2, 5, 60, 60 * 24])
 def test_a_regular_series_has_as_many_passes_as_frames(minutes: float) -> None:
     days = 1e4 + np.arange(50) * minutes / 1440
     np.testing.assert_array_equal(passes(days), np.arange(50))
