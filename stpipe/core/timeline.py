@@ -29,6 +29,9 @@ longer than that is one pass."""
 SHORTEST_STEP = 0.5
 """Two looks within minutes differ by noise: taken for a walk, it would be a wild one. In median steps."""
 
+PASS_APART = 0.1
+"""Tiles of one pass differ by noise as well: that is what a walk through so many median steps comes to, about."""
+
 LONGEST_STEPS = 400.0
 """Times to the neighbouring observations are cut here, in median steps."""
 
@@ -121,7 +124,7 @@ def neighbours(values: F32, valid: NDArray[np.bool_], days: NDArray[np.float64],
     The interval takes the pixel for a random walk tied to its observations: variance grows with ``before x after /
     (before + after)`` between two of them, and with the time from the last one beyond the ends. How fast a pixel walks
     is the mean of ``difference**2 / time`` over its successive observations, drawn towards `PRIOR_RATE` where there
-    are few.
+    are few. Tiles of a pass tell nothing of that.
 
     Parameters
     ----------
@@ -151,7 +154,8 @@ def neighbours(values: F32, valid: NDArray[np.bool_], days: NDArray[np.float64],
     walked = np.zeros(shape, dtype=np.float32)
     pairs = np.zeros(shape, dtype=np.float32)
     which = passes(days)
-    last_pass = np.full(shape, -1, dtype=np.intp)
+    shared = np.bincount(which)[which] > 1
+    last_pass = np.full(shape, -1, dtype=np.int32)
     for t, now in enumerate(when):
         early[t], since[t] = last_value, now - last_time
         again = valid[t] & (last_pass >= 0) & (last_pass != which[t])  # tiles of a pass tell noise, and no walk
@@ -175,6 +179,8 @@ def neighbours(values: F32, valid: NDArray[np.bool_], days: NDArray[np.float64],
         share = np.where(both, since[t], np.float32(0)) / np.maximum(span, np.float32(1e-6))
         linear[t] = before + share * np.where(both, after - before, np.float32(0))
         apart = np.where(both, share * to_late, np.minimum(since[t], until[t]))
+        if shared[t]:
+            np.maximum(apart, np.float32(PASS_APART), out=apart)
         half_width[t] = np.float32(NORMAL_90) * np.sqrt(rate * apart)
         np.copyto(next_value, values[t], where=valid[t])
         next_time[valid[t]] = when[t]

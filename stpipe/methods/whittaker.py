@@ -35,9 +35,6 @@ F64 = NDArray[np.float64]
 TENSION = 0.2
 """Weight of the squared slope against the squared second derivative, time in median steps."""
 
-SAME_PASS = 0.05
-"""Median steps that looks of one pass count as apart."""
-
 GRID = 10.0 ** np.arange(-1.5, 5.01, 0.5)
 """Smoothings to choose from."""
 
@@ -113,7 +110,8 @@ def smooth(
     valid : (time, y, x) ndarray of bool
         Where observed and trusted.
     days : (time,) ndarray of float64
-        Ascending times; steps shorter than half the median one count as that.
+        Ascending times; steps shorter than half the median one count as that. Frames of a pass count as one, their
+        mean where several saw a pixel.
 
     Returns
     -------
@@ -128,10 +126,12 @@ def smooth(
     array([1.2, 2.1, 3. , 3.9, 4.8], dtype=float32)
     """
     frames = values.shape[0]
+    which = passes(days)
+    starts = np.flatnonzero(np.diff(which, prepend=-1))
     flat, known = values.reshape(frames, -1), valid.reshape(frames, -1)
     smoothed = np.full(flat.shape, np.nan, dtype=np.float32)
     half_width = np.full(flat.shape, np.nan, dtype=np.float32)
-    penalty = roughness(days)
+    penalty = roughness(days[starts])
     count = max(64, CHUNK_SAMPLES // frames)
     for start in range(0, flat.shape[1], count):
         part = slice(start, start + count)
@@ -140,12 +140,16 @@ def smooth(
             continue
         weights = known[:, seen].astype(np.float64)
         observed = np.where(known[:, seen], flat[:, seen], 0.0).astype(np.float64)
+        if starts.size < frames:
+            count_of = np.add.reduceat(weights, starts, axis=0)
+            weights = (count_of > 0).astype(np.float64)
+            observed = np.add.reduceat(observed, starts, axis=0) / np.maximum(count_of, 1)
         smoothing = choose_smoothing(weights, observed, penalty)
         curve, inverse = solve(weights, observed, smoothing, penalty)
         misfit = (weights * (observed - curve) * observed).sum(axis=0).clip(0)
         noise = (misfit + PRIOR_COUNT * PRIOR_NOISE**2) / (weights.sum(axis=0) - 1 + PRIOR_COUNT)
-        smoothed[:, seen] = curve
-        half_width[:, seen] = NORMAL_90 * np.sqrt(noise * (1 + inverse))
+        smoothed[:, seen] = curve[which]
+        half_width[:, seen] = NORMAL_90 * np.sqrt(noise * (1 + inverse))[which]
     return smoothed.reshape(values.shape), half_width.reshape(values.shape)
 
 
@@ -174,10 +178,8 @@ def roughness(days: F64) -> tuple[F64, F64, F64]:
         return main, first, second
     steps = np.diff(days)
     usual = median_step(days)
-    # Two looks within minutes differ by noise; the slope between them would outweigh all else. Tiles of a pass are one
-    # look: there the curve is held together.
-    same = np.diff(passes(days)) == 0
-    steps = np.maximum(steps, np.where(same, SAME_PASS, 0.5) * usual) / usual
+    # Two looks within minutes differ by noise; the slope between them would outweigh all else.
+    steps = np.maximum(steps, 0.5 * usual) / usual
     main[:-1] += TENSION / steps
     main[1:] += TENSION / steps
     first -= TENSION / steps

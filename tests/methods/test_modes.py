@@ -102,3 +102,17 @@ def test_a_frame_without_data_lies_between_its_neighbours_and_is_less_sure() -> 
     error = np.abs(estimate[12] - truth[12].ravel())
     assert np.nanmean(error) < 0.3 * truth.std()
     assert np.nanmean(deviation[12]) > np.nanmean(deviation[[10, 14]])
+
+
+def test_tiles_of_a_pass_do_not_make_patterns_of_what_a_pass_is_like() -> None:
+    rng = np.random.default_rng(0)
+    days = 5.0 * np.arange(40)
+    field = rng.normal(size=(2, 900))
+    truth = np.stack([np.sin(days / 20), np.cos(days / 33)], axis=1) @ field + 0.8 * rng.normal(size=(40, 900))
+    valid = rng.random(truth.shape) < 0.7
+    single = learn_modes(truth.astype(np.float32), valid, days, seed=0)
+    twice = (days[:, None] + [0, 15 / 86400]).ravel()
+    noisy = np.repeat(truth, 2, axis=0) + 0.05 * rng.normal(size=(80, 900))
+    pairs = learn_modes(noisy.astype(np.float32), np.repeat(valid, 2, axis=0), twice, seed=0)
+    assert single.rank <= 4
+    assert pairs.rank <= single.rank + 1
