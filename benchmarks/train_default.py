@@ -56,7 +56,7 @@ VISITS = {"co": (1, 3, 128), "hls": (7, 3, 96), "monthly": (7, 3, 96), "sinop": 
 VISITS |= {"worldcereal": (4, 3, 64), "fusets": (6, 3, 64), "gapfill": (8, 3, 64)}
 """For each scene of a family: how many parts, in how many ways each is hidden, and their side."""
 
-SYNTHETIC = 160
+SYNTHETIC = 240
 """Scenes that are made up, each hidden in two ways."""
 
 MOST_FRAMES = 60
@@ -122,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--no-synthetic", action="store_true", help="for the ablation: real scenes alone")

@@ -99,7 +99,7 @@ class GuidedFiller(WithFallback):
     @property
     def pixel_bytes(self) -> float:
         """Memory of a fill besides for each pixel of the read window, measured: temporaries of whole frames."""
-        return 130.0
+        return 72.0
 
     @property
     def seconds_per_million(self) -> float:

@@ -148,7 +148,7 @@ class SarFiller(WithFallback):
     @property
     def pixel_bytes(self) -> float:
         """Memory of a fill besides for each pixel of the read window, measured: temporaries of whole frames."""
-        return 130.0
+        return 50.0 * max(map(len, self.groups)) + 10.0
 
     @property
     def seconds_per_million(self) -> float:
