@@ -23,7 +23,7 @@ from stpipe.methods.mixing import Mixture
 
 F32 = NDArray[np.float32]
 
-TREES = 150
+TREES = 300
 """Most trees of the answer."""
 
 LEAST_TREE_GAIN = 0.02
@@ -39,15 +39,15 @@ ALL_THE_WAY = (1.0, 1.0)
 HALF_WAY = (0.5, 0.0)
 """The same of trees that gain, but not surely."""
 
-EVERY = 5
+EVERY = 10
 """Numbers of trees that are tried are this many apart."""
 
 WIDTH_TREES = 60
-"""Trees of the errors' size."""
+"""Trees of the errors' size, each of which may take a larger step, with fewer leaves."""
 
 PARAMETERS: dict[str, Any] = {
-    "learning_rate": 0.1,
-    "num_leaves": 15,
+    "learning_rate": 0.05,
+    "num_leaves": 31,
     "min_data_in_leaf": 60,
     "feature_fraction": 0.8,
     "bagging_fraction": 0.7,
@@ -124,7 +124,7 @@ def grow(parts: Sequence[Samples], mixture: Mixture, seed: int) -> Grown:
     if follow is not None:
         answer = _text(lightgbm.train(parameters, lightgbm.Dataset(table, target), count))
         errors = errors[0], float(left.mean())
-    parameters |= {"objective": "quantile", "alpha": COVERED}
+    parameters |= {"objective": "quantile", "alpha": COVERED, "learning_rate": 0.1, "num_leaves": 15}
     width = _text(lightgbm.train(parameters, lightgbm.Dataset(table, left), WIDTH_TREES))
     return Grown(answer=answer, width=width, follow=follow or ALL_THE_WAY, errors=errors)
 

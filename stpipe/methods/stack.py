@@ -245,7 +245,7 @@ class StackFiller:
     def seconds_per_million(self) -> float:
         """Seconds for a million samples on one core, measured."""
         others = sum(filler.seconds_per_million for filler in self.maker.others)
-        return 4.0 + others + sum(network.seconds_per_million for network in self._networks)
+        return 6.0 + others + sum(network.seconds_per_million for network in self._networks)
 
     def learn_bytes(self, crops: Sequence[Triple]) -> int:
         """Memory of learning from so many samples: a fill, what `MOST_SAMPLES` take, and looks for the network."""
@@ -258,14 +258,14 @@ class StackFiller:
         samples = samples_in(crops)
         inner = sum(filler.learn_seconds(crops) for filler in self.maker.others if isinstance(filler, Learner))
         patterns = (1 + draws_of(samples)) * EofFiller().learn_seconds(crops)
-        return inner + patterns + draws_of(samples) * samples / 1e6 * self.seconds_per_million + 10.0
+        return inner + patterns + draws_of(samples) * samples / 1e6 * self.seconds_per_million + 20.0
 
     def identity(self) -> dict[str, JSON]:
         """Return what decides the numbers."""
         learned = None if self.learned is None else sha256(self.learned.to_bytes()).hexdigest()
         return {
             "method": self.name,
-            "version": 9,
+            "version": 10,
             "guides": self.maker.identity(),
             "network": [network.identity() for network in self._networks],
             "learned": learned,
