@@ -2,7 +2,8 @@
 
 Reports speak of what a user sees: speckle, the edge and the core of a cloud, a missing frame, a run of them. Intervals
 need classes that a block can tell by itself, so `calibration_class` looks no farther than `REACH` pixels in the frame,
-at the pixel's own series, and at which frames of the scene are empty.
+at the pixel's own series, and at which frames of the scene are empty; so does `interval_class`, which tells speckle
+from the rims of larger gaps as well.
 """
 
 from __future__ import annotations
@@ -45,6 +46,12 @@ TIME_CLASSES = len(CLASS_STEPS) + 1
 
 CLASS_COUNT = (len(CLASS_PX) + 2) * TIME_CLASSES
 """Number of calibration classes; the last ones are for empty frames."""
+
+INTERVAL_COUNT = CLASS_COUNT + TIME_CLASSES
+"""Number of classes of intervals: those, and after them the ones of speckle."""
+
+AROUND, SURROUNDED = 3, 33
+"""An interval tells speckle by so many observations or more, of 49, within so many rows and columns."""
 
 EMPTY_SHARE = 0.01
 """A frame that observed a smaller share of the scene than this is empty far from what it did observe."""
@@ -201,6 +208,42 @@ def calibration_class(
         if shares[t] < EMPTY_SHARE:
             space = space + (space == len(CLASS_PX)).astype(np.uint8)
         classes[t] += space * np.uint8(TIME_CLASSES)
+    return classes
+
+
+def interval_class(
+    valid: NDArray[np.bool_], days: NDArray[np.float64], step: float, *, shares: NDArray[np.floating] | None = None
+) -> NDArray[np.uint8]:
+    """Return the class whose interval each sample shares, where speckle is a kind of its own.
+
+    A sample is speckle if `SURROUNDED` samples or more are valid within `AROUND` rows and columns: it has observations
+    around it, while one at the rim of a cloud has them on one side.
+
+    Parameters
+    ----------
+    valid, days, step, shares
+        As for `calibration_class`.
+
+    Returns
+    -------
+    (time, y, x) ndarray of uint8
+        That of `calibration_class`, or for speckle `CLASS_COUNT` + bin of `CLASS_STEPS`; 0 where valid.
+
+    Examples
+    --------
+    >>> valid = np.ones((1, 9, 30), dtype=bool)
+    >>> valid[0, 4, 3] = valid[0, :, 20:] = False
+    >>> interval_class(valid, np.array([0.0]), 1.0)[0, 4, [2, 3, 20]]
+    array([ 0, 17,  2], dtype=uint8)
+    """
+    classes = calibration_class(valid, days, step, shares=shares)
+    ones = np.ones(2 * AROUND + 1)
+    for t, frame in enumerate(valid):
+        count = frame.astype(np.uint8)
+        for axis in (0, 1):
+            count = ndimage.correlate1d(count, ones, axis=axis, mode="constant")
+        speckle = ~frame & (count >= SURROUNDED)
+        classes[t][speckle] = CLASS_COUNT + classes[t][speckle] % TIME_CLASSES
     return classes
 
 

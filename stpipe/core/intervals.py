@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stpipe.core.gap_classes import CLASS_COUNT, TIME_CLASSES
+from stpipe.core.gap_classes import CLASS_COUNT, INTERVAL_COUNT, TIME_CLASSES
 from stpipe.errors import OptionError, ShapeError
 
 ENOUGH = 200
@@ -55,7 +55,7 @@ class Calibration:
     """Share of the truth that the intervals are to hold."""
 
     factors: tuple[float, ...]
-    """One a class, see `stpipe.core.gap_classes.calibration_class`."""
+    """One a class, see `stpipe.core.gap_classes.interval_class`."""
 
     samples: tuple[int, ...]
     """Samples of each class that it was calibrated on."""
@@ -150,7 +150,7 @@ def calibrate(
 
     A class with n < `ENOUGH` samples, or m < `ENOUGH_GROUPS` groups, takes only ``n / ENOUGH`` or
     ``m / ENOUGH_GROUPS`` of its own factor and the rest of that of all classes at the same distance in space, which
-    borrow from the factor of all samples by the same rule.
+    borrow from the factor of all samples by the same rule. Speckle borrows from what is as close to observations first.
 
     Parameters
     ----------
@@ -159,12 +159,12 @@ def calibrate(
     scales : (n,) ndarray
         The method's half-widths, standardised; where NaN, the error is taken against one spread of the scene.
     classes : (n,) ndarray of int
-        See `stpipe.core.gap_classes.calibration_class`.
+        See `stpipe.core.gap_classes.interval_class`.
     coverage : float
         Between 0 and 1.
     groups : (n,) ndarray of int, optional
         The frame of each sample, counted from 0; every sample stands for itself unless given.
-    wanted : (`CLASS_COUNT`,) ndarray of int, optional
+    wanted : (`INTERVAL_COUNT`,) ndarray of int, optional
         How many gap samples of each class there are to fill. What classes borrow from others is then made of samples
         as they are in these gaps, by half; whole frames that were hidden to learn from don't widen what there is to
         fill under small clouds.
@@ -208,10 +208,13 @@ def calibrate(
 
     everything = drawn_towards(unlearned_factor(coverage), np.ones(ratios.shape, dtype=bool))
     factors = []
-    for first in range(0, CLASS_COUNT, TIME_CLASSES):
-        alike = drawn_towards(everything, classes // TIME_CLASSES == first // TIME_CLASSES)
+    speckle, rim = classes >= CLASS_COUNT, classes < TIME_CLASSES
+    near = drawn_towards(everything, speckle | rim)
+    for first in range(0, INTERVAL_COUNT, TIME_CLASSES):
+        wider = near if first >= CLASS_COUNT else everything
+        alike = drawn_towards(wider, classes // TIME_CLASSES == first // TIME_CLASSES)
         factors += [drawn_towards(alike, classes == number) for number in range(first, first + TIME_CLASSES)]
-    counts = np.bincount(classes, minlength=CLASS_COUNT)
+    counts = np.bincount(classes, minlength=INTERVAL_COUNT)
     return Calibration(coverage=coverage, factors=tuple(factors), samples=tuple(int(count) for count in counts))
 
 
@@ -219,7 +222,7 @@ def _weights(classes: NDArray[np.integer], wanted: NDArray[np.integer]) -> NDArr
     """Return how much a sample of each class counts, so that their shares are halfway to those of what is wanted."""
     if not wanted.sum() or not classes.size:
         return None
-    have = np.bincount(classes, minlength=CLASS_COUNT) / classes.size
+    have = np.bincount(classes, minlength=INTERVAL_COUNT) / classes.size
     share = (have + wanted / wanted.sum()) / 2
     return np.asarray(np.minimum(share / np.maximum(have, 1e-12), MOST_WEIGHT)[classes])
 
@@ -273,7 +276,7 @@ def widths(calibration: Calibration, scales: NDArray[np.float32], classes: NDArr
     scales : ndarray of float32
         The method's half-widths; NaN where it has none.
     classes : ndarray of int of the same shape
-        See `stpipe.core.gap_classes.calibration_class`.
+        See `stpipe.core.gap_classes.interval_class`.
 
     Examples
     --------

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from stpipe.core.comparison import passes_of
 from stpipe.core.crops import Crop, fill_crop, middle_shapes, middles
-from stpipe.core.gap_classes import CLASS_COUNT, REACH, calibration_class
+from stpipe.core.gap_classes import INTERVAL_COUNT, REACH, interval_class
 from stpipe.core.gaps import Purpose, draw_gaps, generator
 from stpipe.core.intervals import Calibration, calibrate, check_coverage, unlearned_factor, widths
 from stpipe.core.ports import JSON, BlockInput, Filler, Learner, Prediction
@@ -131,7 +131,7 @@ class CalibratedFiller(PassesRounds):
         learned = None if self.calibration is None else _digest(self.calibration)
         return {
             "method": self.name,
-            "version": 4,
+            "version": 5,
             "coverage": self.coverage,
             "calibration": learned,
             "inner": self.filler.identity(),
@@ -224,7 +224,7 @@ def _classes(block: BlockInput, wanted: Window) -> NDArray[np.uint8]:
     inside = frame_shares(block.overviews, block.all_days.size)[block.window.start[0] :][: shares.size]
     shares[: inside.size] = inside
     step = median_step(block.all_days)
-    classes = calibration_class(block.valid[:, rows, columns], block.days, step, shares=shares)
+    classes = interval_class(block.valid[:, rows, columns], block.days, step, shares=shares)
     top, left = (cut.start - part.start for cut, part in zip(wanted.slices[1:], (rows, columns), strict=True))
     _, height, width = wanted.shape
     return classes[:, top : top + height, left : left + width]
@@ -233,7 +233,7 @@ def _classes(block: BlockInput, wanted: Window) -> NDArray[np.uint8]:
 def _wanted(crop: Crop) -> NDArray[np.intp]:
     """Return how many gap samples of each class a crop has."""
     gap = ~crop.valid if crop.domain is None else crop.domain & ~crop.valid
-    return np.bincount(calibration_class(crop.valid, crop.days, median_step(crop.days))[gap], minlength=CLASS_COUNT)
+    return np.bincount(interval_class(crop.valid, crop.days, median_step(crop.days))[gap], minlength=INTERVAL_COUNT)
 
 
 def _draws_of(method: CalibratedFiller, crops: Sequence[Crop], number: int, seed: int) -> list[NDArray[np.bool_]]:
@@ -251,7 +251,7 @@ def _compare(
     """Return error, scale, class and pass of each hidden sample; a date is one, in whichever crops it shows."""
     left = crop.without(hidden)
     made = fill_crop(filler, left)
-    classes = calibration_class(left.valid, crop.days, median_step(crop.days))
+    classes = interval_class(left.valid, crop.days, median_step(crop.days))
     missed = made.values[hidden] - crop.values[hidden]
     return missed, made.half_width[hidden], classes[hidden], passes_of(crop, hidden)
 

@@ -8,14 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stpipe.core.gap_classes import (
+    AROUND,
     CLASS_COUNT,
     CLASS_PX,
     CLASS_STEPS,
+    INTERVAL_COUNT,
     NO_GAP,
     REACH,
     REPORT_CLASSES,
+    SURROUNDED,
     TIME_CLASSES,
     calibration_class,
+    interval_class,
     report_classes,
     space_distance,
     time_distance,
@@ -76,6 +80,26 @@ def test_a_calibration_class_depends_on_what_is_in_reach(seed: int, left: int, w
     shares = valid.sum(axis=(1, 2)) / max(1, valid.sum(axis=(1, 2)).max())
     part = calibration_class(valid[:, :, begin : left + width + REACH], days, 1.0, shares=shares)
     np.testing.assert_array_equal(part[:, :, left - begin :][:, :, :width], whole[:, :, left : left + width])
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10_000), left=st.integers(0, 30), padding=st.integers(0, 4))
+def test_classes_of_intervals_tell_speckle_by_counting(seed: int, left: int, padding: int) -> None:
+    valid = random_valid(seed, 3, 9, 40)
+    valid[:2] |= np.random.default_rng(seed).random(valid[:2].shape) < 0.8
+    days = np.arange(3.0)
+    usual, found = calibration_class(valid, days, 1.0), interval_class(valid, days, 1.0)
+    for t, y, x in np.ndindex(*valid.shape):
+        count = valid[t, max(0, y - AROUND) : y + AROUND + 1, max(0, x - AROUND) : x + AROUND + 1].sum()
+        speckle = not valid[t, y, x] and count >= SURROUNDED
+        assert found[t, y, x] == (CLASS_COUNT + usual[t, y, x] % TIME_CLASSES if speckle else usual[t, y, x])
+    assert found.max() < INTERVAL_COUNT
+    # What lies outside the cube is never observed, so that a block that reaches beyond it tells the same.
+    shares = valid.sum(axis=(1, 2)) / max(1, valid.sum(axis=(1, 2)).max())
+    begin = max(0, left - REACH)
+    padded = np.pad(valid[:, :, begin:], ((0, 0), (padding, 0), (0, padding)))
+    part = interval_class(padded, days, 1.0, shares=shares)[:, padding:, left - begin : 40 - begin]
+    np.testing.assert_array_equal(part, found[:, :, left:])
 
 
 def slow_report(valid: np.ndarray, inside: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stpipe.core.gap_classes import CLASS_COUNT, TIME_CLASSES
+from stpipe.core.gap_classes import CLASS_COUNT, INTERVAL_COUNT, TIME_CLASSES
 from stpipe.core.intervals import (
     ENOUGH,
     ENOUGH_GROUPS,
@@ -28,7 +28,7 @@ def test_intervals_hold_in_every_class(seed: int, coverage: float) -> None:
     count = 24_000
 
     def drawn() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        classes = rng.integers(0, CLASS_COUNT, count)
+        classes = rng.integers(0, INTERVAL_COUNT, count)
         scales = rng.uniform(0.1, 2, count)
         errors = rng.standard_t(4, count) * scales * (1 + classes)  # the scale is wrong, and more so in some classes
         scales[classes == 3] = np.nan
@@ -37,10 +37,10 @@ def test_intervals_hold_in_every_class(seed: int, coverage: float) -> None:
     made = calibrate(*drawn(), coverage)
     errors, scales, classes = drawn()
     inside = np.abs(errors) <= widths(made, scales, classes)
-    for number in range(CLASS_COUNT):
+    for number in range(INTERVAL_COUNT):
         share = inside[classes == number].mean()
-        # Both the quantile and the share are of about 2000 samples.
-        assert abs(share - coverage) < 5 * np.sqrt(2 * coverage * (1 - coverage) / (count / CLASS_COUNT))
+        # Both the quantile and the share are of about 1300 samples.
+        assert abs(share - coverage) < 5 * np.sqrt(2 * coverage * (1 - coverage) / (count / INTERVAL_COUNT))
 
 
 @given(
@@ -76,13 +76,13 @@ def test_classes_borrow_from_samples_as_they_are_in_the_gaps_to_fill() -> None:
     rng = np.random.default_rng(4)
     classes = np.repeat([0, CLASS_COUNT - 1], [1000, 9000])
     errors = rng.standard_normal(10_000) * np.where(classes == 0, 1.0, 5.0)
-    scales, wanted = np.ones(10_000), np.zeros(CLASS_COUNT, dtype=int)
+    scales, wanted = np.ones(10_000), np.zeros(INTERVAL_COUNT, dtype=int)
     wanted[[0, TIME_CLASSES]] = 500, 500  # nothing to learn from for the second of them
     without, weighted = (calibrate(errors, scales, classes, 0.9, wanted=given) for given in (None, wanted))
     assert weighted.factors[TIME_CLASSES] < 0.95 * without.factors[TIME_CLASSES]
     for number in (0, CLASS_COUNT - 1):  # what stands for itself stays
         assert weighted.factors[number] == pytest.approx(without.factors[number], rel=1e-3)
-    none = calibrate(errors, scales, classes, 0.9, wanted=np.zeros(CLASS_COUNT, dtype=int))
+    none = calibrate(errors, scales, classes, 0.9, wanted=np.zeros(INTERVAL_COUNT, dtype=int))
     assert none == without
 
 
@@ -135,12 +135,25 @@ def test_a_class_seen_in_one_frame_alone_borrows_too() -> None:
     assert found == pytest.approx(5.0 / ENOUGH_GROUPS + (1 - 1 / ENOUGH_GROUPS) * pooled, rel=0.03)
 
 
+def test_speckle_stands_for_itself_and_borrows_from_the_rims_of_gaps() -> None:
+    rng = np.random.default_rng(6)
+    rim, core, speckle = rng.uniform(0, 2, 4000), rng.uniform(0, 9, 4000), rng.uniform(0, 1, 4000)
+    errors = np.concatenate([rim, core, speckle])
+    classes = np.repeat([0, CLASS_COUNT - 1, CLASS_COUNT], 4000)
+    made = calibrate(errors, np.ones(errors.size), classes, 0.9).factors
+    assert made[CLASS_COUNT] == pytest.approx(0.9, rel=0.03)
+    assert made[0] == pytest.approx(1.8, rel=0.03)
+    few = np.concatenate([np.arange(8000), [8000]])
+    borrowed = calibrate(errors[few], np.ones(few.size), classes[few], 0.9).factors[CLASS_COUNT]
+    assert borrowed == pytest.approx(made[0], rel=0.03)
+
+
 def test_nothing_to_learn_from_leaves_the_scale_as_it_is() -> None:
     nothing = np.empty(0)
     made = calibrate(nothing, nothing, np.empty(0, dtype=int), 0.9)
-    assert made.factors == pytest.approx([1.0] * CLASS_COUNT)
+    assert made.factors == pytest.approx([1.0] * INTERVAL_COUNT)
     unusable = calibrate(np.full(9, np.nan), np.ones(9), np.zeros(9, dtype=int), 0.8)
-    assert unusable.factors == pytest.approx([unlearned_factor(0.8)] * CLASS_COUNT)
+    assert unusable.factors == pytest.approx([unlearned_factor(0.8)] * INTERVAL_COUNT)
     assert sum(unusable.samples) == 0
 
 
