@@ -63,6 +63,8 @@ class _Lease:
     longest: float
     token: str = field(default_factory=lambda: uuid4().hex)
     tag: str = ""
+    number: int = 0
+    """Of the last sign of life: others see one where the content has changed."""
     over: threading.Event = field(default_factory=threading.Event)
     lost: threading.Event = field(default_factory=threading.Event)
     seen: float = field(default_factory=_now)
@@ -90,17 +92,20 @@ class _Lease:
         self.tag = found[1]
         return True
 
+    def written(self) -> bool:
+        """Give a sign of life, which counts from when it was begun; return whether the lease was as last seen."""
+        self.number, begun = self.number + 1, _now()
+        tag = replace_tagged(self.place, self.content(self.number), self.tag)
+        if tag is not None:
+            self.tag, self.seen = tag, begun
+        return tag is not None
+
     def keep(self) -> None:
         """Write it again and again, until it is in other hands."""
-        number = 0
         while not self.over.wait(self.beat) and not self.lost.is_set():
             with suppress(Exception):  # the store may be away for a moment
-                number, begun = number + 1, _now()
-                # A write that went through though its answer was lost has changed the tag.
-                if replace_tagged(self.place, self.content(number), self.tag) or self.owned():
-                    self.owned()
-                    self.seen = begun
-                else:
+                # A write that went through though its answer was lost has changed the tag; it was a while ago.
+                if not self.written() and not (self.owned() and self.written()) and not self.owned():
                     self.lost.set()
 
     def watch(self) -> None:

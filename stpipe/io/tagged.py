@@ -40,19 +40,18 @@ def read_tagged(path: Path) -> tuple[bytes, str] | None:
         return None
 
 
-def replace_tagged(path: Path, content: bytes, tag: str) -> bool:
-    """Write a small object in place of the one with this tag; return whether it was still there, and was replaced."""
+def replace_tagged(path: Path, content: bytes, tag: str) -> str | None:
+    """Write a small object in place of the one with this tag; return its new tag, or None if that one is gone."""
     system, key = door_of(path)
     bucket, _, name = key.partition("/")
     try:
-        system.call_s3("put_object", Bucket=bucket, Key=name, Body=content, IfMatch=tag)
+        return str(system.call_s3("put_object", Bucket=bucket, Key=name, Body=content, IfMatch=tag)["ETag"])
     except FileNotFoundError:
-        return False
+        return None
     except OSError as error:
         if isinstance(error, FileExistsError) or _status(error) in _TAKEN:
-            return False
+            return None
         raise
-    return True
 
 
 def _body(system: Any, answer: dict[str, Any]) -> Any:

@@ -17,6 +17,8 @@ from stpipe.io import leases
 PLACE = Path("bucket/out/work/lock")
 WORK = "filling into bucket/out"
 PATIENCE = 0.6
+LONG = 2.0
+"""Where one must not be lost: a busy machine lets threads wait, too."""
 
 
 class Store:
@@ -26,6 +28,9 @@ class Store:
         self.content: bytes | None = None
         self.tag = 0
         self.away = False
+        self.reads_away = False
+        self.loses_answers = False
+        self.writes = 0
         self.heeds_match = self.heeds_none_match = True
         self.lock = threading.Lock()
 
@@ -45,13 +50,20 @@ class Store:
     def read_tagged(self, _: Path) -> tuple[bytes, str] | None:
         with self.lock:
             self._answer()
+            if self.reads_away:
+                raise ConnectionError("too busy to read")
             return None if self.content is None else (self.content, str(self.tag))
 
-    def replace_tagged(self, _: Path, content: bytes, tag: str) -> bool:
+    def replace_tagged(self, _: Path, content: bytes, tag: str) -> str | None:
         with self.lock:
             self._answer()
-            fits = self.content is not None and (tag == str(self.tag) or not self.heeds_match)
-            return fits and self._write(content)
+            if self.content is None or (tag != str(self.tag) and self.heeds_match):
+                return None
+            self._write(content)
+            self.writes += 1
+            if self.loses_answers and self.writes % 2:
+                raise ConnectionError("no answer")
+            return str(self.tag)
 
     def drop(self, _: Path) -> None:
         with self.lock:
@@ -100,6 +112,39 @@ def test_one_that_is_dead_is_taken_over(store: Store) -> None:
         assert store.content is not None
         assert not store.content.startswith(b"somebody")
     assert len(told) == 1
+
+
+def test_a_write_that_went_through_is_a_sign_of_life_even_if_it_cannot_be_read_back(store: Store) -> None:
+    with leases.leased(PLACE, work=WORK, patience=LONG):
+        store.reads_away = True
+        time.sleep(1.5 * LONG)
+        leases.check_held(PLACE)
+        store.reads_away = False
+    assert store.content is None
+
+
+def test_a_write_whose_answer_was_lost_does_not_end_it(store: Store) -> None:
+    seen = []
+    with leases.leased(PLACE, work=WORK, patience=LONG):
+        store.loses_answers = True
+        for _ in range(60):
+            time.sleep(LONG / 30)
+            seen.append(store.content)
+        leases.check_held(PLACE)
+    assert len(set(seen)) > leases.BEATS // 2  # others see that somebody lives by what has changed
+    assert store.content is None
+
+
+def test_a_lease_of_its_own_that_it_cannot_write_is_no_sign_of_life(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases.signal, "pthread_kill", lambda *_: None)
+    with (  # noqa: PT012
+        pytest.raises(RunError, match="has taken over"),
+        leases.leased(PLACE, work=WORK, patience=PATIENCE),
+    ):
+        monkeypatch.setattr(leases, "replace_tagged", lambda *_: None)  # as if the tag were never the right one
+        until(lambda: _refused(PLACE))
 
 
 @pytest.mark.parametrize("ignored", [False, True], ids=["as it is", "Ctrl-C ignored"])
