@@ -7,7 +7,6 @@ its own read window of the input, and a task an output tile. Nothing is computed
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -37,7 +36,7 @@ from stpipe.execution.context import FillJob, Scale
 from stpipe.execution.learning import learn, taught_by
 from stpipe.execution.rounds import part_of
 from stpipe.execution.tasks import fill_block, finish_tile, has_gaps, survey_samples
-from stpipe.io.arguments import checked_count, checked_names, checked_range, checked_triple
+from stpipe.io.arguments import by_arguments, checked_count, checked_names, checked_range, checked_triple, warn
 from stpipe.io.frames import SOURCE_SUFFIX, companions, half_width_name, interval_percent
 from stpipe.io.guide_sources import Guide, guides_of, names_of, not_guides, object_guides
 from stpipe.io.guides import GuideOptions, Guides
@@ -77,6 +76,7 @@ Products = tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32]]
 """Samples, source codes and half-widths of a window."""
 
 
+@by_arguments
 def fill(
     obj: xr.Dataset | xr.DataArray,
     *,
@@ -179,7 +179,7 @@ def fill(
     if how is not None:
         guides = object_radar(given[0], cube, how)
         for note in guides.notes:
-            warnings.warn(note, UserWarning, stacklevel=2)
+            warn(note)
     elif given:
         guides = object_guides(given, cube, options)
     if isinstance(guides, Radar):
@@ -334,7 +334,7 @@ def _fill_now(job: FillJob) -> Products:
     assert isinstance(job.reader, ArrayReader)
     if job.reader.trust is not None and survey.rule_counts is not None:
         for line in remarks(job.reader.trust, survey.rule_counts):
-            warnings.warn(line, UserWarning, stacklevel=3)
+            warn(line)
     if not isinstance(job.filler, Learner):
         job.filler.prepare()
     learned, settled = _learn(job, survey), _look(job, survey)

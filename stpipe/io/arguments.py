@@ -1,13 +1,83 @@
-"""Arguments of the functions that users call, checked before any work: what the command line refuses, they do too."""
+"""Arguments of the functions that users call, checked before any work: what the command line refuses, they do too.
+
+Both refuse and warn by the same code, which speaks of the options of the command line; `by_arguments` has a function
+speak of its own arguments.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import inspect
+import re
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
+from functools import wraps
 from math import nan
 from numbers import Integral, Real
+from typing import ParamSpec, TypeVar
 
 from stpipe.core.windows import Triple, triple
-from stpipe.errors import OptionError
+from stpipe.errors import OptionError, StpipeError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_OPTION = re.compile(r"--([a-z]+(?:-[a-z]+)*)")
+
+_OTHER_NAMES = {"var": ("variables",), "method": ("methods",)}
+"""What arguments are called that have another name than the option."""
+
+
+_WORDS: ContextVar[Callable[[str], str]] = ContextVar("words", default=str)
+"""Puts a line into the words of the function that the user has called."""
+
+
+def by_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function's refusals and warnings name its arguments instead of the command line's options.
+
+    Options that it has no argument for stay as they are.
+
+    Examples
+    --------
+    >>> @by_arguments
+    ... def fill(variables=None, tune=None):
+    ...     raise OptionError("choose others with --var, leave --no-tune out, or look at a part with --time")
+    >>> fill()
+    Traceback (most recent call last):
+        ...
+    stpipe.errors.OptionError: choose others with variables, leave tune=False out, or look at a part with --time
+    """
+    there = inspect.signature(function).parameters
+
+    def argument(found: re.Match[str]) -> str:
+        name = found[1].replace("-", "_")
+        if name.removeprefix("no_") in there and name.startswith("no_"):
+            return f"{name.removeprefix('no_')}=False"
+        return next((known for known in (name, *_OTHER_NAMES.get(name, ())) if known in there), found[0])
+
+    def words(line: str) -> str:
+        return _OPTION.sub(argument, line)
+
+    @wraps(function)
+    def speaking(*args: P.args, **kwargs: P.kwargs) -> R:
+        before = _WORDS.set(words)
+        try:
+            return function(*args, **kwargs)
+        except StpipeError as error:
+            error.args = tuple(words(part) if isinstance(part, str) else part for part in error.args)
+            raise
+        finally:
+            _WORDS.reset(before)
+
+    return speaking
+
+
+def warn(line: str) -> None:
+    """Warn the user of a function of stpipe, at the line that called it."""
+    depth, frame = 2, inspect.currentframe()
+    while (frame := frame and frame.f_back) and frame.f_globals.get("__name__", "").startswith("stpipe."):
+        depth += 1
+    warnings.warn(_WORDS.get()(line), UserWarning, stacklevel=depth)
 
 
 def checked_range(limits: tuple[float, float] | None, argument: str = "valid_range") -> tuple[float, float] | None:

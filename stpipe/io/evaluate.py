@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -25,7 +24,7 @@ from stpipe.core.trust import Trust, remarks
 from stpipe.errors import CubeError, OptionError
 from stpipe.execution.context import Scale, read_samples
 from stpipe.execution.learning import crop_of
-from stpipe.io.arguments import checked_count, checked_names, checked_range
+from stpipe.io.arguments import by_arguments, checked_count, checked_names, checked_range, warn
 from stpipe.io.guide_sources import Guide, guides_of, names_of, not_guides, object_guides
 from stpipe.io.guides import GuideOptions, Guides
 from stpipe.io.objects import understand
@@ -263,6 +262,7 @@ def evaluate_cube(
     return results
 
 
+@by_arguments
 def evaluate(
     obj: xr.Dataset | xr.DataArray,
     *,
@@ -361,7 +361,7 @@ def evaluate(
     if how is not None:
         radar = ScoredRadar(radar=object_radar(given[0], cube, how), steps=SarOptions(), seed=seed)
         for note in radar.radar.notes:
-            warnings.warn(note, UserWarning, stacklevel=2)
+            warn(note)
     results: list[Evaluation] = []
     for name in cube.names:
         try:
@@ -379,17 +379,13 @@ def evaluate(
                 guides=guides,
                 radar=radar,
                 progress=progress,
-                tell=None if results else _warn,
+                tell=None if results else warn,
             )
         except NoSampleError as error:
             if not results and name == cube.names[-1]:
                 raise
-            _warn(str(error))
+            warn(str(error))
     return as_dataset(results, {name: str(cube.dataset[name].attrs.get("units", "")) for name in cube.names})
-
-
-def _warn(line: str) -> None:
-    warnings.warn(line, UserWarning, stacklevel=4)
 
 
 SCORES: Mapping[str, str] = {

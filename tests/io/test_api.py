@@ -253,3 +253,40 @@ def test_what_is_no_cube_is_refused(
 ) -> None:
     with pytest.raises(kind, match=message):
         stpipe.fill(cube, **{"method": "pyramid", **options})  # type: ignore[arg-type]
+
+
+def flagged() -> xr.Dataset:
+    """A cube with a layer of codes, all of them 0."""
+    cube = make()
+    return xr.Dataset({"v": cube, "q": xr.zeros_like(cube).fillna(0).astype("uint8")})
+
+
+CALLS = [
+    pytest.param(lambda cube, **options: stpipe.fill(cube, method="pyramid", **options), id="fill"),
+    pytest.param(lambda cube, **options: cube.stpipe.fill(method="pyramid", **options), id="cube.stpipe.fill"),
+    pytest.param(lambda cube, **options: stpipe.evaluate(cube, methods=["pyramid"], **options), id="evaluate"),
+    pytest.param(stpipe.gap_statistics, id="gap_statistics"),
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_functions_warn_of_their_own_arguments_where_they_were_called(call: Any) -> None:
+    with pytest.warns(UserWarning, match=r"^drop q:7 matches none of \d+ samples") as told:
+        call(flagged(), variables="v", drop="q:7")
+    assert {Path(warning.filename).name for warning in told} == {Path(__file__).name}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"drop": "q"}, "drop"), ({"keep": "q:x"}, "keep"), ({"buffer": -1}, "buffer"), ({"buffer": 3}, "buffer")],
+)
+def test_functions_refuse_by_the_names_of_their_arguments(call: Any, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(RefusedError, match=words) as refused:
+        call(flagged(), **options)
+    assert "--" not in str(refused.value)
+
+
+def test_a_yes_or_no_is_said_as_python_says_it() -> None:
+    with pytest.raises(OptionError, match="leave tune=False out"):
+        stpipe.fill(make(), method="auto", tune=False)

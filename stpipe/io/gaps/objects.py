@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from stpipe.core.qa_products import parse_trust
 from stpipe.core.samples import check_fillable, physical, valid_samples
 from stpipe.core.trust import remarks
 from stpipe.core.windows import Window, triple
-from stpipe.io.arguments import checked_names, checked_range
+from stpipe.io.arguments import by_arguments, checked_names, checked_range, warn
 from stpipe.io.cube import Period
 from stpipe.io.dimensions import coordinate_of
 from stpipe.io.gaps.request import period_bounds
@@ -35,6 +34,7 @@ Bool = NDArray[np.bool_]
 Range = tuple[float, float]
 
 
+@by_arguments
 def gap_statistics(
     obj: xr.Dataset | xr.DataArray,
     *,
@@ -148,7 +148,7 @@ def _now(
     if judged is not None and reader.trust is not None:
         clear &= judged[0]
         for line in remarks(reader.trust, judged[1]):
-            warnings.warn(line, stacklevel=4)
+            warn(line)
     return statistics_of_pixels(clear, calendar, options, domain=reader.domain)
 
 
