@@ -233,10 +233,19 @@ def carry_out(
     """
     folder, plan = prepared.folder, prepared.plan
     peaks: dict[str, int] = {}
-    if check and folder.has("filled.zarr") and not _is_as_published(folder, plan):
-        remove(folder.work / "records" / MOSAIC)  # GeoTIFFs may have been made of it: each is held against the new one
-        folder.withdraw("filled.zarr")
-        notes.append("the filled cube was no longer what had been written; what had changed of it was made again")
+    if check and folder.has("filled.zarr"):
+        outdated = _load_outcome(folder, plan)["input_state"] != prepared.input_state
+        if outdated or not _is_as_published(folder, plan):
+            # GeoTIFFs may have been made of it: each is held against the new one.
+            remove(folder.work / "records" / MOSAIC)
+            folder.withdraw("filled.zarr")
+            if outdated and folder.has(COEFFICIENTS):
+                folder.withdraw(COEFFICIENTS)
+            notes.append(
+                "the cube's files have changed since it was filled; what they decide was made again"
+                if outdated
+                else "the filled cube was no longer what had been written; what had changed of it was made again"
+            )
     folder.mend()
     if not folder.has("filled.zarr"):
         outcome = run_blocks(runner, run_context(prepared), start_worker=start_fill_worker, on_stage=watch.stage)
@@ -268,7 +277,7 @@ def carry_out(
         "run_id": plan.run_id,
         "identity": plan.identity,
         "input": without_secrets(prepared.cube.path),
-        "input_state": prepared.input_state,
+        "input_state": saved["input_state"],
         "guides": describe_guides(prepared.guides),
         "interval": prepared.percent / 100,
         "kept_work": prepared.options.keep_work,
@@ -300,7 +309,7 @@ def _publish(prepared: Prepared, outcome: RunOutcome, watch: Watch) -> None:
     made = {name: content for (store, _, name), content in stores if store == "filled.zarr"}
     size, sha256 = check_filled(folder.work / "filled.zarr", written, made)
     filled = {"path": "filled.zarr", "bytes": size, "sha256": sha256}
-    _save_outcome(folder, prepared.plan, outcome, watch.rows(), filled)
+    _save_outcome(prepared, outcome, watch.rows(), filled)
     if isinstance(prepared.guides, Radar) and not folder.has(COEFFICIENTS):
         watch.stage("coefficients")
         _write_coefficients(prepared, prepared.guides, outcome.context)
@@ -349,12 +358,11 @@ def _is_as_published(folder: RunFolder, plan: Plan) -> bool:
     return bool(_product(folder, "filled.zarr") == _load_outcome(folder, plan).get("filled"))
 
 
-def _save_outcome(
-    folder: RunFolder, plan: Plan, outcome: RunOutcome, stages: dict[str, JSON], filled: dict[str, JSON]
-) -> None:
-    RecordBook(str(folder.work / "records"), plan.run_id).write(
+def _save_outcome(prepared: Prepared, outcome: RunOutcome, stages: dict[str, JSON], filled: dict[str, JSON]) -> None:
+    RecordBook(str(prepared.folder.work / "records"), prepared.plan.run_id).write(
         "outcome",
         {
+            "input_state": prepared.input_state,
             "counts": outcome.counts,
             "filled": filled,
             "blocks_with_gaps": outcome.blocks_with_gaps,

@@ -168,8 +168,9 @@ class Cube:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Names of the arrays in the file that decide what is observed, and what of it is trusted."""
-        return tuple(dict.fromkeys(stored.source for stored in (*self.stored, *self.quality)))
+        """Names of the arrays in the file that decide what is observed, what of it is trusted, what can be filled."""
+        domain = () if self.stored_domain is None else (self.stored_domain,)
+        return tuple(dict.fromkeys(stored.source for stored in (*self.stored, *self.quality, *domain)))
 
     @property
     def quality_cost(self) -> QualityCost:
