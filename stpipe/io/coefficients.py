@@ -25,6 +25,7 @@ from stpipe.io.radar import Radar
 from stpipe.io.run_folder import file_state
 from stpipe.io.scratch import open_array, read_checked
 from stpipe.io.stored import absolute
+from stpipe.io.zarr_groups import consolidate
 from stpipe.methods.sar.coefficients import field_names
 
 F32 = NDArray[np.float32]
@@ -104,6 +105,7 @@ def write_coefficients(
         for tile in tiles:
             for array, values in zip(arrays, of(tile), strict=True):
                 array[tile.slices[1:]] = values
+    consolidate(path)
 
 
 def _array_name(variable: str, field: str) -> str:

@@ -30,6 +30,7 @@ from stpipe.io.cube import Cube
 from stpipe.io.frames import SOURCE_SUFFIX, USUAL_PERCENT, half_width_name
 from stpipe.io.run_folder import file_digests, total_digest
 from stpipe.io.scratch import open_array
+from stpipe.io.zarr_groups import consolidate
 
 DROPPED = (
     *("_FillValue", "missing_value", "scale_factor", "add_offset", "coordinates", "grid_mapping", "_Unsigned"),
@@ -162,6 +163,7 @@ def create_filled(
             half["units"] = info.attrs["units"]
         half["_FillValue"] = FillValueCoder.encode(float("nan"), np.dtype("float32"))
         _create(group, half_width_name(info.name, percent), "float32", cube, chunk, half)
+    consolidate(path)
 
 
 def _create(

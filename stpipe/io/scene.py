@@ -12,6 +12,7 @@ import xarray as xr
 
 from stpipe.core.scene import Scene
 from stpipe.core.sky import Sample
+from stpipe.io.zarr_groups import consolidate
 
 VARIABLE = "ndvi"
 SCALE = 1e-4
@@ -73,5 +74,5 @@ def _write(cube: xr.Dataset, path: Path, encoding: dict[str, dict[str, Any]]) ->
         variable.attrs["grid_mapping"] = "spatial_ref"
         how["chunks"] = tuple(min(CHUNKS[str(dim)], cube.sizes[dim]) for dim in variable.dims)
     seconds = {"time": {"units": "seconds since 1970-01-01", "dtype": "int64"}}
-    # Zarr 3 has no consolidated metadata in its specification, and warns about it.
     cube.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=encoding | seconds)
+    consolidate(path)

@@ -47,15 +47,15 @@ def test_the_demo_fills_scores_and_draws_and_may_be_run_again(
 
     # The scores once more, from the files alone and with whole arrays.
     with (
-        xr.open_zarr(folder / "truth.zarr", consolidated=False, chunks=None) as truth,
-        xr.open_zarr(folder / "scene.zarr", consolidated=False, chunks=None) as seen,
+        xr.open_zarr(folder / "truth.zarr", chunks=None) as truth,
+        xr.open_zarr(folder / "scene.zarr", chunks=None) as seen,
     ):
         known, observed, sample = truth["ndvi"].values, seen["ndvi"].values, truth["sample"].values
     gaps = np.isnan(observed) & np.isfinite(known)
     np.testing.assert_array_equal(gaps, (sample != Sample.OBSERVED) & (sample != Sample.OUTSIDE_DOMAIN))
     maes = {}
     for method, outcome in first["methods"].items():
-        with xr.open_zarr(Path(outcome["folder"]) / "filled.zarr", consolidated=False, chunks=None) as filled:
+        with xr.open_zarr(Path(outcome["folder"]) / "filled.zarr", chunks=None) as filled:
             values, half = filled["ndvi"].values, filled["ndvi_ci90"].values
         np.testing.assert_array_equal(values[~gaps], observed[~gaps])
         error = (values.astype(np.float64) - known)[gaps]
@@ -138,7 +138,7 @@ def test_the_written_scene_reads_back_as_it_was_made(tmp_path: Path) -> None:
     scene = make_scene(SceneSpec(frames=10, height=40, width=52, swath_frames=2, resolution_m=10.0))
     write_scene(scene, tmp_path / "scene.zarr", tmp_path / "truth.zarr")
     write_scene(scene, tmp_path / "scene.zarr", tmp_path / "truth.zarr")  # replaces
-    with xr.open_zarr(tmp_path / "scene.zarr", consolidated=False) as cube:
+    with xr.open_zarr(tmp_path / "scene.zarr") as cube:
         assert cube["ndvi"].encoding["dtype"] == np.dtype("int16")
         assert cube.rio.crs.to_epsg() == 32632
         assert cube.rio.resolution() == (10.0, -10.0)
@@ -147,7 +147,7 @@ def test_the_written_scene_reads_back_as_it_was_made(tmp_path: Path) -> None:
         np.testing.assert_allclose(cube["ndvi"].values, scene.observed, atol=0.51e-4)
         np.testing.assert_array_equal(cube["time"].values, scene.times)
         np.testing.assert_array_equal(cube["land"].values.astype(bool), scene.land)
-    with xr.open_zarr(tmp_path / "truth.zarr", consolidated=False) as truth:
+    with xr.open_zarr(tmp_path / "truth.zarr") as truth:
         np.testing.assert_array_equal(truth["ndvi"].values, scene.truth)
         np.testing.assert_array_equal(truth["sample"].values, scene.sample)
         assert len(truth["sample"].attrs["flag_meanings"].split()) == len(truth["sample"].attrs["flag_values"])

@@ -97,7 +97,7 @@ def test_a_scene_comes_back_filled_with_its_observations_untouched(cube: Path, t
     assert (half[gap] > 0).all()
     assert np.isnan(half[:, ~land]).all()
     assert report["counts"]["ndvi"]["filled"] == gap.sum()
-    decoded = xr.open_zarr(out / "filled.zarr", consolidated=False)
+    decoded = xr.open_zarr(out / "filled.zarr")
     assert decoded.ndvi.attrs["units"] == "1"
     assert decoded.ndvi_source.attrs["flag_meanings"].split()[3] == "filled_by_fallback"
     assert decoded.indexes["time"].equals(xr.open_zarr(cube, consolidated=False).indexes["time"])
@@ -144,7 +144,7 @@ def test_the_python_interface_gives_the_numbers_of_the_command_line(cube: Path, 
     assert filled.ndvi.chunks is not None
     now = stpipe.fill(lazy.compute(), variables=["ndvi"], method="linear", block=(6, 24, 24), overlap=(0, 8, 8))
     np.testing.assert_array_equal(filled.ndvi.compute(scheduler="synchronous"), now.ndvi)
-    ours = xr.open_zarr(out / "filled.zarr", consolidated=False).load()
+    ours = xr.open_zarr(out / "filled.zarr").load()
     np.testing.assert_allclose(now.ndvi, ours.ndvi, atol=0.5001e-4)
     np.testing.assert_array_equal(now.ndvi_source, ours.ndvi_source)
     np.testing.assert_allclose(now.ndvi_ci90, ours.ndvi_ci90, rtol=1e-2)
@@ -289,7 +289,7 @@ def test_gaps_too_long_stay_and_intervals_have_their_share_in_their_name(
     )
     with (
         xr.open_zarr(cube, consolidated=False) as input_cube,
-        xr.open_zarr(out / "filled.zarr", consolidated=False) as filled,
+        xr.open_zarr(out / "filled.zarr") as filled,
     ):
         ours = stpipe.fill(input_cube[["ndvi"]].load(), method="pyramid", max_gap=4, interval=0.8)
         np.testing.assert_array_equal(filled.ndvi_source, ours.ndvi_source)

@@ -71,7 +71,7 @@ def test_all_measurements_unless_named(cube: Path, tmp_path: Path, capsys: pytes
     assert said.count("--drop SCL:77") == 1
     assert (tmp_path / "out" / "nir_gaps.tif").exists()
     assert "gaps.zarr, gaps.json" in printed
-    with xr.open_zarr(tmp_path / "out" / "gaps.zarr", consolidated=False) as store:
+    with xr.open_zarr(tmp_path / "out" / "gaps.zarr") as store:
         assert {"red_gap_mean", "nir_longest_start"} <= set(store)
         assert "SCL_gap_mean" not in store
 

@@ -46,7 +46,7 @@ def test_a_scene_is_filled_by_its_guide_in_any_blocks(files: Any, tmp_path: Path
         assert (said["name"], said["variable"], said["resampling"], said["window_days"]) == ("vv", "vv", "bilinear", 6)
         assert said["location"] == pytest.approx(7, abs=1)
         assert any("off the error of interpolation" in note for note in report["notes"])
-        with xr.open_zarr(out / "filled.zarr", consolidated=False) as filled:
+        with xr.open_zarr(out / "filled.zarr") as filled:
             made[name] = filled.ndvi.values
     np.testing.assert_allclose(made["whole"], truth, atol=0.02)
     np.testing.assert_allclose(made["parts"], made["whole"], atol=1e-4)

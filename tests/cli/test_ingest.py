@@ -216,7 +216,7 @@ def test_rules_periods_and_indices_from_end_to_end(tmp_path: Path, capsys: pytes
     assert run([*words, "--overwrite", "--var", "red"]) == 0
     with rasterio.open(tmp_path / "in" / "20200101_red.tif") as source:
         first = source.read(1)
-    red = xr.open_zarr(output, consolidated=False, mask_and_scale=False)["red"].values
+    red = xr.open_zarr(output, mask_and_scale=False)["red"].values
     assert (red[0, :8] == first[:8]).all()  # the second day is cloudy there
     assert (red[0, 8:] == 2).all()
 
@@ -238,7 +238,7 @@ def test_what_rules_dropped_is_told_and_no_verb_takes_it_for_a_measurement(
             file.write(classes, 1)
     assert run(["ingest", "in", "-o", "c.zarr", "--qa", "s2-scl", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["clear"] == {"clear": ["red"]}
-    codes = xr.open_zarr("c.zarr", consolidated=False)["clear"].values
+    codes = xr.open_zarr("c.zarr")["clear"].values
     rows, columns = np.mgrid[:16, :16]
     for number in range(4):
         cloudy = (columns >= 8) & (rows >= number) & (rows < number + 6)
@@ -258,7 +258,7 @@ def test_what_rules_dropped_is_told_and_no_verb_takes_it_for_a_measurement(
         assert '"clear": {' not in captured.out
         assert '"variable": "clear"' not in captured.out
         assert '"red"' in captured.out
-    filled = xr.open_zarr("filled/filled.zarr", consolidated=False)
+    filled = xr.open_zarr("filled/filled.zarr")
     assert set(filled.data_vars) - {"spatial_ref"} == {"red", "red_source", "red_ci90"}
     assert "ancillary_variables" not in filled["red"].attrs
     # The layer says which samples were trusted to whoever asks it.

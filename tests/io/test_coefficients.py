@@ -99,7 +99,7 @@ def test_a_cube_that_begins_elsewhere_gets_those_of_its_own_pixels(
 
 def test_others_can_read_them(written: tuple[Path, np.ndarray]) -> None:
     place, fields = written
-    with xr.open_zarr(place, consolidated=False) as dataset:
+    with xr.open_zarr(place) as dataset:
         assert dataset["ndvi_constant"].rio.crs.to_epsg() == 32631
         assert (float(dataset.x[0]), float(dataset.y[0])) == (500_000, 5_000_000)
         for name, field in zip(field_names([["VV", "VH"]]), fields, strict=True):

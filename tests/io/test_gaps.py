@@ -162,7 +162,7 @@ def test_neither_footprints_nor_chunks_nor_rows_have_a_say(
     lazy = stpipe.gap_statistics(dataset.chunk(x=40, time=3), variables=["ndvi"], percentiles=(10, 90), domain="land")
     assert lazy.ndvi_gap_mean.chunks is not None
     lazy = lazy.compute()
-    with xr.open_zarr(tmp_path / "cube.gaps" / "gaps.zarr", consolidated=False) as store:
+    with xr.open_zarr(tmp_path / "cube.gaps" / "gaps.zarr") as store:
         for name, values in found.items():
             mine, other = eager[f"ndvi_{name}"], lazy[f"ndvi_{name}"]
             assert mine.identical(other)

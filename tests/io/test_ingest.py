@@ -411,7 +411,7 @@ def test_two_at_once_do_not_harm_each_other(tmp_path: Path, overwrite: bool) -> 
     write_cube(plan, output, overwrite=overwrite, progress=second)
     assert refused
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.zarr", "in"]
-    np.testing.assert_array_equal(xr.open_zarr(output, consolidated=False)["red"].values, samples)
+    np.testing.assert_array_equal(xr.open_zarr(output)["red"].values, samples)
 
 
 def test_what_came_to_be_in_the_meantime_stays(tmp_path: Path) -> None:
@@ -469,7 +469,7 @@ def test_a_disk_that_is_full_is_a_failure_that_goes_on(tmp_path: Path, monkeypat
     monkeypatch.setattr(ingest_write, "read_frame", full)  # nothing is left to read
     write_cube(plan, output)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.zarr", "in"]
-    np.testing.assert_array_equal(xr.open_zarr(output, consolidated=False)["red"].values, samples)
+    np.testing.assert_array_equal(xr.open_zarr(output)["red"].values, samples)
 
 
 # --- real series -------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from stpipe.core.gap_statistics import EPOCH_UNITS, NO_DAY, GapCalendar, GapOpti
 from stpipe.core.ports import JSON, VariableInfo
 from stpipe.io.cube import Cube
 from stpipe.io.frames import RasterGrid
+from stpipe.io.zarr_groups import consolidate
 
 _STORED = ("chunks", "preferred_chunks", "compressors", "filters", "serializer", "compressor", "shards")
 
@@ -58,6 +59,7 @@ def create_store(
     for info in cube.variables:
         for statistic in options.statistics:
             _create(group, info, statistic, shape, chunks, (*by, y, x), mapping)
+    consolidate(path)
 
 
 def _create(

@@ -30,6 +30,7 @@ from stpipe.io.ingest.scenes import Frame, Scene
 from stpipe.io.rasters import Grid, crs_name
 from stpipe.io.run_folder import check_writable
 from stpipe.io.times import nanoseconds
+from stpipe.io.zarr_groups import consolidate
 
 SOURCE = "stpipe ingest"
 """Attribute `source` of a cube made here, by which --overwrite knows what it may delete."""
@@ -240,6 +241,7 @@ def _create(plan: IngestPlan, path: Path) -> None:
         attributes["comment"] = f"each frame is the {plan.how} of {plan.every} from its date on"
     dataset = xr.Dataset(arrays, coords=coords, attrs=attributes)
     dataset.to_zarr(path, mode="w", compute=False, consolidated=False, zarr_format=3)
+    consolidate(path)
 
 
 def _encoding(dtype: str, nodata: float | None, chunks: tuple[int, ...], *, placed: bool) -> dict[str, Any]:
