@@ -42,6 +42,9 @@ BLOCK_SAMPLES = 2**21
 """Samples that are worked on at a time: planes of a block stay in the processor's cache, and calls are few."""
 
 _DAY = np.timedelta64(1, "D")
+_MOMENT = 1e-3
+"""Days by which times of one calendar may be apart in another form."""
+
 
 Bool = NDArray[np.bool_]
 F32 = NDArray[np.float32]
@@ -236,7 +239,7 @@ def gap_calendar(
     """
     labels = times.astype("M8[D]").astype(np.int64)
     counted = labels - labels[0]
-    if days is not None and (np.abs(days - days[0] - counted) >= 1).any():
+    if days is not None and (np.abs(days - days[0] - (times - times[0]) / _DAY) > _MOMENT).any():
         # A calendar of its own: what was read as a date there may not be as far away here.
         clock = float((times[0] - times[0].astype("M8[D]")) / _DAY)
         counted = np.floor(days - days[0] + clock + 1e-6).astype(np.int64)

@@ -62,11 +62,41 @@ def credible(values: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[n
     return valid & (np.abs(np.where(valid, values, 0.0)) < HUGE)
 
 
+_CLOSE = 1e-6
+"""Stored integers are as near as this to an end of a range that is meant to be one of them, relatively."""
+
+
+def reach(valid_range: tuple[float, float], info: VariableInfo) -> tuple[float, float]:
+    """Return a range that holds the physical values of the samples that its ends are stored as.
+
+    In ten thousandths 0.7 comes back as 0.7000000000000001, and -0.2 in single precision lies below -0.2.
+
+    >>> reach((-0.2, 0.7), VariableInfo(name="ndvi", dtype="int16", chunks=(1, 1, 1), scale_factor=1e-4))
+    (-0.2, 0.7000000000000001)
+    """
+    dtype = np.dtype(info.dtype)
+    ends = [end for end in valid_range if np.isfinite(end)]
+    reached: list[float] = []
+    for end in ends:
+        stored = (end - info.add_offset) / info.scale_factor
+        with np.errstate(over="ignore"):
+            nearest = float(dtype.type(stored)) if dtype.kind == "f" else float(np.rint(stored))
+        close = dtype.kind == "f" or abs(stored - nearest) <= _CLOSE * max(1.0, abs(stored))
+        if np.isfinite(nearest) and close:
+            reached.append(nearest * info.scale_factor + info.add_offset)
+        else:
+            reached.append(end)
+    back = dict(zip(ends, reached, strict=True))
+    low, high = valid_range
+    return min(low, back.get(low, low)), max(high, back.get(high, high))
+
+
 def valid_samples(
     values: NDArray[np.float64],
     *,
     valid_range: tuple[float, float] | None = None,
     domain: NDArray[np.bool_] | None = None,
+    info: VariableInfo | None = None,
 ) -> NDArray[np.bool_]:
     """Return True where a physical value is finite, inside the range and inside the domain.
 
@@ -78,10 +108,12 @@ def valid_samples(
         Both ends are valid.
     domain : (y, x) ndarray of bool, optional
         Where values can exist at all.
+    info : VariableInfo, optional
+        How the samples are stored; the range reaches the sample that an end is written as, see `reach`.
     """
     valid = np.isfinite(values)
     if valid_range is not None:
-        low, high = valid_range
+        low, high = valid_range if info is None else reach(valid_range, info)
         with np.errstate(invalid="ignore"):
             valid &= (values >= low) & (values <= high)
     if domain is not None:

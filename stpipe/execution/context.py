@@ -241,7 +241,7 @@ class Samples:
     def frame(self, t: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Return one frame's physical values and where they are valid."""
         values = physical(self.stored[t], self.info)
-        valid = valid_samples(values, valid_range=self.valid_range, domain=self.domain)
+        valid = valid_samples(values, valid_range=self.valid_range, domain=self.domain, info=self.info)
         if self.trusted is not None:
             valid &= self.trusted[t]
         return values, valid

@@ -37,10 +37,10 @@ from stpipe.execution.learning import learn, taught_by
 from stpipe.execution.rounds import part_of
 from stpipe.execution.tasks import fill_block, finish_tile, has_gaps, survey_samples
 from stpipe.io.arguments import by_arguments, checked_count, checked_names, checked_range, checked_triple, warn
-from stpipe.io.frames import SOURCE_SUFFIX, companions, half_width_name, interval_percent
+from stpipe.io.frames import SOURCE_SUFFIX, half_width_name, interval_percent
 from stpipe.io.guide_sources import Guide, guides_of, names_of, not_guides, object_guides
 from stpipe.io.guides import GuideOptions, Guides
-from stpipe.io.objects import ArrayReader, understand
+from stpipe.io.objects import ArrayReader, own_companions, understand
 from stpipe.io.places import Place
 from stpipe.io.radar import Radar
 from stpipe.io.radar_objects import object_radar, radar_options
@@ -173,7 +173,7 @@ def fill(
     if how is not None:
         options = replace(options, variables=how.variables)
     variables = not_guides(obj, variables, given, options)
-    cube = understand(obj, variables=variables, domain=domain, trust=parse_trust(qa, keep, drop, buffer))
+    cube = understand(obj, variables=variables, domain=domain, trust=parse_trust(qa, keep, drop, buffer), tell=warn)
     guides: Guides | Radar | None = None
     filler: Filler
     if how is not None:
@@ -195,8 +195,9 @@ def fill(
             method, guides=guides.identity(), cost=guides.cost, model=model, coverage=percent / 100, tune=tune
         )
     result: xr.Dataset = cube.dataset.drop_vars(
-        [old for name in cube.names for old in companions(name)], errors="ignore"
+        [old for name in cube.names for old in own_companions(cube.dataset, name)]
     )
+    _refuse_names(result, cube.names, percent)
     for name in cube.names:
         array, info = cube.array(name), cube.info(name)
         check_fillable(info)
@@ -226,6 +227,14 @@ def fill(
         products = _fill_lazily(job) if is_dask_collection(array.variable.data) else _fill_now(job)
         result = result.assign(_named(array, name, percent, products))
     return result
+
+
+def _refuse_names(dataset: xr.Dataset, names: Sequence[str], percent: int) -> None:
+    """Refuse variables that what comes with the filled ones would take the place of."""
+    for name in names:
+        for twin in (name + SOURCE_SUFFIX, half_width_name(name, percent)):
+            if twin in dataset.variables or twin in dataset.dims:
+                raise OptionError(f"{twin} has the name of what comes with {name}; give one of them another name")
 
 
 def _check_fields(filler: Filler, extent: Triple, limit: int) -> None:

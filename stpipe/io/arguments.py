@@ -123,6 +123,28 @@ def checked_names(names: str | Sequence[str] | None, argument: str) -> tuple[str
     return found
 
 
+def checked_numbers(numbers: float | Sequence[float], argument: str) -> tuple[float, ...]:
+    """Return one number, or several, as a tuple of floats.
+
+    Raises
+    ------
+    OptionError
+        If anything else is among them.
+
+    Examples
+    --------
+    >>> checked_numbers(50, "percentiles"), checked_numbers([10, 90], "percentiles")
+    ((50.0,), (10.0, 90.0))
+    """
+    found = (numbers,) if isinstance(numbers, Real) else numbers
+    if isinstance(found, str) or not isinstance(found, Iterable):
+        raise OptionError(f"{argument} needs numbers, such as [10, 90], got {numbers!r}")
+    parts = tuple(found)
+    if not all(isinstance(part, Real) for part in parts):
+        raise OptionError(f"{argument} needs numbers, such as [10, 90], got {numbers!r}")
+    return tuple(float(part) for part in parts)
+
+
 def checked_count(number: object, argument: str, least: int) -> int:
     """Return a whole number that is large enough.
 

@@ -354,7 +354,7 @@ def evaluate(
         how = radar_options(given, options.variables, guide_resampling, guide_window)
         not_filled = replace(options, variables=how.variables)
     variables = not_guides(obj, variables, given, not_filled)
-    cube = understand(obj, variables=variables, domain=domain, trust=parse_trust(qa, keep, drop, buffer))
+    cube = understand(obj, variables=variables, domain=domain, trust=parse_trust(qa, keep, drop, buffer), tell=warn)
     lean = how is None or any(name in TAKE_GUIDES for name in others)
     guides = object_guides(given, cube, options) if given and lean else None
     radar = None

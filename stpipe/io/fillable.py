@@ -8,11 +8,8 @@ from pathlib import Path
 from stpipe.core.trust import Trust
 from stpipe.errors import CubeError
 from stpipe.io.cube import Cube, open_source
-from stpipe.io.frames import SOURCE_SUFFIX, holds_sources, infos_of
+from stpipe.io.frames import SOURCE_SUFFIX, holds_codes, holds_sources, infos_of
 from stpipe.io.mosaic import mosaic_variables
-
-CODES = frozenset({"scl", "clm", "fmask", "qa", "qa_pixel", "pixel_qa", "bqa", "qa60", "cloud_mask", "qa_radsat"})
-"""Well-known names of variables that hold codes, which no method can fill."""
 
 
 def open_fillable(
@@ -63,7 +60,7 @@ def worth_filling(cube: Cube) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of the variables that hold measurements, and notes on what was left out."""
     infos = infos_of(cube)
     names = mosaic_variables(infos)
-    codes = [n for n in names if n.lower() in CODES or {"flag_values", "flag_masks"} & set(infos[n].attrs)]
+    codes = [name for name in names if holds_codes(name, infos[name].attrs)]
     rules_about = () if cube.trust is None else cube.trust.variables
     codes += [name for name in names if name in rules_about and name not in codes]
     names = tuple(name for name in names if name not in codes)

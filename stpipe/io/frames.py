@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -87,6 +87,19 @@ def holds_sources(info: VariableInfo) -> bool:
     """
     meanings = str(info.attrs.get("flag_meanings", "")).split()
     return info.name.endswith(SOURCE_SUFFIX) and np.dtype(info.dtype) == np.uint8 and meanings == [*SOURCE_CODES]
+
+
+CODES = frozenset({"scl", "clm", "fmask", "qa", "qa_pixel", "pixel_qa", "bqa", "qa60", "cloud_mask", "qa_radsat"})
+"""Well-known names of variables that hold codes, which no method can fill."""
+
+
+def holds_codes(name: str, attrs: Mapping[str, Any]) -> bool:
+    """Whether a variable holds codes by its name or by what its file says of it.
+
+    >>> holds_codes("SCL", {}), holds_codes("class", {"flag_values": [0, 1]}), holds_codes("ndvi", {"units": "1"})
+    (True, True, False)
+    """
+    return name.lower() in CODES or bool({"flag_values", "flag_masks"} & set(attrs))
 
 
 def half_width_name(variable: str, percent: int) -> str:

@@ -27,8 +27,7 @@ from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import CubeError, StpipeError
 from stpipe.execution.storage import files_below, is_remote, is_unlisted, located
 from stpipe.io.cube import Cube
-from stpipe.io.fillable import CODES
-from stpipe.io.frames import holds_sources
+from stpipe.io.frames import CODES, holds_codes, holds_sources
 from stpipe.io.rasters import crs_name
 from stpipe.io.reader import StoredReader
 from stpipe.io.stored import open_raw
@@ -417,7 +416,7 @@ def _codes(cube: Cube) -> Iterator[tuple[str, str]]:
             titles = [PRODUCTS[option.split()[1].split("=")[0]].title for option in options]
             fitting = " or ".join(f"{option} ({title})" for option, title in zip(options, titles, strict=True))
             yield name, f"{name} tells which samples to trust: {fitting}"
-        elif name.lower() in CODES or {"flag_values", "flag_masks"} & set(info.attrs):
+        elif holds_codes(name, info.attrs):
             yield name, f"{name} holds codes: say which samples to trust with --keep {name}:... or --drop {name}:..."
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,8 +19,8 @@ from stpipe.core.windows import Triple, Window, triple
 from stpipe.errors import CubeError, OptionError
 from stpipe.io.cube import quality_cost
 from stpipe.io.dimensions import coordinate_of, roles_of
-from stpipe.io.frames import companions
-from stpipe.io.stored import plain_attrs
+from stpipe.io.frames import SOURCE_SUFFIX, companions, holds_codes, holds_sources
+from stpipe.io.stored import describe, plain_attrs
 from stpipe.io.times import check_order, decode_times
 
 MOST_EXACT = 2**53
@@ -90,6 +90,7 @@ def understand(
     variables: Sequence[str] | None = None,
     domain: str | xr.DataArray | None = None,
     trust: Trust | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> ObjectCube:
     """Return an object as a cube; nothing is computed but the domain.
 
@@ -98,16 +99,19 @@ def understand(
     obj : Dataset or DataArray
         Variables over (time, y, x) in any order and by any names that `stpipe.open_cube` takes.
     variables : sequence of str, optional
-        What to work on; all numeric variables over (time, y, x) unless given, but those that rules are about.
+        What to work on; all numeric variables over (time, y, x) unless given, but codes, those that rules are about,
+        and what came with variables that were filled before.
     domain : str or DataArray over (y, x), optional
-        Non-zero where values can exist at all.
+        Non-zero where values can exist at all; brought into the order of the cube's coordinates.
     trust : Trust, optional
         Rules on which samples to trust.
+    tell : callable, optional
+        Told what the user should know.
 
     Raises
     ------
     CubeError
-        If it is no cube.
+        If it is no cube, or the domain lies elsewhere.
     OptionError
         If a rule is about a variable that is not there, or asks of it what its type can't tell.
 
@@ -123,7 +127,10 @@ def understand(
     dataset = obj.to_dataset(name=obj.name or NAMELESS) if isinstance(obj, xr.DataArray) else obj
     if trust is not None:
         trust = trust.resolved(_cube_names(dataset, "iufb"), "the dataset")
-    names = _choose(dataset, variables, () if trust is None else trust.variables)
+    names, notes = _choose(dataset, variables, () if trust is None else trust.variables)
+    if tell is not None:
+        for note in notes:
+            tell(note)
     if trust is not None:
         trust.refuse_measured(names)
     dims = _dims(dataset, names[0])
@@ -274,8 +281,22 @@ def _cube_names(dataset: xr.Dataset, kinds: str) -> list[str]:
     ]
 
 
-def _choose(dataset: xr.Dataset, variables: Sequence[str] | None, about: Sequence[str] = ()) -> list[str]:
-    """Return the names of the variables to work on: those asked for, or all that hold measurements.
+def own_companions(dataset: xr.Dataset, name: str) -> list[str]:
+    """Return what came with a variable that stpipe has filled; a name alone says little."""
+    own: list[str] = []
+    for twin in companions(name):
+        if twin in dataset.data_vars:
+            array = dataset[twin]
+            info = VariableInfo(name=twin, dtype=array.dtype.name, chunks=(1, 1, 1), attrs=plain_attrs(array.attrs))
+            if holds_sources(info) or str(array.attrs.get("long_name", "")).startswith("half-width of a "):
+                own.append(twin)
+    return own
+
+
+def _choose(
+    dataset: xr.Dataset, variables: Sequence[str] | None, about: Sequence[str] = ()
+) -> tuple[list[str], list[str]]:
+    """Return the names of the variables to work on, those asked for or all that hold measurements; and notes.
 
     Those that rules are `about` hold none, nor does the layer in which `stpipe ingest` says what rules dropped.
 
@@ -289,13 +310,25 @@ def _choose(dataset: xr.Dataset, variables: Sequence[str] | None, about: Sequenc
         unknown = [name for name in variables if name not in cubes]
         if unknown:
             raise CubeError(f"no variable {unknown[0]!r} over (time, y, x); there are {', '.join(cubes) or 'none'}")
-        return list(variables)
-    known = {companion for name in cubes for companion in companions(name)} | set(about)
-    chosen = [name for name in cubes if name not in known and not tells_clear(dataset[name].attrs)]
+        return list(variables), []
+    known = {companion for name in cubes for companion in own_companions(dataset, name)} | set(about)
+    measured = [name for name in cubes if name not in known and not tells_clear(dataset[name].attrs)]
+    codes = [name for name in measured if holds_codes(name, dataset[name].attrs)]
+    chosen = [name for name in measured if name not in codes]
+    if not chosen and codes:
+        raise CubeError(
+            f"the dataset holds nothing but codes ({', '.join(codes)}); name one with --var to take it all the same"
+        )
     if not chosen:
         listed = ", ".join(f"{name} over {array.dims}" for name, array in dataset.data_vars.items()) or "nothing"
         raise CubeError(f"no numeric variable over (time, y, x) to fill; the dataset has {listed}")
-    return chosen
+    notes = []
+    if codes:
+        notes.append(f"left out {', '.join(codes)}: codes are no measurements; name one with --var to take it as one")
+    filled = [name for name in chosen if name + SOURCE_SUFFIX in own_companions(dataset, name)]
+    if filled:
+        notes.append(f"{', '.join(filled)} was filled before: what was filled then counts as observed now")
+    return chosen, notes
 
 
 def _dims(dataset: xr.Dataset, name: str) -> tuple[str, str, str]:
@@ -324,17 +357,56 @@ def _domain(
         domain = dataset[domain]
     if set(domain.dims) != set(dims[1:]):
         raise CubeError(f"the domain has to be over ({dims[1]}, {dims[2]}), got {domain.dims}")
-    values = domain.transpose(*dims[1:]).to_numpy()
-    if values.shape != tuple(dataset.sizes[dim] for dim in dims[1:]):
-        raise CubeError(f"the domain's shape {values.shape} is not that of the cube's frames")
+    domain = domain.transpose(*dims[1:])
+    if domain.shape != tuple(dataset.sizes[dim] for dim in dims[1:]):
+        raise CubeError(f"the domain's shape {domain.shape} is not that of the cube's frames")
+    for dim in dims[1:]:
+        if dim in domain.coords and dim in dataset.coords:
+            domain = domain.isel({dim: _places(domain[dim].to_numpy(), dataset[dim].to_numpy(), dim)})
+    values = domain.to_numpy()
     return np.asarray(np.isfinite(values) & (values != 0))
 
 
+_APART = 0.01
+"""Pixels by which coordinates of the same grid may be apart by rounding."""
+
+
+def _places(have: NDArray[Any], want: NDArray[Any], dim: str) -> NDArray[np.intp]:
+    """Return which of the domain's rows or columns belongs to each of the cube's.
+
+    Raises
+    ------
+    CubeError
+        If they lie elsewhere.
+    """
+    place = np.empty(want.size, dtype=np.intp)
+    place[np.argsort(want, kind="stable")] = np.argsort(have, kind="stable")
+    step = float(np.median(np.abs(np.diff(want.astype(np.float64))))) if want.size > 1 else 1.0
+    if not (np.abs(have[place].astype(np.float64) - want) <= _APART * step).all():
+        raise CubeError(
+            f"the domain lies elsewhere: its {dim} go from {have[0]:g} to {have[-1]:g}, the cube's from {want[0]:g} to "
+            f"{want[-1]:g}; bring it onto the cube's grid, by the nearest neighbour, or drop its coordinates"
+        )
+    return place
+
+
 def _info(array: xr.DataArray, name: str) -> VariableInfo:
-    """Describe an array as it is: decoded values, with NaN or an undecoded _FillValue for nodata."""
+    """Describe an array as it is: decoded values with NaN for nodata, or samples as they are stored in a file.
+
+    Attributes that say what stored integers mean count, as they do in a file; xarray moves those that it has heeded.
+    """
     data = array.variable.data
     chunks = triple(max(part) for part in data.chunks) if is_dask_collection(data) else triple(array.shape)
-    nodata = array.attrs.get("_FillValue")
-    return VariableInfo(
-        name=name, dtype=array.dtype.name, chunks=chunks, nodata=None if nodata is None else float(nodata)
-    )
+    attrs = {key: value for key, value in array.attrs.items() if key != "_Unsigned"}
+    if array.dtype.kind == "f":  # decoded, and whoever gave them a factor again did so for those who write them
+        attrs = {key: value for key, value in attrs.items() if key not in ("scale_factor", "add_offset")}
+    elif array.dtype.kind not in "iu":
+        attrs = {}
+    info, more = describe(xr.Variable((), array.dtype.type(0), attrs), name, chunks, "the dataset")
+    if more:
+        marks = ", ".join(f"{value:g}" for value in (info.nodata, *more) if value is not None)
+        raise CubeError(
+            f"{name!r} has more than one value for nodata ({marks}), of which stored samples can have one; decode it "
+            "with xarray.decode_cf, or put NaN in its gaps"
+        )
+    return replace(info, dtype=array.dtype.name)

@@ -190,7 +190,7 @@ def select_period(axis: TimeAxis, period: tuple[str | None, str | None], path: s
     >>> select_period(axis, ("2020-02", "2020-02"), "cube.zarr")
     (1, 2)
     """
-    start, end = (_bound(text, last=last) for text, last in zip(period, (False, True), strict=True))
+    start, end = (bound(text, last=last) for text, last in zip(period, (False, True), strict=True))
     labels = axis.labels.astype("datetime64[us]")
     first = 0 if start is None else int(np.searchsorted(labels, start, side="left"))
     stop = labels.size if end is None else int(np.searchsorted(labels, end, side="right"))
@@ -204,7 +204,12 @@ def select_period(axis: TimeAxis, period: tuple[str | None, str | None], path: s
     return first, stop
 
 
-def _bound(text: str | None, *, last: bool) -> np.datetime64 | None:
+def bound(text: str | None, *, last: bool) -> np.datetime64 | None:
+    """Return the first or last moment of a date as it is written, such as 2020-01; None where a period is open.
+
+    >>> bound("2020-01", last=False), bound("..", last=True)
+    (np.datetime64('2020-01-01T00:00:00.000000'), None)
+    """
     if text is None or text.strip() in {"", ".."}:
         return None
     try:

@@ -354,7 +354,8 @@ def _read_block_part(block: BlockFile, name: str, window: Window, valid_range: t
     if truth is not None:
         known, hidden = truth
         values, valid = np.where(hidden, known, values), valid | hidden
-    valid &= valid_samples(np.where(valid, values, np.nan), valid_range=valid_range)
+    info = VariableInfo(name=name, dtype=samples.stored.dtype.name, chunks=samples.stored.shape)
+    valid &= valid_samples(np.where(valid, values, np.nan), valid_range=valid_range, info=info)
     valid = credible(values, valid)
     days = np.arange(float(block.shape[0])) if block.days is None else block.days
     cut = window.slices

@@ -234,3 +234,13 @@ def test_percentiles_that_are_none_are_refused(text: str) -> None:
     message = f"--percentiles needs numbers from 0 to 100 such as 10,90, got {text!r}"
     with pytest.raises(OptionError, match=re.escape(message)):
         parse_percentiles("--percentiles", text)
+
+
+@pytest.mark.parametrize("hours", [0, 12, 23.9])
+def test_days_of_a_calendar_without_leap_days_are_counted_in_it_whatever_the_clock(hours: float) -> None:
+    times = np.array(["2020-02-28", "2020-03-01"], dtype="M8[ns]")
+    times[1] += np.timedelta64(int(hours * 3600), "s")
+    own, usual = gap_calendar(times, np.array([0.0, 1 + hours / 24])), gap_calendar(times)
+    assert (own.numbers.tolist(), usual.numbers.tolist()) == ([0, 1], [0, 2])
+    same = gap_calendar(times, np.array([0.0, 2 + hours / 24]))
+    assert same.numbers.tolist() == [0, 2]

@@ -100,3 +100,31 @@ def test_a_fill_that_meets_nodata_steps_aside_within_the_range(
 def test_no_fill_is_infinite() -> None:
     assert np.isfinite(encode(np.array([1e39, -1e300]), info("float32"))).all()
     assert np.isfinite(encode(np.array([7e4]), info("float16"))).all()
+
+
+@given(
+    limit=st.integers(-2_000, 12_000),
+    dtype=st.sampled_from(["int16", "float32", "float64"]),
+    packed=st.sampled_from([(1e-4, 0.0), (-1e-4, 1.0), (2e-4, -0.1)]),
+)
+def test_a_range_holds_the_samples_that_its_ends_are_stored_as(
+    limit: int, dtype: str, packed: tuple[float, float]
+) -> None:
+    scale, offset = packed if dtype == "int16" else (1.0, 0.0)
+    info = VariableInfo(name="v", dtype=dtype, chunks=(1, 1, 1), scale_factor=scale, add_offset=offset)
+    value = limit * 2e-4
+    exact = (value - offset) / scale
+    stored = np.array([round(exact)] if dtype == "int16" else [value], dtype=dtype)
+    beside = np.nextafter(stored, stored.dtype.type(9)) if dtype != "int16" else stored + stored.dtype.type(1)
+    for ends in ((value, value), (value, np.inf), (-np.inf, value)):
+        assert valid_samples(physical(stored, info), valid_range=ends, info=info).all()
+    assert not valid_samples(physical(beside, info), valid_range=(value, value), info=info).any()
+    # What is encoded into a range is valid in it.
+    there = encode(np.array([value + 1, value - 1]), info, valid_range=(value, value))
+    assert valid_samples(physical(there, info), valid_range=(value, value), info=info).all()
+
+
+def test_a_range_between_two_stored_values_holds_neither() -> None:
+    info = VariableInfo(name="v", dtype="int16", chunks=(1, 1, 1), scale_factor=0.01)
+    near = physical(np.array([56, 57, 58], dtype="int16"), info)
+    assert valid_samples(near, valid_range=(0.5649, 0.5751), info=info).tolist() == [False, True, False]

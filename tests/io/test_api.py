@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import rioxarray  # noqa: F401 - registers the accessor that writes a CRS
 import xarray as xr
+import zarr
 
 import stpipe
 from stpipe.core.crops import fill_crop
@@ -290,3 +291,101 @@ def test_functions_refuse_by_the_names_of_their_arguments(call: Any, options: di
 def test_a_yes_or_no_is_said_as_python_says_it() -> None:
     with pytest.raises(OptionError, match="leave tune=False out"):
         stpipe.fill(make(), method="auto", tune=False)
+
+
+def south_up(mask: np.ndarray) -> xr.DataArray:
+    """A domain whose rows go from south to north."""
+    return xr.DataArray(mask[::-1], dims=("y", "x"), coords={"y": np.arange(40.0), "x": np.arange(50.0)})
+
+
+def placed() -> xr.DataArray:
+    """A cube whose rows go from north to south."""
+    return make().assign_coords(y=np.arange(40.0)[::-1], x=np.arange(50.0))
+
+
+def test_a_domain_is_placed_by_its_coordinates() -> None:
+    mask = np.arange(40 * 50).reshape(40, 50) % 7 < 3
+    plain = stpipe.fill(make(), method="pyramid", domain=xr.DataArray(mask, dims=("y", "x")))
+    turned = stpipe.fill(placed(), method="pyramid", domain=south_up(mask))
+    np.testing.assert_array_equal(turned.v_source, plain.v_source)
+    np.testing.assert_array_equal(turned.v_source.values == 0, np.broadcast_to(~mask, turned.v_source.shape))
+    with pytest.raises(
+        CubeError, match="the domain lies elsewhere: its y go from 1000 to 1039, the cube's from 39 to 0"
+    ):
+        stpipe.fill(placed(), method="pyramid", domain=south_up(mask).assign_coords(y=1000 + np.arange(40.0)))
+
+
+def test_what_only_has_the_name_of_a_product_is_not_lost() -> None:
+    cube = xr.Dataset({"v": make(), "v_source": make() * 2})
+    with pytest.raises(OptionError, match="v_source has the name of what comes with v"):
+        stpipe.fill(cube, variables="v", method="pyramid")
+    with pytest.raises(OptionError, match="v_ci90 has the name"):
+        stpipe.fill(cube.rename(v_source="v_ci90"), variables="v", method="pyramid")
+    assert set(stpipe.fill(cube.rename(v_source="v_ci80"), variables="v", method="pyramid")) >= {"v_ci80", "v_ci90"}
+    filled = stpipe.fill(make(), method="pyramid", max_gap=1.5)
+    with pytest.warns(UserWarning, match="v was filled before"):
+        again = stpipe.fill(filled, method="pyramid")
+    assert set(again) == {"v", "v_source", "v_ci90"}
+
+
+@pytest.mark.parametrize("mark", ["_FillValue", "missing_value", "nodata"])
+def test_stored_integers_mean_what_they_do_in_a_file(mark: str, tmp_path: Path) -> None:
+    decoded = make().rename("v")
+    stored = np.where(np.isnan(decoded), -999, np.round(decoded.fillna(0) * 100)).astype("int16")
+    raw = decoded.copy(data=stored).assign_attrs({mark: np.int16(-999), "scale_factor": 0.01, "add_offset": 1.0})
+    valid_range = (float(np.nanmin(decoded)) + 1.4, 60.0)
+    made = stpipe.fill(raw, method="linear", valid_range=valid_range)
+    assert made.v.dtype == np.int16
+    clear = stpipe.gap_statistics(raw, valid_range=valid_range).v_clear_count
+    values = stored * 0.01 + 1.0
+    seen = (stored != -999) & (values >= valid_range[0])
+    np.testing.assert_array_equal(made.v_source.values == 1, seen)
+    np.testing.assert_array_equal(clear, seen.sum(axis=0))
+    assert (made.v.values[seen] == stored[seen]).all()
+    # The command line reads the same from a file.
+    group = zarr.create_group(tmp_path / "cube.zarr")
+    attrs = {key: value.item() if isinstance(value, np.generic) else value for key, value in raw.attrs.items()}
+    group.create_array("v", data=stored, dimension_names=("time", "y", "x"), attributes=attrs)
+    days = (decoded.time.values - decoded.time.values[0]).astype("timedelta64[D]").astype("int64")
+    when = {"units": "days since 2024-01-01", "standard_name": "time"}
+    group.create_array("time", data=days, dimension_names=("time",), attributes=when)
+    info = open_source(tmp_path / "cube.zarr").variable("v")
+    assert (info.nodata, info.scale_factor, info.add_offset) == (-999, 0.01, 1.0)
+
+
+def test_several_marks_for_nodata_are_refused() -> None:
+    raw = make().fillna(0).astype("int16").assign_attrs(_FillValue=-1, missing_value=[-1, -2])
+    with pytest.raises(CubeError, match=r"more than one value for nodata \(-1, -2\).*decode it"):
+        stpipe.fill(raw, method="pyramid")
+
+
+def test_codes_are_left_out_with_a_word() -> None:
+    cube = xr.Dataset({"v": make(), "SCL": make(), "kind": make().assign_attrs(flag_values=[0, 1])})
+    for call in (stpipe.fill, stpipe.gap_statistics):
+        options: dict[str, Any] = {"method": "pyramid"} if call is stpipe.fill else {}
+        with pytest.warns(UserWarning, match="left out SCL, kind: codes are no measurements; name one with variables"):
+            found = call(cube, **options)
+        assert not {"SCL_source", "kind_source", "SCL_clear_count"} & set(found)
+    assert "SCL_source" in stpipe.fill(cube, method="pyramid", variables="SCL")
+    with pytest.raises(CubeError, match="nothing but codes"):
+        stpipe.fill(cube[["SCL"]], method="pyramid")
+
+
+@pytest.mark.parametrize(("value", "dtype", "scale"), [(-0.2, "float32", None), (0.7, "int16", 1e-4)])
+def test_both_ends_of_a_range_are_valid_as_they_are_stored(value: float, dtype: str, scale: float | None) -> None:
+    low, high = sorted((value, 0.1))
+    stored = np.full((6, 4, 4), value if scale is None else round(value / scale), dtype=dtype)
+    cube = make()[:, :4, :4].copy(data=stored)
+    cube.attrs = {} if scale is None else {"scale_factor": scale}
+    made = stpipe.fill(cube, method="pyramid", valid_range=(low, high))
+    assert (made.v_source == 1).all()
+    assert (stpipe.gap_statistics(cube, valid_range=(low, high)).v_clear_count == 6).all()
+
+
+@pytest.mark.parametrize("percentiles", ["10,90", 50, [10, "90"], None])
+def test_percentiles_are_numbers(percentiles: Any) -> None:
+    if percentiles == 50:
+        assert "v_gap_p50" in stpipe.gap_statistics(make(), percentiles=percentiles)
+        return
+    with pytest.raises(OptionError, match="percentiles needs numbers"):
+        stpipe.gap_statistics(make(), percentiles=percentiles)

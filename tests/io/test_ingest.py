@@ -259,6 +259,39 @@ def test_nodata_that_differs_is_refused_until_one_is_chosen(tmp_path: Path) -> N
         plan_ingest([str(tmp_path / "*.tif")], nodata=40000)
 
 
+@pytest.mark.parametrize(("nodata", "mark"), [(-3.40282e38, -np.inf), (3.4e38, np.inf)])
+def test_the_lowest_float_is_nodata_with_however_few_digits_it_is_written(
+    tmp_path: Path, nodata: float, mark: float
+) -> None:
+    samples = np.random.default_rng(0).normal(size=SHAPE).astype("float32")
+    samples[0] = np.copysign(np.finfo("float32").max, mark)
+    for day in (1, 2):
+        raster(tmp_path / f"v_2024-01-0{day}.tif", samples, nodata=nodata)
+    cube = ingest(tmp_path, output=tmp_path / "c.zarr")
+    with rasterio.open(tmp_path / "v_2024-01-01.tif") as file:
+        masked = file.read(1, masked=True).mask
+    np.testing.assert_array_equal(np.isnan(cube["v"].values[0]), masked)
+    assert masked.sum() == SHAPE[1]
+
+
+@pytest.mark.parametrize(("start", "frames"), [("..", 2), ("2024-01-02Z", 2), ("", 2), ("2024-01-03", 1)])
+def test_a_period_may_be_open_or_in_universal_time(tmp_path: Path, start: str, frames: int) -> None:
+    for day in (2, 3, 9):
+        raster(tmp_path / f"v_2024-01-0{day}.tif")
+    cube = ingest(tmp_path, output=tmp_path / "c.zarr", time=(start, "2024-01-05"))
+    assert cube.sizes["time"] == frames
+
+
+@pytest.mark.parametrize(
+    ("crs", "unit"),
+    [("EPSG:32633", "m"), ("EPSG:2263", "US_survey_foot"), ("EPSG:4326", "degrees_north"), (None, None)],
+)
+def test_coordinates_have_the_unit_of_their_crs(tmp_path: Path, crs: str | None, unit: str | None) -> None:
+    where = {"transform": from_origin(10, 50, 0.1, 0.1)} if crs == "EPSG:4326" else {}
+    raster(tmp_path / "v_2024-01-01.tif", crs=crs, **where)
+    assert ingest(tmp_path, output=tmp_path / "c.zarr").y.attrs.get("units") == unit
+
+
 def test_types_are_widened_only_without_loss(tmp_path: Path) -> None:
     raster(tmp_path / "20200101_red.tif", np.full(SHAPE, 200, dtype="uint8"))
     raster(tmp_path / "20200102_red.tif", np.full(SHAPE, -5, dtype="int16"))

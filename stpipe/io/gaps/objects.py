@@ -18,7 +18,7 @@ from stpipe.core.qa_products import parse_trust
 from stpipe.core.samples import check_fillable, physical, valid_samples
 from stpipe.core.trust import remarks
 from stpipe.core.windows import Window, triple
-from stpipe.io.arguments import by_arguments, checked_names, checked_range, warn
+from stpipe.io.arguments import by_arguments, checked_names, checked_numbers, checked_range, warn
 from stpipe.io.cube import Period
 from stpipe.io.dimensions import coordinate_of
 from stpipe.io.gaps.request import period_bounds
@@ -41,7 +41,7 @@ def gap_statistics(
     variables: str | Sequence[str] | None = None,
     boundaries: str = "exclude",
     by: str = "none",
-    percentiles: Sequence[float] = (),
+    percentiles: float | Sequence[float] = (),
     time: Period | None = None,
     domain: str | xr.DataArray | None = None,
     valid_range: Range | None = None,
@@ -63,7 +63,7 @@ def gap_statistics(
         Whether the first and the last day of the period count as ends of gaps.
     by : {"none", "year", "season", "month"}
         What to look at by itself; a season or month of all years goes together, but no gap reaches out of one.
-    percentiles : sequence of float
+    percentiles : float or sequence of float
         Percentiles of the gaps, from 0 to 100, besides the median.
     time : (start, end), optional
         Period to look at; from the first frame to the last unless given.
@@ -97,9 +97,9 @@ def gap_statistics(
     (2.0, 15.0, '2024-05-11')
     """
     variables, valid_range = checked_names(variables, "variables"), checked_range(valid_range)
-    options = GapOptions(boundaries=boundaries, by=by, percentiles=tuple(float(p) for p in percentiles))
+    options = GapOptions(boundaries=boundaries, by=by, percentiles=checked_numbers(percentiles, "percentiles"))
     trust = parse_trust(qa, keep, drop, buffer)
-    cube = understand(obj, variables=variables, domain=domain, trust=trust)
+    cube = understand(obj, variables=variables, domain=domain, trust=trust, tell=warn)
     dim = cube.dims[0]
     coordinate = coordinate_of(cube.dataset, dim, "time")
     assert coordinate is not None  # understand has refused an object without dates
@@ -191,7 +191,7 @@ def _nothing(dtype: Any) -> NDArray[Any]:
 def _valid(samples: NDArray[Any], *, info: VariableInfo, valid_range: Range | None) -> Bool:
     """Return where samples are observations, rules and domain aside."""
     if valid_range is not None:
-        frames = [valid_samples(physical(frame, info), valid_range=valid_range) for frame in samples]
+        frames = [valid_samples(physical(frame, info), valid_range=valid_range, info=info) for frame in samples]
         return np.stack(frames) if frames else np.zeros(samples.shape, dtype=bool)
     return observed(samples, info)
 

@@ -251,7 +251,10 @@ def read_layer(plan: IngestPlan, variable: VariablePlan, layer: Layer, rows: sli
         return samples
     for nodata in {layer.nodata, variable.extra_nodata}:
         if nodata is not None and not np.isnan(nodata):
-            # As in `stpipe.core.samples`: a float32 nodata written with few digits is not exactly the one in the file.
-            gap = np.isclose(stored, nodata, rtol=1e-6, atol=0) if abs(nodata) > HUGE else stored == nodata
+            if abs(nodata) > HUGE and stored.dtype.kind == "f":
+                # As in `stpipe.core.samples`: it may be written with few digits, and nothing measured is that large.
+                gap = stored <= -HUGE if nodata < 0 else stored >= HUGE
+            else:
+                gap = stored == nodata
             samples[gap] = variable.nodata
     return samples

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import cast
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from stpipe.core.compositing import Period
 from stpipe.errors import CubeError
 from stpipe.io.ingest.layers import Layer
 from stpipe.io.ingest.options import IngestOptions
-from stpipe.io.times import decode_times, label, select_period
+from stpipe.io.times import bound, decode_times, label, select_period
 
 _SHOWN = 3
 
@@ -82,8 +82,8 @@ def in_period(layers: list[Layer], period: tuple[str | None, str | None]) -> lis
 def make_frames(layers: Sequence[Layer], options: IngestOptions) -> tuple[Frame, ...]:
     """Return the frames that layers make: one a time, a day or a period."""
     by_frame: defaultdict[datetime, list[Layer]] = defaultdict(list)
-    start = options.time[0]
-    anchor = min(layer.time for layer in layers) if start is None else pd.Period(start).start_time.to_pydatetime()
+    start = bound(options.time[0], last=False)
+    anchor = min(layer.time for layer in layers) if start is None else cast("datetime", start.item())
     for layer in layers:
         by_frame[_frame_of(layer.time, options, anchor)].append(layer)
     keys = sorted(by_frame)
