@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stpipe.cli.cluster_files import cluster_option, parse_cluster, say
+from stpipe.cli.interrupts import STOPPED, interruptible
 from stpipe.cli.options import log_option, parse_period, parse_range, parse_size
 from stpipe.cli.paths import AnyPath, HerePath
 from stpipe.cli.progress import shown
@@ -123,7 +124,7 @@ def command(
         written = RunLog(log)
         watch.tell(written)
     about = {"input": prepared.cube.path, "output": str(prepared.folder.path), "workers": prepared.workers}
-    with logged(written, **about), shown(watch):
+    with logged(written, **about), interruptible(lambda: STOPPED), shown(watch):
         report = run_gaps(
             prepared,
             draw=draw_gaps,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stpipe.cli.interrupts import interruptible
 from stpipe.cli.options import parse_period, parse_triple
 from stpipe.cli.paths import HerePath
 from stpipe.cli.progress import progress_bar
@@ -98,7 +99,7 @@ def command(sources: tuple[str, ...], output: Path, overwrite: bool, as_json: bo
         plan = plan_ingest(sources, options, progress=progress)
     for warning in plan.warnings:
         warn(warning)
-    with progress_bar("writing") as progress:
+    with interruptible(), progress_bar("writing") as progress:
         tally = write_cube(plan, output, overwrite=overwrite, progress=progress)
     result = summary(plan, output, tally)
     for warning in result["warnings"][len(plan.warnings) :]:

@@ -11,6 +11,8 @@ from stpipe.errors import RunError
 
 RESUMED = "interrupted; what is done is kept: run the same command again to go on from here"
 
+STOPPED = "interrupted; nothing was written: run the same command again to begin anew"
+
 
 @contextmanager
 def interruptible(said: Callable[[], str] = lambda: RESUMED) -> Iterator[None]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stpipe.cli.interrupts import interruptible
 from stpipe.cli.paths import AnyPath
 from stpipe.cli.progress import progress_bar
 from stpipe.cli.words import tell, warn
@@ -84,7 +85,7 @@ def command(
         warn(note)
     written: list[WrittenFile] = []
     reader = source.reader(sorted({task.variable for task in tasks}))
-    with progress_bar("mosaic") as progress:
+    with interruptible(), progress_bar("mosaic") as progress:
         for number, task in enumerate(tasks, start=1):
             written += write_frames(task, reader, folder, replace=overwrite, threads=_threads())
             progress(number, len(tasks))
@@ -125,7 +126,7 @@ def _memory(text: str) -> int:
 
     try:
         size = int(parse_bytes(text))
-    except ValueError:
+    except (ValueError, OverflowError):
         size = 0
     if size <= 0:
         raise OptionError(f"--memory-limit is a size such as 512MiB or 2GiB, got {text!r}")

@@ -108,6 +108,7 @@ def show(plan: dict[str, Any]) -> None:
     block = f"writes {lengths(plan['block'])}, overlaps {lengths(plan['overlap'])}, "
     block += f"reads {lengths(plan['read_window'])} (halo {lengths(plan['halo'])})"
     buffer = f", grown by {plan['buffer']} pixels" if plan["buffer"] else ""
+    free = "" if plan["free_bytes"] is None else f", of {gib(plan['free_bytes'])} that are free"
     learned = f"{len(plan['crops'])} of {lengths(plan['crops'][0])}" if plan["crops"] else ""
     rows = [
         ("cube", f"{plan['cube']}: {', '.join(plan['variables'])}, {lengths(plan['extent'])} (time, y, x)"),
@@ -121,7 +122,7 @@ def show(plan: dict[str, Any]) -> None:
             "workers",
             f"{plan['workers']}, at most {gib(plan['peak_worker_bytes'])} each of {gib(plan['memory_limit_bytes'])}",
         ),
-        ("disk", f"up to {gib(plan['scratch_bytes'])} of scratch and {gib(plan['output_bytes'])} of products"),
+        ("disk", f"up to {gib(plan['scratch_bytes'])} of scratch and {gib(plan['output_bytes'])} of products{free}"),
         ("cost", f"about {plan['core_seconds']:.0f} core-seconds to {'learn and ' if plan['crops'] else ''}fill"),
         ("output", f"{plan['output']} ({plan['state']})"),
         ("run id", plan["run_id"]),

@@ -512,6 +512,7 @@ def describe_plan(prepared: Prepared) -> dict[str, JSON]:
         "crops": [crop.shape for crop in plan.crops],
         "scratch_bytes": plan.scratch_bytes,
         "output_bytes": plan.output_bytes,
+        "free_bytes": free_bytes(prepared.folder.path),
         "gap_bytes": plan.gap_bytes,
         "learn_seconds": round(plan.learn_seconds, 1),
         "core_seconds": round(plan.seconds + plan.learn_seconds, 1),

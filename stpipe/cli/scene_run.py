@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from stpipe.cli.cluster_files import say
 from stpipe.cli.scene_plan import Prepared, begin, describe_guides
 from stpipe.cli.watch import Watch
 from stpipe.core.plan import Plan
-from stpipe.core.ports import JSON, SceneFiller
+from stpipe.core.ports import JSON, SceneFiller, VariableInfo
+from stpipe.core.samples import gap_value
 from stpipe.core.sizes import MIB
 from stpipe.core.trust import remarks
 from stpipe.core.windows import Window
@@ -36,7 +37,7 @@ from stpipe.execution.storage import absolute, is_of_store, is_remote, one_line,
 from stpipe.io.coefficients import COEFFICIENTS, write_coefficients
 from stpipe.io.cube import open_source
 from stpipe.io.filled import ZarrFilledStore, check_filled, create_filled
-from stpipe.io.frames import RasterGrid
+from stpipe.io.frames import SOURCE_SUFFIX, RasterGrid
 from stpipe.io.mosaic import plan_mosaic
 from stpipe.io.mosaic_stage import MosaicContext, mosaic_task, written_files
 from stpipe.io.radar import Radar
@@ -270,6 +271,7 @@ def carry_out(
     stages = {**saved.get("stages", {}), **own}
     peaks = {**saved["peak_bytes"], **peaks}
     notes += empty_notes(saved["counts"], limited=prepared.options.valid_range is not None)
+    notes += markless_notes(plan.variables, saved["counts"])
     notes += learning_notes(saved["learned"])
     if prepared.cube.trust is not None and saved["rule_counts"]:
         notes += remarks(prepared.cube.trust, np.array(saved["rule_counts"], dtype=np.int64))
@@ -340,6 +342,21 @@ def empty_notes(counts: dict[str, dict[str, int]], *, limited: bool) -> list[str
         f"{name} has no valid sample, so nothing was filled{hint}"
         for name, row in counts.items()
         if not row["observed"]
+    ]
+
+
+def markless_notes(variables: Sequence[VariableInfo], counts: dict[str, dict[str, int]]) -> list[str]:
+    """Return a line for each variable with gaps that stayed, of a type that has no mark for them.
+
+    >>> counts = {"b04": {"observed": 5, "unfilled": 3}}
+    >>> print(*markless_notes([VariableInfo(name="b04", dtype="uint16", chunks=(1, 1, 1))], counts))
+    b04: uint16 without nodata can't say gap, so 3 samples that stay unfilled keep what the cube has; b04_source is 4
+    """
+    return [
+        f"{info.name}: {info.dtype} without nodata can't say gap, so {counts[info.name]['unfilled']} samples that stay "
+        f"unfilled keep what the cube has; {info.name}{SOURCE_SUFFIX} is 4"
+        for info in variables
+        if gap_value(info) is None and counts[info.name]["unfilled"]
     ]
 
 
@@ -434,7 +451,30 @@ def _product(folder: RunFolder, name: str) -> dict[str, JSON]:
     return {"path": name, "bytes": size, "sha256": sha256}
 
 
-def versions(packages: Sequence[str] = ("dask", "distributed", "numpy", "xarray", "zarr", "rasterio")) -> JSON:
-    """Return the versions that a run was made with."""
-    found = {name: version(name) for name in packages}
+PACKAGES = ("dask", "distributed", "numpy", "scipy", "xarray", "zarr", "rasterio", "keras", "lightgbm")
+"""What has a part in the numbers and files of a run."""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of all that a run was made with, as far as it is installed."""
+    import rasterio
+
+    found = {name: version(name) for name in PACKAGES if is_installed(name)}
+    tensorflow = next((name for name in ("tensorflow", "tensorflow-cpu") if is_installed(name)), None)
+    if tensorflow is not None:
+        found["tensorflow"] = version(tensorflow)
+    found["gdal"] = rasterio.__gdal_version__
     return {"stpipe": __version__, "python": platform.python_version(), "system": os.uname().sysname, **found}
+
+
+def is_installed(package: str) -> bool:
+    """Tell whether a distribution is installed, without importing anything of it.
+
+    >>> is_installed("numpy"), is_installed("no-such-thing")
+    (True, False)
+    """
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True

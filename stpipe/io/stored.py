@@ -96,6 +96,14 @@ def kind_of(path: str) -> Kind:
         return "netcdf"  # a server of DAP, which the library of NetCDF asks itself
     if is_remote(path):
         return _kind_there(path)
+    try:
+        return _kind_here(path)
+    except PermissionError as error:
+        raise CubeError(f"{path} can't be looked at: {error.strerror}; ask whoever it belongs to for leave") from error
+
+
+def _kind_here(path: str) -> Kind:
+    """Return the format of a cube on this machine, or refuse."""
     place = Path(path)
     if not place.exists():
         raise MissingFileError(f"there is no file or folder {path}{beside(place)}")

@@ -439,6 +439,22 @@ def test_a_finished_run_notices_that_its_input_changed(tmp_path: Path, capsys: A
     assert (stored(out / "filled.zarr", "ndvi")[0, :8, :8] == 1234).all()
 
 
+def test_gaps_that_a_type_cannot_mark_are_told(tmp_path: Path, capsys: Any) -> None:
+    path, out = tmp_path / "cube.zarr", tmp_path / "out"
+    cube = make_cube(tmp_path / "other.zarr")
+    raw = cube[["ndvi"]].assign(ndvi=(cube.ndvi.fillna(-1) * 100 + 200).astype("uint16"))
+    raw.to_zarr(path, zarr_format=2)
+    words = ["--valid-range", "150,400", "--max-gap", "0.5"]
+    assert run(["fill-scene", str(path), "-o", str(out), *SMALL, *words]) == 0
+    unfilled = stored(out / "filled.zarr", "ndvi_source") == 4
+    note = f"uint16 without nodata can't say gap, so {unfilled.sum()} samples that stay unfilled keep what the cube has"
+    assert unfilled.any()
+    assert note in capsys.readouterr().err
+    told = json.loads((out / "run.json").read_text())
+    assert note in " ".join(told["notes"])
+    assert {"gdal", "keras", "lightgbm", "numpy", "scipy", "stpipe", "zarr"} <= set(told["versions"])
+
+
 def test_a_finished_run_notices_that_its_domain_changed(tmp_path: Path, capsys: Any) -> None:
     path, out = tmp_path / "cube.zarr", tmp_path / "out"
     make_cube(path)
