@@ -105,18 +105,19 @@ def fill(
     Parameters
     ----------
     obj : Dataset or DataArray
-        Variables over (time, y, x) in any order and by any names that `stpipe.open_cube` takes, NaN in gaps. If a
-        variable is a Dask array, so is its result, and nothing is computed yet.
+        Variables over (time, y, x) in any order and by any names that `stpipe.open_cube` takes: NaN in gaps, or
+        integers as files store them, with the attributes that say what they mean. If a variable is a Dask array, so is
+        its result, and nothing is computed yet.
     variables : str or sequence of str, optional
-        What to fill; all numeric variables over (time, y, x) unless given, but those that rules are about.
+        What to fill; all numeric variables over (time, y, x) unless given, but codes and those that rules are about.
     method, model : str
         As for ``stpipe fill-scene``; ``sar`` goes by its usual steps, see docs/sar.md.
     tune : bool, optional
         As for ``stpipe fill-scene``: whether pconv learns from gaps of this cube, which it does unless told otherwise.
     domain : str or DataArray over (y, x), optional
-        Non-zero where values can exist at all.
+        Non-zero where values can exist at all; it goes by its coordinates.
     valid_range : (low, high), optional
-        Values outside of it are gaps.
+        Values outside of it are gaps; both ends are inside, as samples are stored.
     qa, keep, drop : str or sequence of str
         Which samples to trust, as for ``stpipe fill-scene``; what is not trusted counts as gap.
     buffer : int

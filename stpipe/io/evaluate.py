@@ -293,7 +293,7 @@ def evaluate(
     obj : Dataset or DataArray
         As for `stpipe.fill`; parts of it are read at once.
     variables : str or sequence of str, optional
-        What to score on; all numeric variables over (time, y, x) unless given.
+        What to score on; all numeric variables over (time, y, x) unless given, but codes and what rules are about.
     methods : str or sequence of str, optional
         What to score; all methods that apply unless given. ``linear`` joins them, for skill is measured against it.
     model : str, optional

@@ -58,7 +58,7 @@ def gap_statistics(
         Variables over (time, y, x) in any order and by any names that `stpipe.open_cube` takes, NaN in gaps. If a
         variable is a Dask array, so are its statistics, and nothing is computed yet.
     variables : sequence of str, optional
-        What to look at; all numeric variables over (time, y, x) unless given, but those that rules are about.
+        What to look at; all numeric variables over (time, y, x) unless given, but codes and those that rules are about.
     boundaries : {"exclude", "include"}
         Whether the first and the last day of the period count as ends of gaps.
     by : {"none", "year", "season", "month"}
