@@ -25,10 +25,6 @@ SURE = 2.0
 """Standard errors by which parts of frames have to be right to be as many witnesses. On three cubes where it was three
 and more the error on gaps set apart fell by 1 to 2 %; on one where it was less than two it rose by half a per cent."""
 
-SURE_OF_MANY = 2.8
-"""The same where ten verdicts are asked for, on two mixtures at five distances: by chance one of these is better by so
-many as often as a single one by `SURE`."""
-
 F32 = NDArray[np.float32]
 Integers = NDArray[np.intp]
 
@@ -95,8 +91,8 @@ def suited(
     ones, the usual ones stay; where they are, but not surely, they count half. They are drawn towards the usual ones as
     far as squares of frames are witnesses; where that is not better by `SURE` standard errors, as far as frames are.
 
-    What frames say of all distances together may be wrong at one of them: weights that are better at a distance by
-    `SURE_OF_MANY` standard errors are taken there, see `_by_distance`.
+    What frames say of all distances together may be wrong at one of them: weights that are surely better at a distance
+    by `SURE` standard errors are taken there, see `_by_distance`.
 
     A cube with fewer than `LEAST_FRAMES` has no other frames to fill: there squares of `TILE` pixels of a frame judge,
     and weights that are surely better on these stay as they were found.
@@ -189,7 +185,7 @@ def _by_distance(
         if there.sum() < LEAST_SAMPLES or np.unique(groups[there]).size < LEAST_FRAMES:
             continue
         verdicts = [compare(np.abs(before[there]), np.abs(errors[there]), groups[there]) for errors in after]
-        sure = [number for number, verdict in enumerate(verdicts) if verdict.holds(SURE_OF_MANY)]
+        sure = [number for number, verdict in enumerate(verdicts) if verdict.holds(SURE)]
         if sure:
             rows[node] = others[min(sure, key=lambda number: verdicts[number].log_ratio)].weights[node]
     return Mixture(tuple(rows))
