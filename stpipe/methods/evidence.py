@@ -11,7 +11,6 @@ Source: the standard error of a weighted mean of clusters, after Cochran (1977),
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from stpipe.core.comparison import TILE
 from stpipe.methods.lessons import Samples
-from stpipe.methods.mixing import LEAST_SAMPLES, SMALLEST_ERROR, Mixture, memberships, squares
+from stpipe.methods.mixing import SMALLEST_ERROR, Mixture, squares
 
 SURE = 2.0
 """Standard errors by which parts of frames have to be right to be as many witnesses. On three cubes where it was three
@@ -91,9 +90,6 @@ def suited(
     ones, the usual ones stay; where they are, but not surely, they count half. They are drawn towards the usual ones as
     far as squares of frames are witnesses; where that is not better by `SURE` standard errors, as far as frames are.
 
-    What frames say of all distances together may be wrong at one of them: weights that are surely better at a distance
-    by `SURE` standard errors are taken there, see `_by_distance`.
-
     A cube with fewer than `LEAST_FRAMES` has no other frames to fill: there squares of `TILE` pixels of a frame judge,
     and weights that are surely better on these stay as they were found.
 
@@ -123,7 +119,7 @@ def suited(
         return by_square, by_frame, own
 
     def errors(mixture: Mixture, some: Samples) -> F32:
-        return np.asarray(mixture.mean(list(some.answers[:, guides].T), some.distance) - some.truth)
+        return np.asarray(np.abs(mixture.mean(list(some.answers[:, guides].T), some.distance) - some.truth))
 
     everything = found(samples)
     there, groups = np.unique(samples.frames, return_inverse=True)
@@ -140,52 +136,11 @@ def suited(
         for row, mixture in zip(own, found(samples.where(~apart)), strict=True):
             row[apart] = errors(mixture, samples.where(apart))
     before = errors(usual, samples)
-    verdicts = [compare(np.abs(before), np.abs(after), groups) for after in own]
+    verdicts = [compare(before, after, groups) for after in own]
     if parts and few and verdicts[2].holds(SURE) and verdicts[2].log_ratio < min(v.log_ratio for v in verdicts[:2]):
         return everything[2]
     if parts and verdicts[0].holds(SURE) and verdicts[0].log_ratio < verdicts[1].log_ratio:
         return everything[0]
     if verdicts[1].holds(1.0):
-        whole, left = everything[1], own[1]
-    elif verdicts[1].holds(0.0):
-        whole, left = everything[1].between(usual), (own[1] + before) / 2  # a mean of weights is one of answers
-    else:
-        whole, left = usual, before
-    return _by_distance(whole, left, everything[:2], own[:2], samples.distance, groups) if parts else whole
-
-
-def _by_distance(
-    whole: Mixture,
-    before: F32,
-    others: Sequence[Mixture],
-    after: F32,
-    distance: F32,
-    groups: Integers,
-) -> Mixture:
-    """Return weights with those of others at the distances where these are surely better.
-
-    Parameters
-    ----------
-    whole : Mixture
-        What is taken elsewhere.
-    before : (sample,) ndarray of float32
-        How far it is off on samples that had no say in it, in spreads.
-    others : sequence of Mixture
-        What may be better.
-    after : (other, sample) ndarray of float32
-        How far these are off.
-    distance : (sample,) ndarray of float32
-        Pixels to the nearest observation of the frame.
-    groups : (sample,) ndarray of int
-        Which samples are wrong together.
-    """
-    rows = list(whole.weights)
-    for node, share in enumerate(memberships(distance).T):
-        there = share >= 0.5  # the nearest of the distances at which there are weights
-        if there.sum() < LEAST_SAMPLES or np.unique(groups[there]).size < LEAST_FRAMES:
-            continue
-        verdicts = [compare(np.abs(before[there]), np.abs(errors[there]), groups[there]) for errors in after]
-        sure = [number for number, verdict in enumerate(verdicts) if verdict.holds(SURE)]
-        if sure:
-            rows[node] = others[min(sure, key=lambda number: verdicts[number].log_ratio)].weights[node]
-    return Mixture(tuple(rows))
+        return everything[1]
+    return everything[1].between(usual) if verdicts[1].holds(0.0) else usual

@@ -265,7 +265,7 @@ class StackFiller:
         learned = None if self.learned is None else sha256(self.learned.to_bytes()).hexdigest()
         return {
             "method": self.name,
-            "version": 11,
+            "version": 10,
             "guides": self.maker.identity(),
             "network": [network.identity() for network in self._networks],
             "learned": learned,

@@ -142,20 +142,3 @@ def test_parts_of_frames_say_nothing_where_frames_disagree() -> None:
     turned = np.where((noise.frames % 2 == 0)[:, None], noise.answers, noise.answers[:, ::-1])
     left = suited(replace(noise, answers=turned), slice(2), usual, enough=16.0, rng=np.random.default_rng(1))
     assert weight(left, 1) == pytest.approx(0.5, abs=0.05)
-
-
-def test_what_is_sure_next_to_observations_is_taken_up_there_alone() -> None:
-    usual, near = Mixture.even(2), samples(6, 12, better=0)
-    # Deep in clouds either guide is far off in every other frame, so that what some frames say misleads on others.
-    wrong = np.where((near.frames % 2 == 0)[:, None], (0.0, 3.0), (3.0, 0.0))
-    far = replace(
-        near,
-        answers=(near.truth[:, None] + wrong).astype(np.float32),
-        circumstances=np.full_like(near.circumstances, 24.0),
-    )
-    both = Samples.of([replace(near, circumstances=np.full_like(near.circumstances, 1.5)), far])
-    found = suited(both, slice(2), usual, enough=16.0, rng=np.random.default_rng(0))
-    assert 0.6 < found.weights[0][0] < 0.8
-    assert found.weights[1:] == usual.weights[1:]
-    whole = suited(both, slice(2), usual, enough=16.0, rng=np.random.default_rng(0), parts=False)
-    assert whole.weights == usual.weights
