@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stpipe.cli.interrupts import interruptible
+from stpipe.cli.interrupts import RESUMED, STOPPED, interruptible
 from stpipe.cli.options import parse_period, parse_triple
 from stpipe.cli.paths import HerePath
 from stpipe.cli.progress import progress_bar
@@ -91,7 +91,7 @@ def command(sources: tuple[str, ...], output: Path, overwrite: bool, as_json: bo
     """
     # rasterio and xarray take a second to load, and --help has no need of them.
     from stpipe.io.ingest.plan import plan_ingest
-    from stpipe.io.ingest.write import check_output, summary, write_cube
+    from stpipe.io.ingest.write import check_output, partial_of, summary, write_cube
 
     check_output(output, overwrite=overwrite)
     options = _options(**typed)
@@ -99,7 +99,11 @@ def command(sources: tuple[str, ...], output: Path, overwrite: bool, as_json: bo
         plan = plan_ingest(sources, options, progress=progress)
     for warning in plan.warnings:
         warn(warning)
-    with interruptible(), progress_bar("writing") as progress:
+
+    def how_to_go_on() -> str:
+        return RESUMED if partial_of(output).exists() else STOPPED
+
+    with interruptible(how_to_go_on), progress_bar("writing") as progress:
         tally = write_cube(plan, output, overwrite=overwrite, progress=progress)
     result = summary(plan, output, tally)
     for warning in result["warnings"][len(plan.warnings) :]:

@@ -11,7 +11,7 @@ from stpipe.errors import RunError
 
 RESUMED = "interrupted; what is done is kept: run the same command again to go on from here"
 
-STOPPED = "interrupted; nothing was written: run the same command again to begin anew"
+STOPPED = "interrupted; run the same command again to begin anew"
 
 
 @contextmanager

@@ -235,13 +235,11 @@ def carry_out(
     folder, plan = prepared.folder, prepared.plan
     peaks: dict[str, int] = {}
     if check and folder.has("filled.zarr"):
-        outdated = _load_outcome(folder, plan)["input_state"] != prepared.input_state
+        outdated = _load_outcome(folder, plan).get("input_state", prepared.input_state) != prepared.input_state
         if outdated or not _is_as_published(folder, plan):
             # GeoTIFFs may have been made of it: each is held against the new one.
             remove(folder.work / "records" / MOSAIC)
             folder.withdraw("filled.zarr")
-            if outdated and folder.has(COEFFICIENTS):
-                folder.withdraw(COEFFICIENTS)
             notes.append(
                 "the cube's files have changed since it was filled; what they decide was made again"
                 if outdated
@@ -279,7 +277,7 @@ def carry_out(
         "run_id": plan.run_id,
         "identity": plan.identity,
         "input": without_secrets(prepared.cube.path),
-        "input_state": saved["input_state"],
+        "input_state": saved.get("input_state", prepared.input_state),
         "guides": describe_guides(prepared.guides),
         "interval": prepared.percent / 100,
         "kept_work": prepared.options.keep_work,
@@ -312,7 +310,9 @@ def _publish(prepared: Prepared, outcome: RunOutcome, watch: Watch) -> None:
     size, sha256 = check_filled(folder.work / "filled.zarr", written, made)
     filled = {"path": "filled.zarr", "bytes": size, "sha256": sha256}
     _save_outcome(prepared, outcome, watch.rows(), filled)
-    if isinstance(prepared.guides, Radar) and not folder.has(COEFFICIENTS):
+    if isinstance(prepared.guides, Radar):
+        if folder.has(COEFFICIENTS):  # of a filled cube that is no longer, for an input that may have changed since
+            folder.withdraw(COEFFICIENTS)
         watch.stage("coefficients")
         _write_coefficients(prepared, prepared.guides, outcome.context)
         folder.publish(COEFFICIENTS)

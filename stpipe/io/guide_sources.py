@@ -184,7 +184,7 @@ def object_guides(objects: Sequence[Guide], cube: ObjectCube, options: GuideOpti
             chosen = [name for name in asked if name in known] if asked else None
             if chosen == []:
                 continue
-            seen = understand(guide, variables=chosen)
+            seen = understand(guide, variables=chosen, codes=True)
             same = seen.dataset is cube.dataset
             filled = cube.names if same else ()
             about = cube.trust.variables if same and cube.trust is not None and not asked else ()

@@ -81,7 +81,14 @@ class ObjectCube:
 
     def info(self, name: str) -> VariableInfo:
         """Describe a variable."""
-        return _info(self.array(name), name)
+        info, more = _described(self.array(name), name)
+        if more:
+            marks = ", ".join(f"{value:g}" for value in (info.nodata, *more) if value is not None)
+            raise CubeError(
+                f"{name!r} has more than one value for nodata ({marks}), of which stored samples can have one; decode "
+                "it with xarray.decode_cf, or put NaN in its gaps"
+            )
+        return info
 
 
 def understand(
@@ -91,6 +98,7 @@ def understand(
     domain: str | xr.DataArray | None = None,
     trust: Trust | None = None,
     tell: Callable[[str], None] | None = None,
+    codes: bool = False,
 ) -> ObjectCube:
     """Return an object as a cube; nothing is computed but the domain.
 
@@ -107,6 +115,8 @@ def understand(
         Rules on which samples to trust.
     tell : callable, optional
         Told what the user should know.
+    codes : bool
+        Whether variables of codes, such as classes of land cover, are among those to work on.
 
     Raises
     ------
@@ -127,7 +137,7 @@ def understand(
     dataset = obj.to_dataset(name=obj.name or NAMELESS) if isinstance(obj, xr.DataArray) else obj
     if trust is not None:
         trust = trust.resolved(_cube_names(dataset, "iufb"), "the dataset")
-    names, notes = _choose(dataset, variables, () if trust is None else trust.variables)
+    names, notes = _choose(dataset, variables, () if trust is None else trust.variables, with_codes=codes)
     if tell is not None:
         for note in notes:
             tell(note)
@@ -285,7 +295,7 @@ def own_companions(dataset: xr.Dataset, name: str) -> list[str]:
     """Return what came with a variable that stpipe has filled; a name alone says little."""
     own: list[str] = []
     for twin in companions(name):
-        if twin in dataset.data_vars:
+        if twin in dataset.data_vars and dataset[twin].dtype.kind in "iuf":
             array = dataset[twin]
             info = VariableInfo(name=twin, dtype=array.dtype.name, chunks=(1, 1, 1), attrs=plain_attrs(array.attrs))
             if holds_sources(info) or str(array.attrs.get("long_name", "")).startswith("half-width of a "):
@@ -294,7 +304,7 @@ def own_companions(dataset: xr.Dataset, name: str) -> list[str]:
 
 
 def _choose(
-    dataset: xr.Dataset, variables: Sequence[str] | None, about: Sequence[str] = ()
+    dataset: xr.Dataset, variables: Sequence[str] | None, about: Sequence[str] = (), *, with_codes: bool = False
 ) -> tuple[list[str], list[str]]:
     """Return the names of the variables to work on, those asked for or all that hold measurements; and notes.
 
@@ -313,7 +323,7 @@ def _choose(
         return list(variables), []
     known = {companion for name in cubes for companion in own_companions(dataset, name)} | set(about)
     measured = [name for name in cubes if name not in known and not tells_clear(dataset[name].attrs)]
-    codes = [name for name in measured if holds_codes(name, dataset[name].attrs)]
+    codes = [name for name in measured if not with_codes and holds_codes(name, dataset[name].attrs)]
     chosen = [name for name in measured if name not in codes]
     if not chosen and codes:
         raise CubeError(
@@ -367,8 +377,8 @@ def _domain(
     return np.asarray(np.isfinite(values) & (values != 0))
 
 
-_APART = 0.01
-"""Pixels by which coordinates of the same grid may be apart by rounding."""
+_APART = 0.1
+"""Pixels by which coordinates of the same grid may be apart: single precision rounds northings to half a metre."""
 
 
 def _places(have: NDArray[Any], want: NDArray[Any], dim: str) -> NDArray[np.intp]:
@@ -379,6 +389,8 @@ def _places(have: NDArray[Any], want: NDArray[Any], dim: str) -> NDArray[np.intp
     CubeError
         If they lie elsewhere.
     """
+    if not {have.dtype.kind, want.dtype.kind} <= set("iuf") or np.array_equal(have, want, equal_nan=True):
+        return np.arange(want.size, dtype=np.intp)
     place = np.empty(want.size, dtype=np.intp)
     place[np.argsort(want, kind="stable")] = np.argsort(have, kind="stable")
     step = float(np.median(np.abs(np.diff(want.astype(np.float64))))) if want.size > 1 else 1.0
@@ -395,18 +407,18 @@ def _info(array: xr.DataArray, name: str) -> VariableInfo:
 
     Attributes that say what stored integers mean count, as they do in a file; xarray moves those that it has heeded.
     """
+    return _described(array, name)[0]
+
+
+def _described(array: xr.DataArray, name: str) -> tuple[VariableInfo, tuple[float, ...]]:
+    """Return the same, and further values for nodata."""
     data = array.variable.data
     chunks = triple(max(part) for part in data.chunks) if is_dask_collection(data) else triple(array.shape)
     attrs = {key: value for key, value in array.attrs.items() if key != "_Unsigned"}
-    if array.dtype.kind == "f":  # decoded, and whoever gave them a factor again did so for those who write them
-        attrs = {key: value for key, value in attrs.items() if key not in ("scale_factor", "add_offset")}
-    elif array.dtype.kind not in "iu":
-        attrs = {}
+    if array.dtype.kind not in "iu":  # floats have NaN, and arithmetic leaves standing what was said of the integers
+        told = {"scale_factor", "add_offset", "missing_value", "nodata"}
+        attrs = {key: value for key, value in attrs.items() if key not in told}
+    if array.dtype.kind not in "iuf":
+        attrs.pop("_FillValue", None)
     info, more = describe(xr.Variable((), array.dtype.type(0), attrs), name, chunks, "the dataset")
-    if more:
-        marks = ", ".join(f"{value:g}" for value in (info.nodata, *more) if value is not None)
-        raise CubeError(
-            f"{name!r} has more than one value for nodata ({marks}), of which stored samples can have one; decode it "
-            "with xarray.decode_cf, or put NaN in its gaps"
-        )
-    return replace(info, dtype=array.dtype.name)
+    return replace(info, dtype=array.dtype.name), more

@@ -14,16 +14,16 @@ from tests.cli.test_fill_scene import make_cube
 from tests.io.ingest_sources import raster
 
 KEPT = "stpipe: error: interrupted; what is done is kept: run the same command again to go on from here\n"
-NOTHING = "stpipe: error: interrupted; nothing was written: run the same command again to begin anew\n"
+ANEW = "stpipe: error: interrupted; run the same command again to begin anew\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     ("verb", "where", "line"),
     [
-        ("ingest", "stpipe.io.ingest.write.write_cube", KEPT),
+        ("ingest", "stpipe.io.ingest.write._fill", ANEW),
         ("mosaic", "stpipe.io.mosaic.write_frames", KEPT),
-        ("gaps", "stpipe.io.gaps.run.run_gaps", NOTHING),
+        ("gaps", "stpipe.io.gaps.run.run_gaps", ANEW),
     ],
 )
 def test_an_interrupted_verb_says_how_to_go_on(

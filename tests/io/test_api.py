@@ -353,6 +353,33 @@ def test_stored_integers_mean_what_they_do_in_a_file(mark: str, tmp_path: Path) 
     assert (info.nodata, info.scale_factor, info.add_offset) == (-999, 0.01, 1.0)
 
 
+def test_what_was_said_of_integers_says_nothing_of_floats() -> None:
+    cube = make().copy(data=np.where(np.isnan(make()), np.nan, 0.0)).assign_attrs(nodata=0, missing_value=0, units="K")
+    made = stpipe.fill(cube, method="linear", max_gap=2)
+    np.testing.assert_array_equal(made.v_source == 1, np.isfinite(cube))
+    np.testing.assert_array_equal(np.isnan(made.v), made.v_source == 4)
+    assert (made.v_source == 4).any()
+
+
+def test_a_text_beside_a_variable_may_have_any_name_but_a_products() -> None:
+    cube = xr.Dataset({"v": make(), "v_source": ("time", list("abcdef"))})
+    with pytest.raises(OptionError, match="v_source has the name"):
+        stpipe.fill(cube, method="pyramid")
+    assert "v_ci80" in stpipe.fill(cube.rename(v_source="v_ci80"), method="pyramid")
+
+
+def test_coordinates_of_a_domain_may_be_rounded_or_no_numbers() -> None:
+    mask = np.arange(40 * 50).reshape(40, 50) % 7 < 3
+    north = 5_200_000 - 10.0 * np.arange(40)
+    cube = make().assign_coords(y=north, x=np.arange(50.0))
+    domain = xr.DataArray(mask, dims=("y", "x"), coords={"y": north.astype("float32"), "x": np.arange(50)})
+    made = stpipe.fill(cube, method="pyramid", domain=domain).v_source
+    np.testing.assert_array_equal(made == 0, np.broadcast_to(~mask, made.shape))
+    named = make().assign_coords(x=[f"column {number}" for number in range(50)])
+    again = stpipe.fill(named, method="pyramid", domain=xr.DataArray(mask, dims=("y", "x"), coords={"x": named.x}))
+    np.testing.assert_array_equal(again.v_source, made)
+
+
 def test_several_marks_for_nodata_are_refused() -> None:
     raw = make().fillna(0).astype("int16").assign_attrs(_FillValue=-1, missing_value=[-1, -2])
     with pytest.raises(CubeError, match=r"more than one value for nodata \(-1, -2\).*decode it"):

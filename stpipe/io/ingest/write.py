@@ -96,9 +96,18 @@ def write_cube(plan: IngestPlan, output: Path, *, overwrite: bool = False, progr
     """
     check_output(output, overwrite=overwrite)
     check_apart(plan, output)
-    partial = output.with_name(f".{output.name}.partial")
+    partial = partial_of(output)
     with locked(partial, output):
         return _write(plan, partial, output, overwrite=overwrite, progress=progress)
+
+
+def partial_of(output: Path) -> Path:
+    """Return the folder in which a cube is until it is complete.
+
+    >>> partial_of(Path("data/cube.zarr")).as_posix()
+    'data/.cube.zarr.partial'
+    """
+    return output.with_name(f".{output.name}.partial")
 
 
 def _write(plan: IngestPlan, partial: Path, output: Path, *, overwrite: bool, progress: Progress | None) -> Tally:
