@@ -38,9 +38,12 @@ def test_an_interrupted_verb_says_how_to_go_on(
         os.kill(os.getpid(), number)
 
     capsys.readouterr()
+    # Processes of a test run in parallel ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patch:
         patch.setattr(where, told_to_end)
         assert run([verb, str(source), "-o", str(out), *(["--var", "ndvi"] if verb != "ingest" else [])]) == 1
+    signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err.endswith(line)
     assert run([verb, str(source), "-o", str(out), *(["--var", "ndvi"] if verb != "ingest" else [])]) == 0
 

@@ -332,10 +332,10 @@ def test_python_scores_what_leans_on_a_guide() -> None:
     [
         pytest.param({"method": "guided"}, "method guided leans on guides alone; give one with guide", id="none"),
         pytest.param({"method": "pyramid", "guide": 1}, "method pyramid takes no guide; guided, pconv", id="pyramid"),
-        pytest.param({"guide": 1, "tune": False}, "leave --no-tune out", id="untuned"),
+        pytest.param({"guide": 1, "tune": False}, "leave tune=False out", id="untuned"),
         pytest.param({"method": "linear", "guide_var": "vv"}, "goes with a guide; name its cube", id="no cube"),
         pytest.param({"method": "guided", "guide": 1, "guide_var": "vx"}, "no guide has a variable vx", id="variable"),
-        pytest.param({"method": "guided", "guide": 1, "model": "x"}, "--model goes with --method pconv", id="model"),
+        pytest.param({"method": "guided", "guide": 1, "model": "x"}, "model goes with method pconv", id="model"),
     ],
 )
 def test_python_refuses_what_can_not_be(options: dict[str, Any], message: str) -> None:

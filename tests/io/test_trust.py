@@ -252,7 +252,7 @@ def test_dropped_samples_are_filled_as_if_they_were_not_there() -> None:
 
 def test_a_rule_that_does_nothing_is_warned_of() -> None:
     raw = make().drop_vars("coarse")
-    with pytest.warns(UserWarning, match="--drop SCL:77 matches none of 2[0-9]* samples, so that it drops nothing"):
+    with pytest.warns(UserWarning, match="drop SCL:77 matches none of 2[0-9]* samples, so that it drops nothing"):
         stpipe.fill(raw, variables=["ndvi"], drop="SCL:77", method="pyramid")
 
 
@@ -268,7 +268,7 @@ def test_methods_are_scored_on_what_is_trusted() -> None:
 
 def test_a_rule_that_does_nothing_is_warned_of_where_methods_are_scored() -> None:
     raw = make().drop_vars("coarse")
-    with pytest.warns(UserWarning, match="--drop SCL:77 matches none of .* .of the parts that were read."):
+    with pytest.warns(UserWarning, match="drop SCL:77 matches none of .* .of the parts that were read."):
         stpipe.evaluate(raw, variables=["ndvi"], methods=["linear"], draws=1, drop="SCL:77")
 
 

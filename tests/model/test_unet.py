@@ -63,10 +63,14 @@ def test_the_network_takes_any_window_of_its_stride() -> None:
 
 def test_every_scene_of_a_batch_is_answered_by_itself() -> None:
     network, rng = random_network(UNetSpec(filters=(4, 4), head_filters=4)), np.random.default_rng(1)
-    one, other = (random_input(rng, (2, 8, 8)) for _ in range(2))
+    one, other, third = (random_input(rng, (2, 8, 8)) for _ in range(3))
     both = np.asarray(network(np.concatenate([one, other])))
+    again = np.asarray(network(np.concatenate([one, third])))
+    np.testing.assert_array_equal(both[0], again[0])  # bit for bit, whatever lies beside it
+    assert np.abs(both[1] - again[1]).max() > 0.1
     for number, made in enumerate((one, other)):
-        np.testing.assert_allclose(both[number], np.asarray(network(made))[0], rtol=1e-5, atol=1e-5)
+        # Kernels for another batch size sum in another order, on some processors, where values are of the order of 3.
+        np.testing.assert_allclose(both[number], np.asarray(network(made))[0], rtol=1e-5, atol=5e-5)
 
 
 def test_every_channel_is_listened_to() -> None:
