@@ -467,7 +467,13 @@ def test_a_finished_run_notices_that_its_domain_changed(tmp_path: Path, capsys: 
     assert "files have changed since" in said(capsys)
 
 
-@pytest.mark.parametrize("options", [[], ["--method", "pconv", "--no-tune"]], ids=["pyramid", "pconv"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param([], id="pyramid"),
+        pytest.param(["--method", "pconv", "--no-tune"], id="pconv", marks=pytest.mark.integration),
+    ],
+)
 def test_what_was_filled_before_its_input_changed_is_made_again(
     options: list[str], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
