@@ -459,22 +459,16 @@ def versions() -> dict[str, str]:
     """Return the versions of all that a run was made with, as far as it is installed."""
     import rasterio
 
-    found = {name: version(name) for name in PACKAGES if is_installed(name)}
-    tensorflow = next((name for name in ("tensorflow", "tensorflow-cpu") if is_installed(name)), None)
-    if tensorflow is not None:
-        found["tensorflow"] = version(tensorflow)
+    found = {name: told for name in PACKAGES if (told := _version(name))}
+    if tensorflow := _version("tensorflow") or _version("tensorflow-cpu"):
+        found["tensorflow"] = tensorflow
     found["gdal"] = rasterio.__gdal_version__
     return {"stpipe": __version__, "python": platform.python_version(), "system": os.uname().sysname, **found}
 
 
-def is_installed(package: str) -> bool:
-    """Tell whether a distribution is installed, without importing anything of it.
-
-    >>> is_installed("numpy"), is_installed("no-such-thing")
-    (True, False)
-    """
+def _version(package: str) -> str | None:
+    """Return the version of a distribution if it is installed, without importing anything of it."""
     try:
-        version(package)
+        return version(package)
     except PackageNotFoundError:
-        return False
-    return True
+        return None

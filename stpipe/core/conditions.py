@@ -149,6 +149,16 @@ _NO_FARTHER = 0.01
 """Stored units; a number farther from a whole one is meant as it is."""
 
 
+def meant_integer(limit: float) -> int | None:
+    """Return the stored integer that a number in stored units is meant to be, or None if it lies between two.
+
+    >>> meant_integer(7000.000000000001), meant_integer(1234567.6)
+    (7000, None)
+    """
+    nearest = round(limit)
+    return nearest if abs(limit - nearest) <= min(_SINGLE * max(1.0, abs(limit)), _NO_FARTHER) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """The physical value compares with a number."""
@@ -169,8 +179,8 @@ class Comparison:
         if stored.dtype.kind == "f":
             return _compare(stored, operator, stored.dtype.type(limit))
         whole = stored.view(np.uint8) if stored.dtype.kind == "b" else stored
-        nearest = round(limit)
-        if abs(limit - nearest) <= min(_SINGLE * max(1.0, abs(limit)), _NO_FARTHER):
+        nearest = meant_integer(limit)
+        if nearest is not None:
             return _compare(whole, operator, nearest)
         if operator in ("==", "!="):
             return np.full(stored.shape, operator == "!=")

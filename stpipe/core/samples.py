@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stpipe.core.conditions import meant_integer
 from stpipe.core.ports import VariableInfo
 from stpipe.errors import CubeError
 
@@ -62,10 +63,6 @@ def credible(values: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[n
     return valid & (np.abs(np.where(valid, values, 0.0)) < HUGE)
 
 
-_CLOSE = 1e-6
-"""Stored integers are as near as this to an end of a range that is meant to be one of them, relatively."""
-
-
 def reach(valid_range: tuple[float, float], info: VariableInfo) -> tuple[float, float]:
     """Return a range that holds the physical values of the samples that its ends are stored as.
 
@@ -75,20 +72,17 @@ def reach(valid_range: tuple[float, float], info: VariableInfo) -> tuple[float, 
     (-0.2, 0.7000000000000001)
     """
     dtype = np.dtype(info.dtype)
-    ends = [end for end in valid_range if np.isfinite(end)]
-    reached: list[float] = []
-    for end in ends:
+
+    def stored_as(end: float) -> float:
         stored = (end - info.add_offset) / info.scale_factor
+        if not np.isfinite(stored):
+            return end
         with np.errstate(over="ignore"):
-            nearest = float(dtype.type(stored)) if dtype.kind == "f" else float(np.rint(stored))
-        close = dtype.kind == "f" or abs(stored - nearest) <= _CLOSE * max(1.0, abs(stored))
-        if np.isfinite(nearest) and close:
-            reached.append(nearest * info.scale_factor + info.add_offset)
-        else:
-            reached.append(end)
-    back = dict(zip(ends, reached, strict=True))
+            nearest = float(dtype.type(stored)) if dtype.kind == "f" else meant_integer(stored)
+        return end if nearest is None else nearest * info.scale_factor + info.add_offset
+
     low, high = valid_range
-    return min(low, back.get(low, low)), max(high, back.get(high, high))
+    return min(low, stored_as(low)), max(high, stored_as(high))
 
 
 def valid_samples(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ from tests.io.ingest_sources import raster
 
 KEPT = "stpipe: error: interrupted; what is done is kept: run the same command again to go on from here\n"
 ANEW = "stpipe: error: interrupted; run the same command again to begin anew\n"
+
+
+@pytest.fixture(autouse=True)
+def hears_of_ctrl_c() -> Iterator[None]:
+    """Processes of tests that run in parallel ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -38,29 +47,8 @@ def test_an_interrupted_verb_says_how_to_go_on(
         os.kill(os.getpid(), number)
 
     capsys.readouterr()
-    # Processes of a test run in parallel ignore Ctrl-C.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patch:
         patch.setattr(where, told_to_end)
         assert run([verb, str(source), "-o", str(out), *(["--var", "ndvi"] if verb != "ingest" else [])]) == 1
-    signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err.endswith(line)
     assert run([verb, str(source), "-o", str(out), *(["--var", "ndvi"] if verb != "ingest" else [])]) == 0
-
-
-def test_a_folder_that_may_not_be_looked_at_is_refused(
-    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cube = tmp_path / "cube.zarr"
-    make_cube(cube)
-    exists = Path.exists
-
-    def forbidden(path: Path) -> bool:
-        if path.parent == cube:
-            raise PermissionError(13, "Permission denied", str(path))
-        return exists(path)
-
-    capsys.readouterr()
-    monkeypatch.setattr(Path, "exists", forbidden)
-    assert run(["info", str(cube)]) == 2
-    assert "can't be looked at: Permission denied" in capsys.readouterr().err

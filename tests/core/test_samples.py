@@ -128,3 +128,6 @@ def test_a_range_between_two_stored_values_holds_neither() -> None:
     info = VariableInfo(name="v", dtype="int16", chunks=(1, 1, 1), scale_factor=0.01)
     near = physical(np.array([56, 57, 58], dtype="int16"), info)
     assert valid_samples(near, valid_range=(0.5649, 0.5751), info=info).tolist() == [False, True, False]
+    large = VariableInfo(name="v", dtype="int32", chunks=(1, 1, 1))
+    values = np.array([1234567.0, 1234568.0])
+    assert valid_samples(values, valid_range=(0, 1234567.6), info=large).tolist() == [True, False]

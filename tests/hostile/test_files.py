@@ -187,3 +187,21 @@ def f(*args, **more): pass
     )
     assert run(["ingest", str(tmp_path / "20240302.vrt"), "-o", str(tmp_path / "out.zarr")]) in {1, 2}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["20240302.vrt", "plain"]
+
+
+def test_a_folder_that_may_not_be_looked_at_is_refused(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cube = tmp_path / "cube.zarr"
+    tiny_cube(cube)
+    exists = Path.exists
+
+    def forbidden(path: Path) -> bool:
+        if path.parent == cube:
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path)
+
+    capsys.readouterr()
+    monkeypatch.setattr(Path, "exists", forbidden)
+    assert run(["info", str(cube)]) == 2
+    assert "can't be looked at: Permission denied" in capsys.readouterr().err

@@ -295,7 +295,6 @@ def coordinates(times: tuple[datetime, ...], grid: Grid) -> dict[str, xr.Variabl
     """Return CF coordinates of pixel centres and times, and the grid mapping if there is a CRS."""
     a, _, c, _, e, f = grid.transform
     rows, columns = grid.shape
-    unit_of = _axis_units(grid.crs_wkt)
     whole_days = all(time.time() == datetime.min.time() for time in times)
     unit = "days" if whole_days else "microseconds" if any(time.microsecond for time in times) else "seconds"
     labels = nanoseconds(np.array(times, dtype="datetime64[us]"))
@@ -304,46 +303,30 @@ def coordinates(times: tuple[datetime, ...], grid: Grid) -> dict[str, xr.Variabl
     encoding = {"units": f"{unit} since 1970-01-01", "calendar": calendar, "dtype": "int64"}
     coords = {
         "time": xr.Variable("time", labels, {"standard_name": "time", "axis": "T"}, encoding),
-        "y": xr.Variable("y", f + e * (np.arange(rows) + 0.5), _axis_attrs("y", unit_of), {"_FillValue": None}),
-        "x": xr.Variable("x", c + a * (np.arange(columns) + 0.5), _axis_attrs("x", unit_of), {"_FillValue": None}),
+        "y": xr.Variable("y", f + e * (np.arange(rows) + 0.5), _axis_attrs("y", grid.crs_wkt), {"_FillValue": None}),
+        "x": xr.Variable("x", c + a * (np.arange(columns) + 0.5), _axis_attrs("x", grid.crs_wkt), {"_FillValue": None}),
     }
     if grid.crs_wkt is not None:
         coords["spatial_ref"] = xr.Variable((), np.int64(0), grid_mapping_attrs(grid.crs_wkt, grid.transform))
     return coords
 
 
-def _axis_attrs(axis: str, unit: str | None) -> dict[str, str]:
-    if unit is None:
-        return {"axis": axis.upper()}
-    if unit == _DEGREES:
-        names = {"y": ("latitude", "degrees_north"), "x": ("longitude", "degrees_east")}
-        return {"axis": axis.upper(), "standard_name": names[axis][0], "units": names[axis][1]}
-    return {"axis": axis.upper(), "standard_name": f"projection_{axis}_coordinate", "units": unit}
-
-
-_DEGREES = "degrees"
-
-
-def _axis_units(crs_wkt: str | None) -> str | None:
-    """Return the unit of both axes as UDUNITS writes it; None without a CRS.
+def _axis_attrs(axis: str, crs_wkt: str | None) -> dict[str, str]:
+    """Return what CF calls an axis, and its unit, by the CRS.
 
     >>> from pyproj import CRS
-    >>> [_axis_units(CRS.from_epsg(code).to_wkt()) for code in (32633, 4326, 2263)]
-    ['m', 'degrees', 'US_survey_foot']
+    >>> [_axis_attrs("y", CRS.from_epsg(code).to_wkt())["units"] for code in (32633, 4326, 2263)]
+    ['m', 'degrees_north', '0.304800609601219 metre']
     """
+    attrs = {"axis": axis.upper()}
     if crs_wkt is None:
-        return None
+        return attrs
     from pyproj import CRS
 
-    crs = CRS.from_wkt(crs_wkt)
-    if crs.is_geographic:
-        return _DEGREES
-    names = [axis.unit_name for axis in crs.axis_info]
-    return _UNITS.get(names[0], names[0].replace(" ", "_")) if names else "m"
-
-
-_UNITS = {"metre": "m", "foot": "international_foot", "": "m"}
-"""What UDUNITS calls the units of pyproj, where it is not the same with underscores."""
+    usual = {"standard_name": f"projection_{axis}_coordinate", "units": "metre"}
+    told = next((one for one in CRS.from_wkt(crs_wkt).cs_to_cf() if one.get("axis") == axis.upper()), {})
+    found = {key: str(told.get(key, otherwise)) for key, otherwise in usual.items()}
+    return attrs | found | ({"units": "m"} if found["units"] == "metre" else {})
 
 
 # --- samples -----------------------------------------------------------------------------------------------------
