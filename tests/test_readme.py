@@ -56,7 +56,7 @@ def test_a_marked_block_runs(place: Path, language: str, code: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     if "stpipe fill-scene cube.zarr\n" in code:
         products = {path.name for path in (place / "cube.filled").iterdir() if not path.name.startswith(".")}
-        assert products == {"filled.zarr", "geotiff", "quicklook.png", "run.json"}
+        assert products == {"filled.zarr", "geotiff", "items.json", "quicklook.png", "report.html", "run.json"}
         for name in products:
             assert f"`{name}" in README
     if language == "python":

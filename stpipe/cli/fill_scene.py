@@ -92,5 +92,5 @@ def show(folder: Path, report: dict[str, Any]) -> None:
     tiffs = sum(product["path"].startswith("geotiff/") for product in report["products"])
     console.print(f"{folder / 'filled.zarr'}: the filled cube, with {companions} of each variable")
     if tiffs:
-        console.print(f"{folder / 'geotiff'}: {tiffs} GeoTIFFs")
-    console.print(f"{folder / 'quicklook.png'}: a few frames; {folder / 'run.json'}: all about the run")
+        console.print(f"{folder / 'geotiff'}: {tiffs} GeoTIFFs, with their dates and places in items.json")
+    console.print(f"{folder / 'report.html'}: pictures and numbers; {folder / 'run.json'}: all about the run")

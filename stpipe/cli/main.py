@@ -46,6 +46,7 @@ VERBS: dict[str, Verb] = {
     "ingest": Verb("stpipe.cli.ingest", "Make a Zarr cube from other files."),
     "mosaic": Verb("stpipe.cli.mosaic", "Write a cube as GeoTIFF."),
     "plan": Verb("stpipe.cli.plan", "Show what fill-scene would do."),
+    "report": Verb("stpipe.cli.report", "Draw a page of what a run made."),
     "run": Verb("stpipe.cli.run", "Do all stages of a named run."),
     "train": Verb("stpipe.cli.train", "Train weights for pconv on cubes or folders of blocks."),
 }

@@ -226,7 +226,7 @@ def logged(log: RunLog | None, **about: Any) -> Iterator[None]:
         return
     # Another run may follow in the same file, and several may be in it at a time: a process has its number.
     own = {"host": socket.gethostname(), "process": os.getpid()}
-    log.write("run_begun", version=__version__, command=_command(), **about, **own)
+    log.write("run_begun", version=__version__, command=command_words(), **about, **own)
     leave: dict[str, Any] = {"exit": 1}
     try:
         yield
@@ -245,7 +245,7 @@ def logged(log: RunLog | None, **about: Any) -> Iterator[None]:
         log.close()
 
 
-def _command() -> list[str] | None:
+def command_words() -> list[str] | None:
     """Return the words that this command was called with."""
     context = click.get_current_context(silent=True)
     return None if context is None or context.obj is None else ["stpipe", *map(without_secrets, context.obj)]

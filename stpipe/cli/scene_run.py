@@ -7,9 +7,10 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from stpipe import __version__
 from stpipe.cli.cluster_files import say
+from stpipe.cli.run_log import command_words
 from stpipe.cli.scene_plan import Prepared, begin, describe_guides
 from stpipe.cli.watch import Watch
 from stpipe.core.plan import Plan
@@ -33,11 +35,20 @@ from stpipe.execution.records import RecordBook
 from stpipe.execution.run import RunOutcome, blended_files, run_blocks
 from stpipe.execution.runners import ClusterRunner, Runner, Tasks
 from stpipe.execution.stages import clean_workers
-from stpipe.execution.storage import absolute, is_of_store, is_remote, one_line, remove, without_secrets
+from stpipe.execution.storage import (
+    absolute,
+    is_of_store,
+    is_remote,
+    one_line,
+    remove,
+    without_secrets,
+    write_whole,
+)
+from stpipe.io.catalog import item_collection
 from stpipe.io.coefficients import COEFFICIENTS, write_coefficients
 from stpipe.io.cube import open_source
 from stpipe.io.filled import ZarrFilledStore, check_filled, create_filled
-from stpipe.io.frames import SOURCE_SUFFIX, RasterGrid
+from stpipe.io.frames import SOURCE_SUFFIX, RasterGrid, frame_labels, safe_name
 from stpipe.io.mosaic import plan_mosaic
 from stpipe.io.mosaic_stage import MosaicContext, mosaic_task, written_files
 from stpipe.io.radar import Radar
@@ -48,6 +59,9 @@ from stpipe.methods.sar.coefficients import in_units
 
 MOSAIC = "mosaic"
 """The stage that makes GeoTIFFs of the filled cube; all others lead to that."""
+
+ITEMS = "items.json"
+"""What says where and when the GeoTIFFs are."""
 
 
 @dataclass(slots=True)
@@ -104,6 +118,8 @@ def execute(prepared: Prepared, *, watch: Watch | None = None) -> RunResult:
                 report = carry_out(
                     prepared, ClusterRunner(client, watch.progress, prepared.options.block_timeout), watch, notes
                 )
+            watch.stage("report")
+            write_report(folder, report)
             watch.stage("clear")
             folder.finish(report, keep_work=prepared.options.keep_work)
     except Exception as error:
@@ -254,7 +270,7 @@ def carry_out(
     files: list[dict[str, Any]] = []
     if prepared.options.geotiff:
         watch.stage("mosaic")
-        files, peaks["mosaic"], warned = _mosaic(prepared, runner)
+        files, peaks["mosaic"], warned = _mosaic(prepared, runner, alone)
         notes += warned
     watch.stage("quicklook")
     with alone():
@@ -262,7 +278,7 @@ def carry_out(
     watch.stage("digests")
     saved = _load_outcome(folder, plan)
     products = [saved["filled"]]
-    products += [_product(folder, name) for name in (COEFFICIENTS, "quicklook.png") if folder.has(name)]
+    products += [_product(folder, name) for name in (COEFFICIENTS, ITEMS, "quicklook.png") if folder.has(name)]
     products += [{**file, "path": f"geotiff/{file['path']}"} for file in files]
     watch.close()
     own = watch.rows()
@@ -275,6 +291,8 @@ def carry_out(
         notes += remarks(prepared.cube.trust, np.array(saved["rule_counts"], dtype=np.int64))
     return {
         "run_id": plan.run_id,
+        "command": command_words(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "identity": plan.identity,
         "input": without_secrets(prepared.cube.path),
         "input_state": saved.get("input_state", prepared.input_state),
@@ -406,8 +424,10 @@ def _mosaic_name(prepared: Prepared) -> str:
     return f"{MOSAIC}-{prepared.plan.run_id}"
 
 
-def _mosaic(prepared: Prepared, runner: Runner) -> tuple[list[dict[str, Any]], int, list[str]]:
-    """Write the GeoTIFFs of what was filled."""
+def _mosaic(
+    prepared: Prepared, runner: Runner, alone: Callable[[], AbstractContextManager[None]]
+) -> tuple[list[dict[str, Any]], int, list[str]]:
+    """Write the GeoTIFFs of what was filled, and what says where and when they are."""
     folder, plan = prepared.folder, prepared.plan
     filled = open_source(folder.product("filled.zarr"))
     names = [info.name for info in plan.variables]
@@ -428,9 +448,24 @@ def _mosaic(prepared: Prepared, runner: Runner) -> tuple[list[dict[str, Any]], i
             f"{len(result.failures)} of {len(tasks)} mosaic tasks failed: {result.failures[0].message}; mend that and "
             "run the same command again to go on from here"
         )
+    files = written_files(book, range(len(tasks)))
+    items = item_collection(
+        tasks, files, labels=frame_labels(filled.times), name=_item_name(prepared.cube.path), folder="geotiff"
+    )
+    with alone():
+        write_whole(folder.product(ITEMS), items)
     note = RasterGrid.of(filled).note
     notes = [] if note is None else [note]
-    return written_files(book, range(len(tasks))), result.peak_bytes, notes
+    return files, result.peak_bytes, notes
+
+
+def _item_name(cube: str) -> str:
+    """Return what identifiers of items begin with: the cube's name.
+
+    >>> _item_name("s3://bucket/tiles/T15SWD.zarr"), _item_name("my data/.zarr"), _item_name("..")
+    ('T15SWD', 'zarr', 'cube')
+    """
+    return safe_name(PurePosixPath(cube).stem.lstrip(".")[:80] or "cube")
 
 
 def _quicklook(prepared: Prepared) -> None:
@@ -444,6 +479,13 @@ def _quicklook(prepared: Prepared) -> None:
         filled=filled,
         variable=prepared.plan.variables[0].name,
     )
+
+
+def write_report(folder: RunFolder, told: dict[str, JSON]) -> None:
+    """Draw what a run made as a page."""
+    from stpipe.report.page import page_of_run
+
+    write_whole(folder.product("report.html"), page_of_run(folder.path, told).encode())
 
 
 def _product(folder: RunFolder, name: str) -> dict[str, JSON]:

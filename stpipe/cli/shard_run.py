@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from stpipe.cli.scene_plan import Prepared, begin
-from stpipe.cli.scene_run import MOSAIC, RunResult, as_run_error, carry_out, make_stores
+from stpipe.cli.scene_run import MOSAIC, RunResult, as_run_error, carry_out, make_stores, write_report
 from stpipe.cli.watch import Watch
 from stpipe.errors import OutputError
 from stpipe.execution.claims import Claims
@@ -66,6 +66,7 @@ def _take_part(prepared: Prepared, shard: Shard, watch: Watch, notes: list[str])
     with folder.alone():
         if finished():
             return None
+        write_report(folder, report)
         folder.finish(report, keep_work=True)
     return RunResult(folder.path, report, notes=notes)
 

@@ -1,7 +1,8 @@
 """The output folder of a run: what may be there, what comes under which name, and when.
 
     cube.filled/
-      filled.zarr   geotiff/   quicklook.png   run.json     products, each under its name only when it is complete
+      filled.zarr   geotiff/   items.json   quicklook.png   report.html   run.json
+                    products, each under its name only when it is complete
       work/         plan.json, records, overviews.zarr, rounds, fields.zarr, learned, blocks.zarr, filled.zarr; gone
                     when the run is finished
 
@@ -47,7 +48,7 @@ from stpipe.execution.storage import (
 from stpipe.io.leases import check_held, leased
 from stpipe.io.locks import held
 
-PRODUCTS = ("filled.zarr", "coefficients.zarr", "geotiff", "quicklook.png", "run.json")
+PRODUCTS = ("filled.zarr", "coefficients.zarr", "geotiff", "items.json", "quicklook.png", "report.html", "run.json")
 """Names that a run may leave in its folder."""
 
 WORK = (
@@ -59,7 +60,9 @@ WORK = (
 STORES = ("overviews.zarr", "fields.zarr", "blocks.zarr", "filled.zarr")
 """Those of them that a run is begun with."""
 
-HALVES = re.compile(r"\.(plan\.json|run\.json|quicklook\.png)\.[0-9a-f]{32}\.partial|quicklook\.png\.partial")
+HALVES = re.compile(
+    r"\.((plan|run|items)\.json|quicklook\.png|report\.html)\.[0-9a-f]{32}\.partial|quicklook\.png\.partial"
+)
 """Files that a process was killed at, or that another one, which shares the run, is writing."""
 
 LOCKS = ("lock", "turn")
@@ -300,6 +303,30 @@ class RunFolder:
     def _check_held(self) -> None:
         """End the run where another process may have taken it over."""
         check_held(self.work / "lock")
+
+
+def finished_run(path: Path) -> tuple[Path, dict[str, JSON]]:
+    """Return the folder and the report of a finished run; `path` may be that of a named run, which has it inside.
+
+    Raises
+    ------
+    OutputError
+        If there is no finished run.
+    """
+    folder = RunFolder(path)
+    if not (folder.path / "run.json").exists() and (path / "filled" / "run.json").exists():
+        folder = RunFolder(path / "filled")
+    told = folder.report()
+    if not told and not is_remote(path) and not path.is_dir():
+        raise OutputError(f"there is no folder {path}; name one that fill-scene wrote, such as cube.filled")
+    if not told and (folder.work / "plan.json").exists():
+        raise OutputError(f"the run in {path} is not finished; run its fill-scene command again to finish it")
+    if not _is_report(told) or not isinstance(told.get("counts"), dict):
+        what = "its run.json is damaged" if (folder.path / "run.json").exists() else "it has no run.json"
+        raise OutputError(f"{path} holds no run: {what}; name a folder that fill-scene wrote, such as cube.filled")
+    if not folder.has("filled.zarr"):
+        raise OutputError(f"the run in {folder.path} has lost its filled.zarr; fill it again with --overwrite")
+    return folder.path, told
 
 
 def _names(folder: Path) -> list[str]:

@@ -107,16 +107,16 @@ def render(picture: Picture, dots_per_inch: int) -> bytes:
             color="#505050",
             parse_math=False,
         )
-        for axis, title in zip(axes["observed"], _titles(picture), strict=True):
+        for axis, title in zip(axes["observed"], titles(picture), strict=True):
             axis.set_title(title, fontsize=9, pad=4)
-        limits = _limits([*picture.before, *picture.after])
+        limits = limits_of([*picture.before, *picture.after])
         _images(axes["observed"], picture.before, "observed", "viridis", limits)
         drawn = _images(axes["filled"], picture.after, "filled", "viridis", limits)
         label = _bar_label(picture)
         _colour_bar(figure, drawn, axes["observed"][-1], axes["filled"][-1], label, "both")
         if picture.widths:
             # No width where observed: white, so that the eye goes to what was filled.
-            limits = 0.0, _limits(picture.widths)[1]
+            limits = 0.0, limits_of(picture.widths)[1]
             drawn = _images(axes["interval"], picture.widths, f"{picture.percent} % interval, ±", "BuPu", limits)
             _colour_bar(figure, drawn, axes["interval"][-1], axes["interval"][-1], label, "max")
         if picture.codes:
@@ -142,7 +142,7 @@ def _bar_label(picture: Picture) -> str:
     return f"{picture.variable} ({units})"[:40] if units not in {"", "1"} else picture.variable[:40]
 
 
-def _limits(images: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
+def limits_of(images: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
     """Return the 2nd and 98th percentile of all finite values, never the same number twice."""
     values = np.concatenate([image[np.isfinite(image)] for image in images])
     if not values.size:
@@ -160,15 +160,15 @@ def _gap_counts(picture: Picture, index: int) -> tuple[int, int, int]:
     return int(inside.sum()), int((inside & ~np.isfinite(before)).sum()), int((inside & ~np.isfinite(after)).sum())
 
 
-def _titles(picture: Picture) -> list[str]:
-    """Return the date of each frame, with the hour where days repeat, and its share of gap."""
+def titles(picture: Picture) -> list[str]:
+    """Return the date of each frame, with the hour where days repeat, and in a second line its share of gap."""
     dates = frame_dates(picture.cube.times)
     digits = 10 if len({date[:10] for date in dates}) == len(dates) else 16
-    titles = []
+    lines = []
     for index, frame in enumerate(picture.frames):
         inside, gap, _ = _gap_counts(picture, index)
-        titles.append(f"{dates[frame][:digits].replace('T', ' ')}\n{_percent(gap / max(1, inside))} gap")
-    return titles
+        lines.append(f"{dates[frame][:digits].replace('T', ' ')}\n{percent_text(gap / max(1, inside))} gap")
+    return lines
 
 
 def _heading(picture: Picture, columns: int) -> list[str]:
@@ -177,8 +177,8 @@ def _heading(picture: Picture, columns: int) -> list[str]:
     inside, before, after = (int(total) for total in np.sum(counts, axis=0))
     time, height, width = picture.cube.extent
     text = (
-        f"Gaps: {_percent(before / max(1, inside))} of the samples shown before, "
-        f"{_percent(after / max(1, inside))} after. "
+        f"Gaps: {percent_text(before / max(1, inside))} of the samples shown before, "
+        f"{percent_text(after / max(1, inside))} after. "
         f"{len(picture.frames)} of {time} frames, {height:,} × {width:,} pixels"
     )
     if not picture.view.whole:
@@ -189,10 +189,10 @@ def _heading(picture: Picture, columns: int) -> list[str]:
     return textwrap.wrap(f"{text}.", columns)
 
 
-def _percent(share: float) -> str:
+def percent_text(share: float) -> str:
     """Return a share as text that says 0 or 100 only where it is.
 
-    >>> _percent(0.0004), _percent(1.0), _percent(0.9999), _percent(0.123)
+    >>> percent_text(0.0004), percent_text(1.0), percent_text(0.9999), percent_text(0.123)
     ('<1 %', '100 %', '>99 %', '12 %')
     """
     if 0 < share < 0.01:
@@ -258,7 +258,7 @@ def _legend(codes: Sequence[NDArray[np.uint8]]) -> list[Patch]:
             facecolor=SOURCE_COLOURS[meaning],
             edgecolor="#808080",
             linewidth=0.5,
-            label=f"{meaning.replace('_', ' ')}: {counts[number]:,} ({_percent(counts[number] / counts.sum())})",
+            label=f"{meaning.replace('_', ' ')}: {counts[number]:,} ({percent_text(counts[number] / counts.sum())})",
         )
         for meaning, number in SOURCE_CODES.items()
         if counts[number]

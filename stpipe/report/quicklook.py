@@ -82,6 +82,36 @@ def write_quicklook(
     OptionError
         If the variable or a frame does not exist, or the two cubes differ in shape.
     """
+    write_whole(located(path), _drawn(picture := look(observed, filled, variable, frames)))
+    return picture.frames
+
+
+def look(
+    observed: FrameSource,
+    filled: FrameSource,
+    variable: str,
+    frames: Sequence[int] | None = None,
+    *,
+    read_bytes: int | None = None,
+) -> Picture:
+    """Read what a picture of a few frames needs; see `write_quicklook`.
+
+    Parameters
+    ----------
+    observed, filled : FrameSource
+        The cube before and after; the filled one for both where it holds the codes of its sources.
+    variable : str
+        A variable of both.
+    frames : sequence of int, optional
+        Which frames; by default a few from nearly clear to all gap.
+    read_bytes : int, optional
+        Bytes that may be decoded; of a larger scene the middle is shown.
+
+    Raises
+    ------
+    OptionError
+        If the variable or a frame does not exist, or the two cubes differ in shape.
+    """
     for cube, name in ((observed, "observed"), (filled, "filled")):
         if variable not in infos_of(cube):
             raise OptionError(
@@ -96,9 +126,7 @@ def write_quicklook(
             raise OptionError(f"there is no frame {frame}; the cube has {observed.extent[0]}, from 0")
     if not frames:
         raise OptionError("a quicklook needs at least one frame")
-    picture = _draw(observed, filled, variable, tuple(frames))
-    write_whole(located(path), picture)
-    return tuple(frames)
+    return _look(observed, filled, variable, tuple(frames), read_bytes)
 
 
 def choose_frames(gap_share: NDArray[np.float64], most: int = MOST_FRAMES) -> tuple[int, ...]:
@@ -174,14 +202,16 @@ def _spread(count: int, most: int) -> list[int]:
     return [(2 * part + 1) * count // (2 * parts) for part in range(parts)]
 
 
-def plan_view(extent: Triple, infos: Sequence[VariableInfo], frames: Sequence[int]) -> View:
+def plan_view(
+    extent: Triple, infos: Sequence[VariableInfo], frames: Sequence[int], read_bytes: int | None = None
+) -> View:
     """Return the part of the scene that can be read in reasonable time, in the middle, and its stride."""
     _, height, width = extent
     cost = 0.0  # bytes decoded for a pixel of the scene
     for info in infos:
         t_chunk = min(info.chunks[0], extent[0])
         cost += len(frames) * t_chunk * np.dtype(info.dtype).itemsize
-    share = min(1.0, (READ_BYTES / (cost * height * width)) ** 0.5)
+    share = min(1.0, ((READ_BYTES if read_bytes is None else read_bytes) / (cost * height * width)) ** 0.5)
     rows, columns = max(1, int(height * share)), max(1, int(width * share))
     top, left = (height - rows) // 2, (width - columns) // 2
     stride = max(1, -(-max(rows, columns) // LONGEST_SIDE))
@@ -208,14 +238,16 @@ def read_view(cube: FrameSource, name: str, frame: int, view: View, reader: Cube
     return shown
 
 
-def _draw(observed: FrameSource, filled: FrameSource, variable: str, frames: tuple[int, ...]) -> bytes:
+def _look(
+    observed: FrameSource, filled: FrameSource, variable: str, frames: tuple[int, ...], read_bytes: int | None
+) -> Picture:
     source, percent = f"{variable}{SOURCE_SUFFIX}", percent_of(variable, infos_of(filled))
     half_width = half_width_name(variable, percent or USUAL_PERCENT)
     names = [variable]
     names += [half_width] if percent is not None else []
     names += [source] if _has_sources(filled, variable) else []
     infos = [infos_of(observed)[variable], *(infos_of(filled)[name] for name in names)]
-    view = plan_view(observed.extent, infos, frames)
+    view = plan_view(observed.extent, infos, frames, read_bytes)
     old, new = observed.reader([variable]), filled.reader(names)
     before = [_values(observed, variable, frame, view, old) for frame in frames]
     after = [_values(filled, variable, frame, view, new) for frame in frames]
@@ -225,7 +257,7 @@ def _draw(observed: FrameSource, filled: FrameSource, variable: str, frames: tup
         # What was not trusted is a gap, though the file holds a number there.
         trusted = (code == SOURCE_CODES["observed"] for code in codes)
         before = [np.where(mask, image, np.nan) for mask, image in zip(trusted, before, strict=True)]
-    picture = Picture(
+    return Picture(
         frames=frames,
         view=view,
         cube=observed,
@@ -236,6 +268,9 @@ def _draw(observed: FrameSource, filled: FrameSource, variable: str, frames: tup
         percent=percent or USUAL_PERCENT,
         codes=codes,
     )
+
+
+def _drawn(picture: Picture) -> bytes:
     for dots_per_inch in (100, 80, 60, 45):
         png = render(picture, dots_per_inch)
         if len(png) <= LARGEST_PICTURE:

@@ -79,7 +79,8 @@ def test_a_scene_comes_back_filled_with_its_observations_untouched(cube: Path, t
     out = tmp_path / "out"
     assert run(["fill-scene", str(cube), "-o", str(out), "--method", "pyramid", "--domain", "land", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert sorted(p.name for p in out.iterdir()) == ["filled.zarr", "geotiff", "quicklook.png", "run.json"]
+    products = ["filled.zarr", "geotiff", "items.json", "quicklook.png", "report.html", "run.json"]
+    assert sorted(p.name for p in out.iterdir()) == products
     before, after = stored(cube, "ndvi"), stored(out / "filled.zarr", "ndvi")
     source, half = stored(out / "filled.zarr", "ndvi_source"), stored(out / "filled.zarr", "ndvi_ci90")
     land = stored(cube, "land") > 0

@@ -62,9 +62,9 @@ def test_a_log_adds_up_to_the_report_and_a_second_run_follows_the_first(
     assert (ended["exit"], ended["seconds"]) == (0, pytest.approx(ended["at"], abs=0.1))
     keys = ("event", "stage", "time", "at")
     told = {e["stage"]: {k: v for k, v in e.items() if k not in keys} for e in of(events, "stage_ended")}
-    assert told.pop("clear")["tasks"] == 0  # comes after run.json is written
+    assert [told.pop(stage)["tasks"] for stage in ("report", "clear")] == [0, 0]  # they come after what run.json says
     assert told == report["stages"]
-    assert [e["stage"] for e in of(events, "stage_begun")] == [*report["stages"], "clear"]
+    assert [e["stage"] for e in of(events, "stage_begun")] == [*report["stages"], "report", "clear"]
     assert report["stages"]["fill"]["rate"] == pytest.approx(64 / report["seconds"]["fill"], rel=1e-3)
     counts = [e["ended"] for e in of(events, "progress", stage="fill")]
     assert counts == sorted(counts)

@@ -110,7 +110,7 @@ def test_a_scene_is_filled_from_radar_and_its_observations_stay(
     files: dict[str, Path], tmp_path: Path, capsys: Any
 ) -> None:
     report = fill(files, tmp_path / "out", capsys, *SMALL, "--sar-window", "6")
-    products = ["coefficients.zarr", "filled.zarr", "quicklook.png", "run.json"]
+    products = ["coefficients.zarr", "filled.zarr", "quicklook.png", "report.html", "run.json"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == products
     product = tmp_path / "out" / "filled.zarr"
     before, after, source, half = (

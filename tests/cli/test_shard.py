@@ -60,7 +60,8 @@ def test_shares_that_work_together_end_together(whole: tuple[Path, dict[str, str
         _, said = process.communicate(timeout=300)
         assert process.returncode == 0, said
     assert digests(out) == expected
-    assert {path.name for path in out.iterdir()} == {"filled.zarr", "geotiff", "quicklook.png", "run.json"}
+    names = {"filled.zarr", "geotiff", "items.json", "quicklook.png", "report.html", "run.json"}
+    assert {path.name for path in out.iterdir()} == names
 
 
 def test_a_share_alone_fills_the_scene_and_a_later_one_has_nothing_to_do(tmp_path: Path, capsys: Any) -> None:

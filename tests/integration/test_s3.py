@@ -167,7 +167,9 @@ def test_products_in_a_store_are_the_same_bytes_as_here(
     out = f"{store.address}/same"
     assert stpipe("fill-scene", scene[1], "-o", out, *RUN).code == 0
     assert products(out) == undisturbed
-    assert {path.name for path in located(out).iterdir()} == {"filled.zarr", "geotiff", "quicklook.png", "run.json"}
+    names = {"filled.zarr", "geotiff", "items.json", "quicklook.png", "report.html", "run.json"}
+    assert {path.name for path in located(out).iterdir()} == names
+    assert stpipe("report", out).code == 0
     again = stpipe("fill-scene", scene[1], "-o", out, *RUN)
     assert again.code == 0
     other = stpipe("fill-scene", scene[1], "-o", out, *RUN[2:], "--method", "pyramid")

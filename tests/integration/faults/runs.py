@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PATIENCE = float(os.environ.get("STPIPE_FAULTS_PATIENCE", "240"))
 """Seconds in which whatever is waited for must have happened; more on a machine that does much else."""
 
-_STAGES = "start|survey|learn|fill|blend|check|mosaic|quicklook|digests|clear"
+_STAGES = "start|survey|learn|fill|blend|check|mosaic|quicklook|digests|report|clear"
 PROGRESS = re.compile(rf"^stpipe: (?:{_STAGES})(?::|,| \d).*\n", re.MULTILINE)
 """What a run that takes more than a minute says besides, on a machine that does much else."""
 

@@ -1,0 +1,329 @@
+"""The report of a run: one HTML page with pictures, numbers and provenance, that needs nothing else to be read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from stpipe import __version__
+from stpipe.core.ports import JSON
+from stpipe.core.samples import SOURCE_CODES
+from stpipe.core.sizes import gib
+from stpipe.errors import OptionError
+from stpipe.io.cube import open_source
+from stpipe.io.frames import SOURCE_COLOURS, FrameSource, RasterGrid, frame_dates, infos_of
+from stpipe.report.charts import HEIGHT, WIDTH, Chart, curve_chart, limits_of_curves, share_chart
+from stpipe.report.drawing import Picture, percent_text, titles
+from stpipe.report.quicklook import READ_BYTES, look
+from stpipe.report.sampling import LOOK_BYTES, Findings, sample
+from stpipe.report.tiles import Row, rows_of
+
+MOST_PICTURED = 6
+"""Variables with pictures and curves; all have numbers."""
+
+MOST_LISTED = 200
+"""Products in the list; run.json has all."""
+
+HARDLY = 0.01
+"""A date with a smaller share of observed samples is named: what it shows was seen on other dates."""
+
+MARK = '<meta name="generator" content="stpipe report'
+"""What tells a report from other pages."""
+
+MEANINGS = {
+    "observed": "as in the input, bit for bit",
+    "filled": "by the method",
+    "filled_by_fallback": "by a simpler method, where the method could not answer",
+    "unfilled": "still a gap: nothing reaches it, or it is longer than was allowed",
+    "outside_domain": "where the variable can't have a value",
+}
+"""What each source code says, for who has not read the manual."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A variable in pictures and curves."""
+
+    name: str
+    """Its name."""
+
+    title: str
+    """Its long name, where it has one."""
+
+    rows: tuple[Row, ...]
+    """Pictures."""
+
+    columns: tuple[tuple[str, str], ...]
+    """Date and share of gap of each of their frames."""
+
+    part: str
+    """Which part of the scene they show."""
+
+    shares: Chart
+    """What each date holds."""
+
+    hardly: tuple[str, ...]
+    """Dates with next to nothing observed."""
+
+    curves: tuple[tuple[str, Chart], ...]
+    """Pixels through time, with their places."""
+
+    basis: str
+    """What the chart of dates rests on."""
+
+
+def make_report(
+    filled: FrameSource,
+    told: Mapping[str, JSON],
+    variables: Sequence[str] | None = None,
+) -> str:
+    """Return the page of a filled cube.
+
+    Parameters
+    ----------
+    filled : FrameSource
+        The filled cube.
+    told : mapping
+        What run.json says.
+    variables : sequence of str, optional
+        Those with pictures; by default the first `MOST_PICTURED`.
+
+    Raises
+    ------
+    OptionError
+        If the run has no such variable.
+    """
+    counts: Mapping[str, Mapping[str, int]] = told["counts"]
+    for asked in variables or ():
+        if asked not in counts:
+            raise OptionError(f"the run has no variable {asked!r}; it has {', '.join(counts)}")
+    learned = [line for row in told.get("learned", {}).values() for line in row.get("notes", []) if line]
+    pictured = list(dict.fromkeys(variables or list(counts)[:MOST_PICTURED]))
+    findings = {variable: sample(filled, variable, look_bytes=LOOK_BYTES // len(pictured)) for variable in pictured}
+    page: str = _template().render(
+        mark=MARK,
+        version=__version__,
+        name=_heading(told),
+        lead=lead(counts),
+        notes=[note for note in told.get("notes", []) if not any(note.endswith(line) for line in learned)],
+        learned=learned,
+        percent=round(100 * told.get("interval", 0.9)),
+        codes=[(code, SOURCE_COLOURS[code], MEANINGS[code]) for code in MEANINGS],
+        table=[_numbers(variable, row, findings.get(variable), filled) for variable, row in counts.items()],
+        sampled=[_basis(found) for found in findings.values() if not found.parts.whole][:1],
+        sections=[_section(filled, variable, found, len(pictured)) for variable, found in findings.items()],
+        left_out=[variable for variable in counts if variable not in pictured],
+        facts=facts(told, filled),
+        stages=_stages(told),
+        method=json.dumps(told.get("method", {}), indent=1),
+        products=told.get("products", [])[:MOST_LISTED],
+        unlisted=max(0, len(told.get("products", [])) - MOST_LISTED),
+        versions=told.get("versions", {}),
+        width=WIDTH,
+        height=HEIGHT,
+    )
+    return page
+
+
+def page_of_run(folder: Path, told: Mapping[str, JSON], variables: Sequence[str] | None = None) -> str:
+    """Return the page of a run's folder; see `make_report`."""
+    stored = json.loads(json.dumps(told))  # as it comes from the file, so that the page is the same later
+    return make_report(open_source(folder / "filled.zarr"), stored, variables)
+
+
+def _heading(told: Mapping[str, JSON]) -> str:
+    """Return what the page is headed by.
+
+    >>> _heading({"input": "s3://tiles/T15SWD.zarr", "method": {"method": "pconv"}})
+    'T15SWD.zarr, filled by pconv'
+    """
+    name, method = PurePosixPath(str(told.get("input", "cube"))).name, told.get("method", {}).get("method")
+    return f"{name}, filled by {method}" if method else name
+
+
+def _template() -> Any:
+    from dask.utils import format_bytes
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    made = Environment(
+        loader=PackageLoader("stpipe.report", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    made.filters["size"] = format_bytes
+    made.filters["words"] = lambda text: str(text).replace("_", " ")
+    return made.get_template("report.html.j2")
+
+
+def lead(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Return what came of the run, in a sentence or two.
+
+    >>> lead({"ndvi": {"observed": 60, "filled": 39, "filled_by_fallback": 0, "unfilled": 1, "outside_domain": 9}})
+    '40 % of the samples were gaps; 98 % of them are filled and 2 % are gaps still.'
+    """
+    total = {code: sum(row.get(code, 0) for row in counts.values()) for code in SOURCE_CODES}
+    inside = sum(total.values()) - total["outside_domain"]
+    gaps = inside - total["observed"]
+    if not gaps:
+        return "The cube had no gaps: everything is as it was."
+    parts = [f"{percent_text(total['filled'] / gaps)} of them are filled"]
+    if total["filled_by_fallback"]:
+        parts.append(f"{percent_text(total['filled_by_fallback'] / gaps)} by a simpler method that stood in")
+    if total["unfilled"]:
+        parts.append(f"{percent_text(total['unfilled'] / gaps)} are gaps still")
+    listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"{percent_text(gaps / max(1, inside))} of the samples were gaps; {listed}."
+
+
+def facts(told: Mapping[str, JSON], filled: FrameSource) -> list[tuple[str, str]]:
+    """Return what the run was, as pairs of words."""
+    frames, height, width = filled.extent
+    dates, grid = _days(frame_dates(filled.times)), RasterGrid.of(filled)
+    rows = [
+        ("command", _shell(told.get("command"))),
+        ("input", str(told.get("input", ""))),
+        ("method", str(told.get("method", {}).get("method", ""))),
+        ("guides", ", ".join(str(guide.get("path", guide)) for guide in told.get("guides") or [] if guide)),
+        ("frames", f"{frames:,}, {dates[0]} to {dates[-1]}"),
+        ("pixels", f"{height:,} rows, {width:,} columns{_pixel_size(grid)}"),
+        ("CRS", _crs_name(grid.crs_wkt)),
+        *((key.replace("_", " "), _said(value)) for key, value in _options(told)),
+        ("blocks", _blocks(told)),
+        ("memory of a worker", _memory(told)),
+        ("finished", str(told.get("finished", ""))),
+        ("run id", str(told.get("run_id", ""))),
+        ("state of the input", str(told.get("input_state", ""))),
+    ]
+    return [(key, value) for key, value in rows if value]
+
+
+def _days(dates: Sequence[str]) -> tuple[str, ...]:
+    """Return dates without their hours, where all are midnights.
+
+    >>> _days(["2023-05-01T00:00:00"]), _days(["2023-05-01T10:30:00", "2023-05-02T00:00:00"])
+    (('2023-05-01',), ('2023-05-01T10:30:00', '2023-05-02T00:00:00'))
+    """
+    midnights = all(date.endswith("T00:00:00") for date in dates)
+    return tuple(date[:10] for date in dates) if midnights else tuple(dates)
+
+
+def _options(told: Mapping[str, JSON]) -> list[tuple[str, JSON]]:
+    """Return the options that decide the numbers, as far as they were given."""
+    known = {"stpipe", "cube", "geotiff", "layout", "interval"}
+    asked = told.get("identity", {}).get("input", {})
+    return [(key, value) for key, value in asked.items() if key not in known and value not in (None, [], {}, "")]
+
+
+def _said(value: JSON) -> str:
+    if isinstance(value, list) and not any(isinstance(inner, list | dict) for inner in value):
+        return ", ".join(map(str, value))
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _shell(command: JSON) -> str:
+    import shlex
+
+    return shlex.join(map(str, command)) if command else ""
+
+
+def _blocks(told: Mapping[str, JSON]) -> str:
+    blocks = told.get("blocks")
+    return f"{blocks['with_gaps']:,} of {blocks['total']:,} had gaps" if blocks else ""
+
+
+def _memory(told: Mapping[str, JSON]) -> str:
+    if "peak_worker_bytes" not in told:
+        return ""
+    return f"{gib(told['peak_worker_bytes'])} at most, {gib(told['projected_peak_bytes'])} planned"
+
+
+def _pixel_size(grid: RasterGrid) -> str:
+    if grid.transform is None:
+        return ", on no regular grid"
+    a, _, _, _, e, _ = grid.transform
+    return f", {abs(a):g} x {abs(e):g} units of the CRS each"
+
+
+def _crs_name(wkt: str | None) -> str:
+    if wkt is None:
+        return "none"
+    from rasterio.crs import CRS
+
+    crs = CRS.from_wkt(wkt)
+    authority = crs.to_authority()
+    return ":".join(authority) if authority else " ".join(crs.to_wkt().split('"')[1:2])
+
+
+def _stages(told: Mapping[str, JSON]) -> list[dict[str, JSON]]:
+    return [{"name": name, **row} for name, row in told.get("stages", {}).items()]
+
+
+def _numbers(variable: str, counts: Mapping[str, int], found: Findings | None, filled: FrameSource) -> dict[str, Any]:
+    """Return one row of the table."""
+    units = str(infos_of(filled)[variable].attrs.get("units", ""))
+    total = max(1, sum(counts.values()))
+    return {
+        "name": variable,
+        "units": "" if units == "1" else units,
+        "counts": [(code, counts.get(code, 0), percent_text(counts.get(code, 0) / total)) for code in MEANINGS],
+        "values": [] if found is None else [_three(found.observed), _three(found.filled), _three(found.half_widths)],
+    }
+
+
+def _three(numbers: tuple[float, float, float] | None) -> str:
+    return "–" if numbers is None else f"{numbers[1]:.3g} ({numbers[0]:.3g} to {numbers[2]:.3g})"
+
+
+def _basis(found: Findings) -> str:
+    if found.parts.whole:
+        return "all samples"
+    frames = len(found.parts.frames)
+    return f"{percent_text(found.parts.share)} of the samples, in {len(found.parts.tiles)} parts of {frames:,} dates"
+
+
+def _section(filled: FrameSource, variable: str, found: Findings, variables: int) -> Section:
+    times = filled.times[list(found.parts.frames)]
+    picture = look(filled, filled, variable, read_bytes=READ_BYTES // variables)
+    inside = np.delete(found.counts, SOURCE_CODES["outside_domain"], axis=1).sum(axis=1)
+    observed = found.counts[:, SOURCE_CODES["observed"]]
+    hardly = np.flatnonzero((inside > 0) & (observed < HARDLY * inside))
+    dates = _days(frame_dates(times))
+    limits = limits_of_curves(found.curves)
+    info = infos_of(filled)[variable]
+    return Section(
+        name=variable,
+        title=str(info.attrs.get("long_name") or ""),
+        rows=rows_of(picture),
+        columns=tuple((date, gap) for date, _, gap in (title.partition("\n") for title in titles(picture))),
+        part=_part(picture),
+        shares=share_chart(times, found.counts),
+        hardly=tuple(dates[i] for i in hardly),
+        curves=tuple((_place(filled, curve.y, curve.x), curve_chart(times, curve, limits)) for curve in found.curves),
+        basis=_basis(found),
+    )
+
+
+def _part(picture: Picture) -> str:
+    """Return which part of the scene is shown, where it is not all of it, pixel by pixel."""
+    words = []
+    if not picture.view.whole:
+        top, bottom, left, right = picture.view.window
+        words.append(f"rows {top:,} to {bottom - 1:,} and columns {left:,} to {right - 1:,}")
+    if picture.view.stride > 1:
+        words.append(f"one pixel in {picture.view.stride} along each side")
+    return ", ".join(words)
+
+
+def _place(filled: FrameSource, y: int, x: int) -> str:
+    """Return where a pixel is."""
+    words = f"row {y:,}, column {x:,}"
+    if filled.y is None or filled.x is None:
+        return words
+    return f"{words} (y {float(filled.y[y]):.9g}, x {float(filled.x[x]):.9g})"

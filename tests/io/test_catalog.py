@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stpipe.io.catalog import item_collection, placed
+from stpipe.io.frames import RasterGrid, frame_labels
+from stpipe.io.mosaic import plan_mosaic, write_frames
+from tests.io.mosaic_sources import NORTH_UP, ArraySource, array_source
+
+pytest.importorskip("rasterio")
+
+
+def grid_of(height: int, width: int, transform: tuple[float, ...] | None, crs: str | None) -> RasterGrid:
+    from rasterio.crs import CRS
+
+    wkt = None if crs is None else CRS.from_user_input(crs).to_wkt()
+    return RasterGrid.place(height=height, width=width, crs_wkt=wkt, transform=transform, y=None, x=None)
+
+
+SINUSOIDAL = "+proj=sinu +R=6371007.181 +units=m"
+PLACES = {
+    "UTM": ("EPSG:32615", (5e5, 4e6), 30.0),
+    "UTM, south": ("EPSG:32733", (4e5, 8e6), 500.0),
+    "across the antimeridian, in UTM": ("EPSG:32601", (1.9e5, 6e6), 900.0),
+    "degrees from 0 to 360": ("EPSG:4326", (150.0, 40.0), 0.5),
+    "degrees": ("EPSG:4326", (-70.0, 40.0), 0.5),
+    "around the north pole": ("EPSG:3413", (-1e6, 1e6), 25_000.0),
+    "around the south pole": ("EPSG:3031", (-1e6, 1e6), 25_000.0),
+    "sinusoidal": (SINUSOIDAL, (-6.6e6, 4.4e6), 4633.0),
+    "a globe from 0 to 360": ("EPSG:4326", (0.0, 90.0), 360 / 80),
+}
+
+
+def centres_on_globe(grid: RasterGrid) -> tuple[np.ndarray, np.ndarray]:
+    """Return longitude, from -180 to 180, and latitude of every pixel's centre."""
+    from rasterio.warp import transform
+
+    assert grid.transform is not None
+    a, b, c, d, e, f = grid.transform
+    row, column = (side.ravel() + 0.5 for side in np.mgrid[: grid.height, : grid.width])
+    x, y = a * column + b * row + c, d * column + e * row + f
+    longitude, latitude = (np.array(side) for side in transform(grid.crs_wkt, "OGC:CRS84", x, y))
+    return (longitude + 180) % 360 - 180, latitude
+
+
+def degrees_a_pixel(longitude: np.ndarray, latitude: np.ndarray) -> float:
+    """Return about how far apart neighbours are, at most."""
+    lon, lat = np.radians(longitude), np.radians(latitude)
+    points = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
+    return float(np.degrees(np.linalg.norm(np.diff(points[:50], axis=0), axis=1).min()))
+
+
+@pytest.mark.parametrize("place", PLACES)
+@given(height=st.integers(2, 80), width=st.integers(2, 80))
+@settings(max_examples=15)
+def test_every_pixel_lies_inside_the_footprint_and_the_box(place: str, height: int, width: int) -> None:
+    shapely = pytest.importorskip("shapely")
+    crs, (left, top), side = PLACES[place]
+    height = min(height, int((top + 90) / side)) if crs == "EPSG:4326" else height
+    grid = grid_of(height, width, (side, 0.0, left, 0.0, -side, top), crs)
+    where = placed(grid)
+    assert where.geometry is not None
+    assert where.bbox is not None
+    outline = shapely.geometry.shape(where.geometry)
+    assert outline.is_valid
+    longitude, latitude = centres_on_globe(grid)
+    # The sides between points are straight lines in degrees: they may leave out half a pixel, and no more.
+    near = outline.buffer(0.51 * degrees_a_pixel(longitude, latitude) / max(0.02, np.cos(np.radians(latitude)).min()))
+    assert shapely.contains_xy(near, longitude, latitude).all()
+    west, south, east, north = where.bbox
+    assert (latitude >= south - 1e-6).all()
+    assert (latitude <= north + 1e-6).all()
+    assert -180 <= west <= 180
+    assert -180 <= east <= 180
+    inside = (longitude >= west) & (longitude <= east) if west <= east else (longitude >= west) | (longitude <= east)
+    assert inside.all()
+    for part in getattr(outline, "geoms", [outline]):
+        assert part.exterior.is_ccw
+        assert part.bounds[0] >= -180
+        assert part.bounds[2] <= 180
+
+
+def test_a_scene_that_crosses_the_antimeridian_is_cut_in_two() -> None:
+    where = placed(grid_of(10, 20, (1.0, 0.0, 170.0, 0.0, -1.0, 10.0), "EPSG:4326"))
+    assert where.geometry is not None
+    assert where.geometry["type"] == "MultiPolygon"
+    assert where.bbox == [170.0, 0.0, -170.0, 10.0]
+
+
+def test_a_scene_around_a_pole_reaches_it() -> None:
+    where = placed(grid_of(80, 80, (25_000.0, 0.0, -1e6, 0.0, -25_000.0, 1e6), "EPSG:3031"))
+    assert where.bbox is not None
+    assert where.bbox[:2] == [-180.0, -90.0]
+    assert where.bbox[2] == 180.0
+    assert where.bbox[3] < -60
+
+
+@pytest.mark.parametrize(
+    ("transform", "crs"),
+    [
+        pytest.param((1.0, 0.0, 0.0, 0.0, -1.0, 0.0), None, id="no CRS"),
+        pytest.param(None, None, id="no grid"),
+        pytest.param((1.0, 0.0, 0.0, 0.0, -1.0, 0.0), 'LOCAL_CS["camera",UNIT["metre",1]]', id="a plane of its own"),
+    ],
+)
+def test_what_lies_nowhere_has_no_footprint(transform: tuple[float, ...] | None, crs: str | None) -> None:
+    where = placed(grid_of(3, 2, transform, crs))
+    assert where.geometry is None
+    assert where.bbox is None
+    assert where.properties["proj:shape"] == [3, 2]
+
+
+def written(folder: Path, source: ArraySource, layout: Any = "frames") -> tuple[bytes, list[dict[str, Any]]]:
+    """Return the collection of a mosaic in `folder`/geotiff, and its items."""
+    tasks = plan_mosaic(source, None, layout, 2**30)
+    files = [
+        {"path": file.path, "bytes": file.bytes, "sha256": file.sha256}
+        for task in tasks
+        for file in write_frames(task, source.reader(), folder / "geotiff")
+    ]
+    made = item_collection(tasks, files, labels=frame_labels(source.times), name="scene", folder="geotiff")
+    return made, json.loads(made)["features"]
+
+
+def scene(**about: Any) -> ArraySource:
+    rng = np.random.default_rng(0)
+    values = rng.integers(-500, 900, (3, 70, 90)).astype("int16")
+    about = {
+        "nodata": -9999,
+        "scale_factor": 1e-3,
+        "add_offset": 0.5,
+        "attrs": {"units": "1", "long_name": "CO"},
+    } | about
+    return array_source({"co": values, "co_source": np.ones(values.shape, "uint8")}, **about)
+
+
+def test_items_say_of_their_files_what_these_say_themselves(tmp_path: Path) -> None:
+    rio_stac = pytest.importorskip("rio_stac")
+    _, items = written(tmp_path, scene())
+    assert [item["id"] for item in items] == [f"scene_{date}T103000" for date in ("20230101", "20230106", "20230111")]
+    for item in items:
+        assert item["properties"]["datetime"].endswith("T10:30:00Z")
+        assert set(item["assets"]) == {"co", "co_source"}
+        for asset in item["assets"].values():
+            path = tmp_path / asset["href"]
+            content = path.read_bytes()
+            assert asset["file:size"] == len(content)
+            assert asset["file:checksum"] == "1220" + hashlib.sha256(content).hexdigest()
+            with pytest.warns(UserWarning, match="parse date"):  # TIFF's own spelling of dates, which STAC's isn't
+                other = rio_stac.create_stac_item(str(path), with_proj=True, with_raster=True).to_dict()
+            assert other["bbox"] == pytest.approx(item["bbox"], abs=1e-5)
+            for key in ("proj:shape", "proj:epsg"):
+                assert other["properties"][key] == item["properties"][key]
+            assert other["properties"]["proj:transform"][:6] == item["properties"]["proj:transform"]
+            (said,), (band,) = other["assets"]["asset"]["raster:bands"], asset["raster:bands"]
+            assert {"scale": 1.0, "offset": 0.0} | {k: v for k, v in band.items() if ":" not in k} == {
+                key: value for key, value in said.items() if key not in {"statistics", "histogram"}
+            }
+
+
+def test_items_are_valid_stac(tmp_path: Path) -> None:
+    pytest.importorskip("jsonschema")
+    from pystac.validation import validate_dict
+
+    for number, source in enumerate((scene(), scene(crs=None), scene(nodata=None), scene(transform=None, crs=None))):
+        for layout in ("frames", "stack"):
+            _, items = written(tmp_path / f"{number}-{layout}", source, layout)
+            for item in items:
+                assert validate_dict(item, stac_version="1.1.0", extensions=[])  # those schemas are far away
+
+
+def test_a_stack_is_one_item_with_a_band_for_each_date(tmp_path: Path) -> None:
+    _, (item,) = written(tmp_path, scene(), "stack")
+    assert item["id"] == "scene_20230101T103000_20230111T103000"
+    assert item["properties"]["datetime"] is None
+    assert item["properties"]["start_datetime"] == "2023-01-01T10:30:00Z"
+    assert item["properties"]["end_datetime"] == "2023-01-11T10:30:00Z"
+    assert len(item["assets"]["co"]["raster:bands"]) == 3
+
+
+def test_the_same_files_give_the_same_bytes_wherever_they_lie(tmp_path: Path) -> None:
+    assert written(tmp_path / "a", scene())[0] == written(tmp_path / "deep" / "b", scene())[0]
+
+
+def test_marks_that_json_has_no_word_for_are_spelled(tmp_path: Path) -> None:
+    values = np.zeros((1, 8, 8), dtype="float32")
+    _, (item,) = written(tmp_path, array_source({"v": values}, nodata=float("nan")))
+    assert item["assets"]["v"]["raster:bands"][0]["nodata"] == "nan"
+
+
+def test_source_codes_carry_their_meanings(tmp_path: Path) -> None:
+    _, items = written(tmp_path, scene())
+    (band,) = items[0]["assets"]["co_source"]["raster:bands"]
+    assert [(one["value"], one["name"]) for one in band["classification:classes"]] == list(
+        enumerate(("outside_domain", "observed", "filled", "filled_by_fallback", "unfilled"))
+    )
+    assert any("classification" in address for address in items[0]["stac_extensions"])
+
+
+def test_frames_of_one_instant_are_items_of_their_own(tmp_path: Path) -> None:
+    times = np.array(["2023-01-01T10:30", "2023-01-01T10:30", "2023-01-06"], dtype="M8[ns]")
+    source = array_source({"v": np.zeros((3, 8, 8), dtype="float32")}, times=times, transform=NORTH_UP)
+    _, items = written(tmp_path, source)
+    assert len({item["id"] for item in items}) == 3
+    assert len({item["assets"]["v"]["href"] for item in items}) == 3
