@@ -192,10 +192,10 @@ def sample(filled: FrameSource, variable: str, *, look_bytes: int = LOOK_BYTES) 
             seen[1] += (coarse != SOURCE_CODES["outside_domain"]).sum(axis=0)
             values = _physical(reader, infos[variable], window)
             gap = np.isin(codes, _FILLED)
-            kept["observed"].append(values[codes == SOURCE_CODES["observed"]][::every])
-            kept["filled"].append(values[gap][::every])
+            kept["observed"].append(values[codes == SOURCE_CODES["observed"]][::every].copy())
+            kept["filled"].append(values[gap][::every].copy())
             if width in infos:
-                kept["half_widths"].append(_physical(reader, infos[width], window)[gap][::every])
+                kept["half_widths"].append(_physical(reader, infos[width], window)[gap][::every].copy())
         tried.append((tile, seen))
     pixels = _pixels_to_show(tried, stride)
     percentiles = {name: _percentiles(found) for name, found in kept.items()}

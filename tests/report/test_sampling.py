@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stpipe.core.ports import VariableInfo
+from stpipe.report import sampling
 from stpipe.report.sampling import plan_parts, sample
 from tests.io.mosaic_sources import ArraySource, array_source
 
@@ -111,6 +113,19 @@ def test_of_a_large_cube_parts_are_looked_at_and_no_more_is_read(monkeypatch: py
     (reader,) = readers
     columns = {(window.start[1] // 16, window.start[2] // 16) for window in reader.reads}
     assert len(columns) == 4
+
+
+def test_memory_does_not_grow_with_the_cube(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "STEP_BYTES", 2**18)
+    monkeypatch.setattr(sampling, "KEPT_SAMPLES", 10**4)
+    peaks = []
+    for side in (128, 512):
+        cube = filled_cube((12, side, side), chunks=(4, 64, 64))
+        tracemalloc.start()
+        sample(cube, "v")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
 
 
 def test_a_cube_of_one_long_chunk_is_looked_at_in_part_of_its_dates() -> None:
