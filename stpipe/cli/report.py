@@ -11,7 +11,7 @@ import click
 from stpipe.cli.interrupts import STOPPED, interruptible
 from stpipe.cli.paths import AnyPath, HerePath
 from stpipe.cli.words import tell
-from stpipe.errors import OptionError, OutputError
+from stpipe.errors import OptionError, OutputError, StpipeError
 
 PAGE = "report.html"
 """Name of the page in the folder of a run."""
@@ -40,45 +40,66 @@ def command(folder: Path, output: Path | None, variables: tuple[str, ...], overw
     made. It is one file that needs nothing else. fill-scene writes it at its end; this draws it again, elsewhere with
     -o, or with other variables.
     """
-    from stpipe.execution.storage import write_whole
+    from stpipe.execution.storage import is_of_store, is_remote, one_line
+
+    try:
+        run, place, size = _draw(folder, output, variables, overwrite=overwrite)
+    except Exception as error:
+        if isinstance(error, StpipeError) or not (is_remote(folder) and is_of_store(error)):
+            raise
+        raise OutputError(
+            f"{folder} can't be reached: {one_line(error)}; look at address, rights and network"
+        ) from error
+    if as_json:
+        click.echo(json.dumps({"folder": str(run), "report": str(place), "bytes": size}, indent=2))
+    else:
+        tell(f"{place}: {size / 2**20:.1f} MiB")
+
+
+def _draw(folder: Path, output: Path | None, variables: tuple[str, ...], *, overwrite: bool) -> tuple[Path, Path, int]:
+    """Return the folder of the run, and place and size of the page that was written."""
+    from stpipe.execution.storage import check_output, is_remote, write_whole
     from stpipe.io.run_folder import finished_run
     from stpipe.report.page import page_of_run
 
     run, told = finished_run(folder)
     place = run / PAGE if output is None else output
-    _check(place, run, inside=output is None, overwrite=overwrite)
+    if is_remote(place):
+        check_output(run)
+    elif output is not None:
+        _check_file(place, run)
+    _check_place(place, overwrite=overwrite)
     with interruptible(lambda: STOPPED):
         page = page_of_run(run, told, variables or None).encode()
         write_whole(place, page)
-    if as_json:
-        click.echo(json.dumps({"folder": str(run), "report": str(place), "bytes": len(page)}, indent=2))
-    else:
-        tell(f"{place}: {len(page) / 2**20:.1f} MiB")
+    return run, place, len(page)
 
 
-def _check(place: Path, run: Path, *, inside: bool, overwrite: bool) -> None:
-    """Refuse a place where something would be lost, or that can't be written."""
+def _check_file(place: Path, run: Path) -> None:
+    """Refuse a place that can't be written, or that belongs to the run."""
     from stpipe.execution.storage import is_remote, resolved
+
+    if place.suffix.lower() not in {".html", ".htm"}:
+        raise OptionError(f"-o needs a file that ends with .html, got {place}")
+    if not is_remote(run) and resolved(place).is_relative_to(resolved(run)) and resolved(place) != resolved(run / PAGE):
+        raise OptionError(
+            f"-o {place} lies in the run's folder {run}, which holds nothing but products; name a file elsewhere"
+        )
+    if not place.parent.is_dir():
+        raise OptionError(f"-o {place}: there is no folder {place.parent}; make it, or name a file elsewhere")
+
+
+def _check_place(place: Path, *, overwrite: bool) -> None:
+    """Refuse a file that is no report, and what can't be written."""
+    from stpipe.execution.storage import is_remote, is_there, read
     from stpipe.report.page import MARK
 
-    if is_remote(place):
-        return
-    if not inside:
-        if place.suffix.lower() not in {".html", ".htm"}:
-            raise OptionError(f"-o needs a file that ends with .html, got {place}")
-        if not is_remote(run) and resolved(place).is_relative_to(resolved(run)) and place.name != PAGE:
-            raise OptionError(
-                f"-o {place} lies in the run's folder {run}, which holds nothing but products; name a file elsewhere"
-            )
-        if not place.parent.is_dir():
-            raise OptionError(f"-o {place}: there is no folder {place.parent}; make it, or name a file elsewhere")
-    if place.is_dir():
-        raise OutputError(f"{place} is a folder; name a file with -o")
-    if not os.access(place.parent, os.W_OK):
-        raise OutputError(f"{place} can't be written: no right to write in {place.parent}; name a file with -o")
-    if place.exists() and not overwrite:
-        with place.open("rb") as file:
-            if MARK.encode() not in file.read(HEAD):
-                raise OutputError(
-                    f"{place} is there and is no report; name another file with -o, or replace it with --overwrite"
-                )
+    if not is_remote(place):
+        if place.is_dir():
+            raise OutputError(f"{place} is a folder; name a file with -o")
+        if not os.access(place.parent, os.W_OK):
+            raise OutputError(f"{place} can't be written: no right to write in {place.parent}; name a file with -o")
+    if not overwrite and is_there(place) and MARK.encode() not in read(place)[:HEAD]:
+        raise OutputError(
+            f"{place} is there and is no report; name another file with -o, or replace it with --overwrite"
+        )

@@ -56,6 +56,7 @@ from stpipe.io.run_folder import RunFolder, State, tree_digest
 from stpipe.io.scratch import ZarrBlockStore, ZarrFieldStore, ZarrOverviewStore, forget_stores
 from stpipe.io.workers import start_fill_worker, start_mosaic_worker
 from stpipe.methods.sar.coefficients import in_units
+from stpipe.report.notes import learning_notes
 
 MOSAIC = "mosaic"
 """The stage that makes GeoTIFFs of the filled cube; all others lead to that."""
@@ -119,7 +120,7 @@ def execute(prepared: Prepared, *, watch: Watch | None = None) -> RunResult:
                     prepared, ClusterRunner(client, watch.progress, prepared.options.block_timeout), watch, notes
                 )
             watch.stage("report")
-            write_report(folder, report)
+            notes += write_report(folder, report)
             watch.stage("clear")
             folder.finish(report, keep_work=prepared.options.keep_work)
     except Exception as error:
@@ -378,16 +379,6 @@ def markless_notes(variables: Sequence[VariableInfo], counts: dict[str, dict[str
     ]
 
 
-def learning_notes(learned: dict[str, JSON]) -> list[str]:
-    """Return what the method noted while it learned, with the variable's name where there are several.
-
-    >>> learning_notes({"ndvi": {"notes": ["tuning gained 4 %"]}, "evi": {"notes": []}})
-    ['ndvi: tuning gained 4 %']
-    """
-    prefix = "{}: " if len(learned) > 1 else ""
-    return [prefix.format(name) + note for name, row in learned.items() for note in row["notes"]]
-
-
 def _is_as_published(folder: RunFolder, plan: Plan) -> bool:
     """Return whether the filled cube is still what was given its name."""
     return bool(_product(folder, "filled.zarr") == _load_outcome(folder, plan).get("filled"))
@@ -481,11 +472,21 @@ def _quicklook(prepared: Prepared) -> None:
     )
 
 
-def write_report(folder: RunFolder, told: dict[str, JSON]) -> None:
-    """Draw what a run made as a page."""
+def write_report(folder: RunFolder, told: dict[str, JSON]) -> list[str]:
+    """Draw what a run made as a page; return, and note in `told`, why that could not be done."""
     from stpipe.report.page import page_of_run
 
-    write_whole(folder.product("report.html"), page_of_run(folder.path, told).encode())
+    try:
+        page = page_of_run(folder.path, told).encode()
+    except Exception as error:
+        if isinstance(error, OSError) or is_of_store(error):
+            raise
+        # What was filled is whole, and of more worth than a page that can be drawn later.
+        notes = [f"report.html could not be drawn ({one_line(error)}); stpipe report {folder.path} tries again"]
+        told["notes"] = [*told["notes"], *notes]
+        return notes
+    write_whole(folder.product("report.html"), page)
+    return []
 
 
 def _product(folder: RunFolder, name: str) -> dict[str, JSON]:

@@ -36,8 +36,14 @@ CLASSES = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
 SIDE_POINTS = 20
 """Points along each side of a footprint: straight lines of a projection are bent on the globe."""
 
+FULL_CIRCLE = 1e-3
+"""Degrees that may be missing from a way round the globe: coordinates are rounded."""
+
 LEAP = 60.0
-"""Degrees between neighbours of these that only a pole brings about."""
+"""Degrees between neighbours of an outline that has lost points: across the cut of a cone."""
+
+GLOBE = "OGC:CRS84"
+"""Longitude and latitude, in this order."""
 
 DECIMALS = 6
 """Of degrees: a tenth of a metre, and the same on every machine."""
@@ -140,8 +146,9 @@ def _asset(task: MosaicTask, file: Mapping[str, Any], href: str, dates: Sequence
         "file:size": file["bytes"],
         "file:checksum": f"1220{file['sha256']}",  # as a multihash: sha2-256, 32 bytes
     }
-    if len(dates) > 1:
-        asset["description"] = "a band for each date, which its description tells"
+    if task.is_stack:
+        asset["description"] = "a band for each date"
+        asset["bands"] = [{"name": str(number), "description": date} for number, date in enumerate(dates, 1)]
     return asset
 
 
@@ -241,27 +248,88 @@ def _footprint(grid: RasterGrid, crs: Any) -> dict[str, Any]:
     columns = np.concatenate([steps, np.ones_like(steps), 1 - steps, np.zeros_like(steps)]) * grid.width
     rows = np.concatenate([np.zeros_like(steps), steps, np.ones_like(steps), 1 - steps]) * grid.height
     x, y = a * columns + b * rows + c, d * columns + e * rows + f
-    longitude, latitude = (np.array(side, dtype=float) for side in transform(crs, "OGC:CRS84", x, y))
+    longitude, latitude = (np.array(side, dtype=float) for side in transform(crs, GLOBE, x, y))
     if not (np.isfinite(longitude).all() and np.isfinite(latitude).all()):
         raise ValueError("a side of the frames lies off the globe")
-    round_about = np.unwrap(np.append(longitude, longitude[0]), period=360.0)
-    points = np.stack([round_about[:-1], latitude.clip(-90, 90)], axis=1)
-    if _are_straight(points, np.ptp(points, axis=0).min() / (2 * max(grid.height, grid.width))):
+    there = _comes_back(crs, (longitude, latitude), (x, y), pixel=min(np.hypot(a, d), np.hypot(b, e)))
+    longitude, latitude = longitude[there], latitude[there].clip(-90, 90)
+    if len(longitude) < 3:
+        raise ValueError("the frames lie off the globe")
+    points = np.stack([np.unwrap(longitude, period=360.0), latitude], axis=1).round(DECIMALS)
+    if there.all() and _are_straight(points, np.ptp(points, axis=0).min() / (2 * max(grid.height, grid.width))):
         points = points[::SIDE_POINTS]
-    if not crs.is_geographic and _is_around_pole(round_about, latitude):
-        rings = [_cap(latitude)]
-    elif np.ptp(points[:, 0]) >= 360 - 1e-6:
-        points[:, 0] = np.where(points[:, 0] > points[:, 0].mean(), 180.0, -180.0)
-        rings = [points]
+    south, north = float(points[:, 1].min()), float(points[:, 1].max())
+    poles = [_holds_pole(grid, crs, pole) for pole in (-90.0, 90.0)]
+    leap = np.abs(np.diff(points[:, 0])).max()
+    if any(poles) or np.ptp(points[:, 0]) >= 360 - FULL_CIRCLE or (leap > LEAP and not there.all()):
+        # All round: from the pole, or to it, as far as any side of the grid.
+        south, north = (-90.0 if poles[0] else south), (90.0 if poles[1] else north)
+        rings = [np.array([[-180.0, south], [180.0, south], [180.0, north], [-180.0, north]])]
     else:
         points[:, 0] -= 360 * np.floor((points[:, 0].min() + 180) / 360)
         beyond = _cut(points, keep=1.0)
         beyond[:, 0] -= 360
-        rings = [ring for ring in (_cut(points, keep=-1.0), beyond) if len(ring) > 2]
-    outlines = [[_closed(ring)] for ring in rings]
+        rings = [_cut(points, keep=-1.0), beyond]
+    outlines = [[_closed(ring)] for ring in rings if abs(_twice_area(ring.round(DECIMALS))) > 0]
+    if not outlines:
+        raise ValueError("the frames are too small to have an outline")
     if len(outlines) == 1:
         return {"type": "Polygon", "coordinates": outlines[0]}
     return {"type": "MultiPolygon", "coordinates": outlines}
+
+
+def _comes_back(
+    crs: Any,
+    globe: tuple[NDArray[np.float64], NDArray[np.float64]],
+    plane: tuple[NDArray[np.float64], NDArray[np.float64]],
+    *,
+    pixel: float,
+) -> NDArray[np.bool_]:
+    """Whether points on the globe lie in the plane where they were taken from, or whole turns of the globe from it.
+
+    Others lie beyond the rim of the projection, where it shows nothing.
+    """
+    (x, y), (back_x, back_y) = plane, _in_plane(crs, *globe)
+    west, east = _in_plane(crs, np.array([-180.0, 180.0]), np.zeros(2))[0]
+    turn = 360.0 if crs.is_geographic else abs(east - west)
+    away = np.abs(back_x - x)
+    if np.isfinite(turn) and turn > pixel:
+        away = np.minimum(away % turn, turn - away % turn)
+    there: NDArray[np.bool_] = np.hypot(away, back_y - y) < pixel / 2
+    return there
+
+
+def _holds_pole(grid: RasterGrid, crs: Any, pole: float) -> bool:
+    """Whether a pole is a point of the plane, and not a line, and a grid holds it, or nearly so."""
+    assert grid.transform is not None
+    a, b, c, d, e, f = grid.transform
+    x, y = _in_plane(crs, np.array([0.0, 90.0, 180.0, -90.0]), np.full(4, pole))
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return False
+    columns, rows = np.linalg.solve([[a, b], [d, e]], [x - c, y - f])
+    if max(np.ptp(columns), np.ptp(rows)) > 1e-3:  # a line; less is rounding
+        return False
+    near = 1 / SIDE_POINTS  # closer to a pole straight lines between the points of an outline leave it out
+    across, down = columns[0] / grid.width, rows[0] / grid.height
+    return bool(-near <= across <= 1 + near and -near <= down <= 1 + near)
+
+
+def _in_plane(
+    crs: Any, longitude: NDArray[np.float64], latitude: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return where points of the globe lie in a plane, NaN where that is nowhere."""
+    from rasterio.errors import RasterioError
+    from rasterio.warp import transform
+
+    from stpipe.io.geotiff import CPLE_BaseError
+
+    try:
+        x, y = transform(GLOBE, crs, longitude, latitude)
+    except (CPLE_BaseError, RasterioError):
+        return np.full(len(longitude), np.nan), np.full(len(longitude), np.nan)
+    plane = np.array([x, y], dtype=float)
+    plane[~np.isfinite(plane)] = np.nan
+    return plane[0], plane[1]
 
 
 def _are_straight(points: NDArray[np.float64], tolerance: float) -> bool:
@@ -270,18 +338,6 @@ def _are_straight(points: NDArray[np.float64], tolerance: float) -> bool:
     share = np.linspace(0, 1, SIDE_POINTS, endpoint=False)[None, :, None]
     straight = sides[:, :1] * (1 - share) + np.roll(sides[:, :1], -1, axis=0) * share
     return bool(np.abs(sides - straight).max() <= tolerance)
-
-
-def _is_around_pole(longitude: NDArray[np.float64], latitude: NDArray[np.float64]) -> bool:
-    """Whether an outline, closed and unwrapped, goes round a pole, or through one, where no longitude is right."""
-    winds = abs(longitude[-1] - longitude[0]) > 180
-    return bool(winds or np.abs(np.diff(longitude)).max() > LEAP or np.abs(latitude).max() > 90 - 1e-6)
-
-
-def _cap(latitude: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return an outline of all that is as near to the pole."""
-    edge, pole = latitude[np.argmin(np.abs(latitude))], np.copysign(90.0, latitude.mean())
-    return np.array([[-180.0, edge], [180.0, edge], [180.0, pole], [-180.0, pole]])
 
 
 def _cut(points: NDArray[np.float64], *, keep: float) -> NDArray[np.float64]:
@@ -303,11 +359,20 @@ def _cut(points: NDArray[np.float64], *, keep: float) -> NDArray[np.float64]:
 
 def _closed(ring: NDArray[np.float64]) -> list[list[float]]:
     """Return an outline that ends where it began and goes round against the clock, as GeoJSON has it."""
-    x, y = ring.T
-    if (x * np.roll(y, -1) - np.roll(x, -1) * y).sum() < 0:
+    if _twice_area(ring) < 0:
         ring = ring[::-1]
     rounded = ring.round(DECIMALS) + 0.0  # no minus zero
     return [[float(lon), float(lat)] for lon, lat in (*rounded, rounded[0])]
+
+
+def _twice_area(ring: NDArray[np.float64]) -> float:
+    """Return twice what an outline holds, below zero where it goes round with the clock.
+
+    >>> _twice_area(np.array([[0.0, 0.0], [2.0, 0.0], [2.0, 1.0], [0.0, 1.0]]))
+    4.0
+    """
+    x, y = ring.T
+    return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum())
 
 
 def _bbox(geometry: Mapping[str, Any]) -> list[float]:

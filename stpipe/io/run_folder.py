@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from stpipe.core.plan import canonical
 from stpipe.core.ports import JSON
@@ -59,6 +60,19 @@ WORK = (
 
 STORES = ("overviews.zarr", "fields.zarr", "blocks.zarr", "filled.zarr")
 """Those of them that a run is begun with."""
+
+_SHAPES: dict[str, tuple[type[dict[str, Any] | list[Any]], type]] = {
+    "counts": (dict, dict),
+    "learned": (dict, dict),
+    "stages": (dict, dict),
+    "guides": (list, dict),
+    "notes": (list, str),
+    "versions": (dict, object),
+    "blocks": (dict, object),
+    "method": (dict, object),
+    "identity": (dict, object),
+}
+"""What run.json holds under a name, and what is in it."""
 
 HALVES = re.compile(
     r"\.((plan|run|items)\.json|quicklook\.png|report\.html)\.[0-9a-f]{32}\.partial|quicklook\.png\.partial"
@@ -321,7 +335,7 @@ def finished_run(path: Path) -> tuple[Path, dict[str, JSON]]:
         raise OutputError(f"there is no folder {path}; name one that fill-scene wrote, such as cube.filled")
     if not told and (folder.work / "plan.json").exists():
         raise OutputError(f"the run in {path} is not finished; run its fill-scene command again to finish it")
-    if not _is_report(told) or not isinstance(told.get("counts"), dict):
+    if not _is_report(told) or not _is_told(told):
         what = "its run.json is damaged" if (folder.path / "run.json").exists() else "it has no run.json"
         raise OutputError(f"{path} holds no run: {what}; name a folder that fill-scene wrote, such as cube.filled")
     if not folder.has("filled.zarr"):
@@ -353,6 +367,21 @@ def _load(path: Path) -> dict[str, JSON] | None:
             raise
         return None
     return content if isinstance(content, dict) else None
+
+
+def _is_told(told: Mapping[str, JSON]) -> bool:
+    """Whether what a report says has its usual shape; earlier runs say less."""
+    for key, (outer, inner) in _SHAPES.items():
+        value = told.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, outer):
+            return False
+        held: Iterable[Any] = value.values() if isinstance(value, dict) else value
+        if not all(isinstance(one, inner) for one in held):
+            return False
+    counts: Any = told.get("counts")
+    return bool(counts) and all(isinstance(count, int) for row in counts.values() for count in row.values())
 
 
 def _is_report(content: dict[str, JSON]) -> bool:

@@ -5,8 +5,11 @@ The page draws them as SVG. Ticks are matplotlib's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -178,13 +181,15 @@ def _along(times: NDArray[np.datetime64]) -> tuple[F64, tuple[Tick, ...]]:
     x = (days - first + margin) / span * WIDTH
     if last <= first:
         return x, (Tick(at=WIDTH / 2, label=str(times[0].astype("M8[D]"))),)
-    locator = tools.AutoDateLocator(minticks=3, maxticks=9)
-    marks: F64 = np.asarray(locator.tick_values(tools.num2date(first), tools.num2date(last)), dtype=np.float64)
-    marks = marks[(marks >= first - margin) & (marks <= last + margin)]
-    formatter = tools.ConciseDateFormatter(locator)
-    labels = formatter.format_ticks(list(marks))
-    if marks.size and formatter.get_offset():
-        labels[0] = f"{labels[0]} ({formatter.get_offset()})"
+    with _plain():
+        locator = tools.AutoDateLocator(minticks=3, maxticks=9, tz=UTC)
+        ends = (tools.num2date(day, tz=UTC) for day in (first, last))
+        marks: F64 = np.asarray(locator.tick_values(*ends), dtype=np.float64)
+        marks = marks[(marks >= first - margin) & (marks <= last + margin)]
+        formatter = tools.ConciseDateFormatter(locator, tz=UTC)
+        labels = formatter.format_ticks(list(marks))
+        if marks.size and formatter.get_offset():
+            labels[0] = f"{labels[0]} ({formatter.get_offset()})"
     places = (marks - first + margin) / span * WIDTH
     return x, tuple(Tick(at=float(at), label=label) for at, label in zip(places, labels, strict=True))
 
@@ -197,18 +202,36 @@ def _bar_width(x: F64) -> float:
 
 
 def _value_ticks(low: float, high: float) -> tuple[Tick, ...]:
-    from matplotlib.ticker import MaxNLocator, ScalarFormatter
+    from matplotlib.ticker import MaxNLocator
 
-    marks = [float(mark) for mark in MaxNLocator(nbins=4).tick_values(low, high) if low <= mark <= high]
-    formatter: Any = ScalarFormatter(useOffset=False)
-    formatter.create_dummy_axis()
-    formatter.axis.set_view_interval(low, high)
-    formatter.axis.set_data_interval(low, high)
-    formatter.set_powerlimits((-5, 7))
-    labels = formatter.format_ticks(marks)
-    power = formatter.get_offset()
-    labels = [f"{label}{power}" if power else label for label in labels]
+    with _plain():
+        marks = [float(mark) for mark in MaxNLocator(nbins=4).tick_values(low, high) if low <= mark <= high]
     return tuple(
         Tick(at=HEIGHT * (1 - (mark - low) / (high - low)), label=label)
-        for mark, label in zip(marks, labels, strict=True)
+        for mark, label in zip(marks, _spelled(marks), strict=True)
     )
+
+
+def _spelled(marks: Sequence[float]) -> list[str]:
+    """Return numbers that are evenly apart in as few digits as tell them from their neighbours' middle.
+
+    >>> _spelled([0.25, 0.5, 0.75]), _spelled([1.505e-5, 1.51e-5]), _spelled([2900000.0, 3100000.0])
+    (['0.25', '0.5', '0.75'], ['1.505e-05', '1.51e-05'], ['2900000', '3100000'])
+    """
+    step = min((abs(after - before) for before, after in pairwise(marks)), default=0.0)
+    for digits in range(1, 17):
+        # What was computed as 0.30000000000000004 is 0.3.
+        labels = [f"{float(f'{mark:.{digits}g}'):.{max(digits, 7)}g}" for mark in marks]
+        if all(abs(float(label) - mark) <= 1e-3 * step for label, mark in zip(labels, marks, strict=True)):
+            break
+    return labels
+
+
+@contextmanager
+def _plain() -> Iterator[None]:
+    """Leave aside how the user likes matplotlib's ticks, so that the same run has the same page everywhere."""
+    import matplotlib as mpl
+
+    settings: Any = mpl.rcParamsDefault
+    with mpl.rc_context({key: settings[key] for key in settings if key.startswith(("axes.", "date."))}):
+        yield

@@ -116,7 +116,7 @@ def render(picture: Picture, dots_per_inch: int) -> bytes:
         _colour_bar(figure, drawn, axes["observed"][-1], axes["filled"][-1], label, "both")
         if picture.widths:
             # No width where observed: white, so that the eye goes to what was filled.
-            limits = 0.0, limits_of(picture.widths)[1]
+            limits = 0.0, width_limit(picture.widths)
             drawn = _images(axes["interval"], picture.widths, f"{picture.percent} % interval, ±", "BuPu", limits)
             _colour_bar(figure, drawn, axes["interval"][-1], axes["interval"][-1], label, "max")
         if picture.codes:
@@ -149,6 +149,15 @@ def limits_of(images: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = (float(limit) for limit in np.percentile(values, (2, 98)))
     return (low, high) if high > low else (low, low + max(abs(low) * 1e-3, 1e-6))
+
+
+def width_limit(widths: Sequence[NDArray[np.float64]]) -> float:
+    """Return the 98th percentile of half-widths where something was filled; those of observations are zero.
+
+    >>> width_limit([np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 2.0]])])
+    2.002
+    """
+    return limits_of([width[width > 0] for width in widths])[1]
 
 
 def _gap_counts(picture: Picture, index: int) -> tuple[int, int, int]:

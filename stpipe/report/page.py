@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,13 +15,14 @@ from stpipe import __version__
 from stpipe.core.ports import JSON
 from stpipe.core.samples import SOURCE_CODES
 from stpipe.core.sizes import gib
-from stpipe.errors import OptionError
+from stpipe.errors import CubeError, OptionError
 from stpipe.io.cube import open_source
-from stpipe.io.frames import SOURCE_COLOURS, FrameSource, RasterGrid, frame_dates, infos_of
+from stpipe.io.frames import SOURCE_COLOURS, SOURCE_SUFFIX, FrameSource, RasterGrid, frame_dates, infos_of
 from stpipe.report.charts import HEIGHT, WIDTH, Chart, curve_chart, limits_of_curves, share_chart
 from stpipe.report.drawing import Picture, percent_text, titles
+from stpipe.report.notes import guide_words, learning_notes
 from stpipe.report.quicklook import READ_BYTES, look
-from stpipe.report.sampling import LOOK_BYTES, Findings, sample
+from stpipe.report.sampling import LOOK_BYTES, Findings, Parts, sample
 from stpipe.report.tiles import Row, rows_of
 
 MOST_PICTURED = 6
@@ -30,7 +32,7 @@ MOST_LISTED = 200
 """Products in the list; run.json has all."""
 
 HARDLY = 0.01
-"""A date with a smaller share of observed samples is named: what it shows was seen on other dates."""
+"""A date with a smaller share of observed samples, and filled ones, is named: what is there comes from elsewhere."""
 
 MARK = '<meta name="generator" content="stpipe report'
 """What tells a report from other pages."""
@@ -68,13 +70,16 @@ class Section:
     """What each date holds."""
 
     hardly: tuple[str, ...]
-    """Dates with next to nothing observed."""
+    """Dates with next to nothing observed of what was filled there."""
 
     curves: tuple[tuple[str, Chart], ...]
     """Pixels through time, with their places."""
 
-    basis: str
+    counted: str
     """What the chart of dates rests on."""
+
+    looked: str
+    """What the curves rest on."""
 
 
 def make_report(
@@ -97,33 +102,41 @@ def make_report(
     ------
     OptionError
         If the run has no such variable.
+    CubeError
+        If the filled cube lacks what the run counted.
     """
     counts: Mapping[str, Mapping[str, int]] = told["counts"]
     for asked in variables or ():
         if asked not in counts:
             raise OptionError(f"the run has no variable {asked!r}; it has {', '.join(counts)}")
-    learned = [line for row in told.get("learned", {}).values() for line in row.get("notes", []) if line]
+    known = infos_of(filled)
+    for needed in (name for variable in counts for name in (variable, variable + SOURCE_SUFFIX)):
+        if needed not in known:
+            raise CubeError(
+                f"filled.zarr has no variable {needed!r}, which run.json counts; fill the cube again with --overwrite"
+            )
+    learned = learning_notes(told.get("learned") or {})
     pictured = list(dict.fromkeys(variables or list(counts)[:MOST_PICTURED]))
     findings = {variable: sample(filled, variable, look_bytes=LOOK_BYTES // len(pictured)) for variable in pictured}
+    products = told.get("products") or []
     page: str = _template().render(
         mark=MARK,
         version=__version__,
         name=_heading(told),
         lead=lead(counts),
-        notes=[note for note in told.get("notes", []) if not any(note.endswith(line) for line in learned)],
+        notes=[note for note in told.get("notes") or [] if note not in learned],
         learned=learned,
-        percent=round(100 * told.get("interval", 0.9)),
+        percent=round(100 * (told.get("interval") or 0.9)),
         codes=[(code, SOURCE_COLOURS[code], MEANINGS[code]) for code in MEANINGS],
         table=[_numbers(variable, row, findings.get(variable), filled) for variable, row in counts.items()],
-        sampled=[_basis(found) for found in findings.values() if not found.parts.whole][:1],
         sections=[_section(filled, variable, found, len(pictured)) for variable, found in findings.items()],
         left_out=[variable for variable in counts if variable not in pictured],
         facts=facts(told, filled),
         stages=_stages(told),
-        method=json.dumps(told.get("method", {}), indent=1),
-        products=told.get("products", [])[:MOST_LISTED],
-        unlisted=max(0, len(told.get("products", [])) - MOST_LISTED),
-        versions=told.get("versions", {}),
+        method=json.dumps(told.get("method") or {}, indent=1),
+        products=products[:MOST_LISTED],
+        unlisted=max(0, len(products) - MOST_LISTED),
+        versions=told.get("versions") or {},
         width=WIDTH,
         height=HEIGHT,
     )
@@ -142,8 +155,12 @@ def _heading(told: Mapping[str, JSON]) -> str:
     >>> _heading({"input": "s3://tiles/T15SWD.zarr", "method": {"method": "pconv"}})
     'T15SWD.zarr, filled by pconv'
     """
-    name, method = PurePosixPath(str(told.get("input", "cube"))).name, told.get("method", {}).get("method")
+    name, method = PurePosixPath(str(told.get("input") or "cube")).name, _method(told)
     return f"{name}, filled by {method}" if method else name
+
+
+def _method(told: Mapping[str, JSON]) -> str:
+    return str((told.get("method") or {}).get("method", ""))
 
 
 def _template() -> Any:
@@ -165,21 +182,23 @@ def _template() -> Any:
 def lead(counts: Mapping[str, Mapping[str, int]]) -> str:
     """Return what came of the run, in a sentence or two.
 
-    >>> lead({"ndvi": {"observed": 60, "filled": 39, "filled_by_fallback": 0, "unfilled": 1, "outside_domain": 9}})
-    '40 % of the samples were gaps; 98 % of them are filled and 2 % are gaps still.'
+    >>> lead({"ndvi": {"observed": 60, "filled": 30, "filled_by_fallback": 9, "unfilled": 1, "outside_domain": 9}})
+    '40 % of the samples were gaps; 98 % of them are filled, of which 23 % by a simpler method, and 2 % are gaps still.'
     """
     total = {code: sum(row.get(code, 0) for row in counts.values()) for code in SOURCE_CODES}
     inside = sum(total.values()) - total["outside_domain"]
-    gaps = inside - total["observed"]
+    gaps, filled = inside - total["observed"], total["filled"] + total["filled_by_fallback"]
+    if not inside:
+        return "No sample lies inside the domain: there was nothing to fill."
     if not gaps:
         return "The cube had no gaps: everything is as it was."
-    parts = [f"{percent_text(total['filled'] / gaps)} of them are filled"]
+    words = f"{percent_text(gaps / inside)} of the samples were gaps; {percent_text(filled / gaps)} of them are filled"
     if total["filled_by_fallback"]:
-        parts.append(f"{percent_text(total['filled_by_fallback'] / gaps)} by a simpler method that stood in")
+        words += f", of which {percent_text(total['filled_by_fallback'] / filled)} by a simpler method"
     if total["unfilled"]:
-        parts.append(f"{percent_text(total['unfilled'] / gaps)} are gaps still")
-    listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-    return f"{percent_text(gaps / max(1, inside))} of the samples were gaps; {listed}."
+        words += ", and" if total["filled_by_fallback"] else " and"
+        words += f" {percent_text(total['unfilled'] / gaps)} are gaps still"
+    return f"{words}."
 
 
 def facts(told: Mapping[str, JSON], filled: FrameSource) -> list[tuple[str, str]]:
@@ -189,8 +208,8 @@ def facts(told: Mapping[str, JSON], filled: FrameSource) -> list[tuple[str, str]
     rows = [
         ("command", _shell(told.get("command"))),
         ("input", str(told.get("input", ""))),
-        ("method", str(told.get("method", {}).get("method", ""))),
-        ("guides", ", ".join(str(guide.get("path", guide)) for guide in told.get("guides") or [] if guide)),
+        ("method", _method(told)),
+        ("guides", "; ".join(guide_words(guide) for guide in told.get("guides") or [])),
         ("frames", f"{frames:,}, {dates[0]} to {dates[-1]}"),
         ("pixels", f"{height:,} rows, {width:,} columns{_pixel_size(grid)}"),
         ("CRS", _crs_name(grid.crs_wkt)),
@@ -217,7 +236,7 @@ def _days(dates: Sequence[str]) -> tuple[str, ...]:
 def _options(told: Mapping[str, JSON]) -> list[tuple[str, JSON]]:
     """Return the options that decide the numbers, as far as they were given."""
     known = {"stpipe", "cube", "geotiff", "layout", "interval"}
-    asked = told.get("identity", {}).get("input", {})
+    asked = (told.get("identity") or {}).get("input") or {}
     return [(key, value) for key, value in asked.items() if key not in known and value not in (None, [], {}, "")]
 
 
@@ -234,21 +253,23 @@ def _shell(command: JSON) -> str:
 
 
 def _blocks(told: Mapping[str, JSON]) -> str:
-    blocks = told.get("blocks")
-    return f"{blocks['with_gaps']:,} of {blocks['total']:,} had gaps" if blocks else ""
+    blocks = told.get("blocks") or {}
+    gaps, total = blocks.get("with_gaps"), blocks.get("total")
+    return "" if gaps is None or total is None else f"{gaps:,} of {total:,} had gaps"
 
 
 def _memory(told: Mapping[str, JSON]) -> str:
-    if "peak_worker_bytes" not in told:
-        return ""
-    return f"{gib(told['peak_worker_bytes'])} at most, {gib(told['projected_peak_bytes'])} planned"
+    peak, planned = told.get("peak_worker_bytes"), told.get("projected_peak_bytes")
+    return f"{gib(peak)} at most, {gib(planned)} planned" if peak and planned else ""
 
 
 def _pixel_size(grid: RasterGrid) -> str:
     if grid.transform is None:
         return ", on no regular grid"
-    a, _, _, _, e, _ = grid.transform
-    return f", {abs(a):g} x {abs(e):g} units of the CRS each"
+    a, b, _, d, e, _ = grid.transform
+    if grid.crs_wkt is None:
+        return ""
+    return f", {math.hypot(b, e):g} x {math.hypot(a, d):g} units of the CRS each"
 
 
 def _crs_name(wkt: str | None) -> str:
@@ -262,7 +283,8 @@ def _crs_name(wkt: str | None) -> str:
 
 
 def _stages(told: Mapping[str, JSON]) -> list[dict[str, JSON]]:
-    return [{"name": name, **row} for name, row in told.get("stages", {}).items()]
+    usual = {"seconds": 0.0, "tasks": 0, "had": 0, "retries": 0, "workers_seen": 0, "peak_bytes": 0}
+    return [{"name": name, **usual, **row} for name, row in (told.get("stages") or {}).items()]
 
 
 def _numbers(variable: str, counts: Mapping[str, int], found: Findings | None, filled: FrameSource) -> dict[str, Any]:
@@ -274,6 +296,7 @@ def _numbers(variable: str, counts: Mapping[str, int], found: Findings | None, f
         "units": "" if units == "1" else units,
         "counts": [(code, counts.get(code, 0), percent_text(counts.get(code, 0) / total)) for code in MEANINGS],
         "values": [] if found is None else [_three(found.observed), _three(found.filled), _three(found.half_widths)],
+        "basis": "" if found is None else _basis(found.looked, filled.extent[0]),
     }
 
 
@@ -281,19 +304,22 @@ def _three(numbers: tuple[float, float, float] | None) -> str:
     return "–" if numbers is None else f"{numbers[1]:.3g} ({numbers[0]:.3g} to {numbers[2]:.3g})"
 
 
-def _basis(found: Findings) -> str:
-    if found.parts.whole:
+def _basis(parts: Parts, frames: int) -> str:
+    if parts.whole:
         return "all samples"
-    frames = len(found.parts.frames)
-    return f"{percent_text(found.parts.share)} of the samples, in {len(found.parts.tiles)} parts of {frames:,} dates"
+    dates = "all dates" if len(parts.frames) == frames else f"{len(parts.frames):,} of {frames:,} dates"
+    places = "one part" if len(parts.tiles) == 1 else f"{len(parts.tiles):,} parts"
+    return f"{percent_text(parts.share)} of the samples: {places} of the scene, {dates}"
 
 
 def _section(filled: FrameSource, variable: str, found: Findings, variables: int) -> Section:
-    times = filled.times[list(found.parts.frames)]
+    counted, looked = found.counted, found.looked
+    times = filled.times[list(counted.frames)]
     picture = look(filled, filled, variable, read_bytes=READ_BYTES // variables)
     inside = np.delete(found.counts, SOURCE_CODES["outside_domain"], axis=1).sum(axis=1)
     observed = found.counts[:, SOURCE_CODES["observed"]]
-    hardly = np.flatnonzero((inside > 0) & (observed < HARDLY * inside))
+    gaps_filled = found.counts[:, [SOURCE_CODES["filled"], SOURCE_CODES["filled_by_fallback"]]].sum(axis=1)
+    hardly = np.flatnonzero((gaps_filled > 0) & (observed < HARDLY * inside))
     dates = _days(frame_dates(times))
     limits = limits_of_curves(found.curves)
     info = infos_of(filled)[variable]
@@ -305,8 +331,12 @@ def _section(filled: FrameSource, variable: str, found: Findings, variables: int
         part=_part(picture),
         shares=share_chart(times, found.counts),
         hardly=tuple(dates[i] for i in hardly),
-        curves=tuple((_place(filled, curve.y, curve.x), curve_chart(times, curve, limits)) for curve in found.curves),
-        basis=_basis(found),
+        curves=tuple(
+            (_place(filled, curve.y, curve.x), curve_chart(filled.times[list(looked.frames)], curve, limits))
+            for curve in found.curves
+        ),
+        counted=_basis(counted, filled.extent[0]),
+        looked="" if looked.whole else _basis(looked, filled.extent[0]),
     )
 
 

@@ -44,6 +44,8 @@ SAMPLE_CHUNKS = 9
 MOST_SURVEYED = 512
 """Frames that the choice looks at."""
 
+_HELD = tuple(SOURCE_CODES[source] for source in ("observed", "filled", "filled_by_fallback"))
+
 LARGEST_PICTURE = 2 * 10**6
 """Bytes of the PNG; a noisy scene is drawn smaller."""
 
@@ -257,6 +259,8 @@ def _look(
         # What was not trusted is a gap, though the file holds a number there.
         trusted = (code == SOURCE_CODES["observed"] for code in codes)
         before = [np.where(mask, image, np.nan) for mask, image in zip(trusted, before, strict=True)]
+        # So is what is unfilled, where nodata has no number.
+        after = [np.where(np.isin(code, _HELD), image, np.nan) for code, image in zip(codes, after, strict=True)]
     return Picture(
         frames=frames,
         view=view,

@@ -13,17 +13,29 @@ from stpipe.core.samples import SOURCE_CODES, physical
 from stpipe.core.windows import Triple, Window, triple
 from stpipe.io.frames import SOURCE_SUFFIX, USUAL_PERCENT, FrameSource, half_width_name, infos_of, percent_of
 
-LOOK_BYTES = 4 * 2**30
+LOOK_BYTES = 6 * 2**30
 """Bytes of one variable, and of what comes with it, that may be decoded."""
+
+CODE_SHARE = 1 / 3
+"""Of them, for source codes alone: these are small, so that more of the scene is counted than averaged."""
 
 STEP_BYTES = 32 * 2**20
 """Bytes that are decoded at once, where chunks are no larger."""
+
+LEAST_BYTES = 2**18
+"""A chunk costs no less than as many: it has to be found."""
+
+TILE_SIDE = 256
+"""Pixels along a side of a part, at least, whatever the chunks."""
 
 KEPT_SAMPLES = 10**6
 """Samples that percentiles rest on, about."""
 
 TRIED_PIXELS = 2**14
 """Pixels among which those with a curve are chosen, about."""
+
+TRIED_SAMPLES = 2**21
+"""All samples of these, about; fewer are tried where dates are many."""
 
 CURVES = (0.25, 0.5, 0.75)
 """Pixels with a curve: more of the others have fewer observations than so many."""
@@ -65,20 +77,24 @@ def plan_parts(extent: Triple, chunks: Triple, item_bytes: int, look_bytes: int 
     item_bytes : int
         Bytes of a sample, of all that is looked at together.
     look_bytes : int
-        What may be decoded; one chunk is, in any case.
+        What may be decoded, as `LEAST_BYTES` a chunk where these are smaller; one tile of one chunk of dates is, in
+        any case.
 
     Examples
     --------
     >>> plan_parts((30, 400, 400), (10, 100, 100), 7).whole
     True
-    >>> parts = plan_parts((30, 4000, 4000), (10, 100, 100), 7, look_bytes=9 * 30 * 100 * 100 * 7)
+    >>> parts = plan_parts((30, 9000, 9000), (10, 300, 300), 7, look_bytes=9 * 30 * 300 * 300 * 7)
     >>> len(parts.frames), [tile[0].start for tile in parts.tiles]
-    (30, [600, 600, 600, 2000, 2000, 2000, 3300, 3300, 3300])
+    (30, [1500, 1500, 1500, 4500, 4500, 4500, 7500, 7500, 7500])
     """
-    step = triple(min(pair) for pair in zip(chunks, extent, strict=True))
+    chunk = triple(min(pair) for pair in zip(chunks, extent, strict=True))
+    many = [max(1, round(TILE_SIDE / side)) for side in chunk[1:]]  # chunks along a side of a tile
+    step = triple((chunk[0], *(min(n * side, most) for n, side, most in zip(many, chunk[1:], extent[1:], strict=True))))
     counts = triple(-(-n // size) for n, size in zip(extent, step, strict=True))
-    chunk_bytes = step[0] * step[1] * step[2] * item_bytes
-    affordable = max(1, look_bytes // chunk_bytes)
+    pieces = -(-step[1] // chunk[1]) * -(-step[2] // chunk[2])
+    tile_bytes = pieces * max(chunk[0] * chunk[1] * chunk[2] * item_bytes, LEAST_BYTES)
+    affordable = max(1, look_bytes // tile_bytes)
     groups = min(counts[0], affordable)
     columns = max(1, affordable // groups)
     rows = min(counts[1], max(1, int((columns * counts[1] / counts[2]) ** 0.5)))
@@ -132,11 +148,14 @@ class Curve:
 class Findings:
     """What was found in the parts of a variable."""
 
-    parts: Parts
-    """What was looked at."""
+    counted: Parts
+    """What the counts rest on."""
 
     counts: NDArray[np.int64]
-    """(n, 5), samples of each source code in each frame of the parts."""
+    """(n, 5), samples of each source code in each frame counted."""
+
+    looked: Parts
+    """What percentiles and curves rest on."""
 
     observed: tuple[float, float, float] | None
     """5th, 50th and 95th percentile of observed values, physical; None without any."""
@@ -171,57 +190,124 @@ def sample(filled: FrameSource, variable: str, *, look_bytes: int = LOOK_BYTES) 
     infos = infos_of(filled)
     source = variable + SOURCE_SUFFIX
     width = half_width_name(variable, percent_of(variable, infos) or USUAL_PERCENT)
-    names = [name for name in (variable, width, source) if name in infos]
-    item_bytes = sum(np.dtype(infos[name].dtype).itemsize for name in names)
-    # Half of it for the curves, which go through the same chunks again.
-    parts = plan_parts(filled.extent, infos[source].chunks, item_bytes, look_bytes // 2)
+    names = tuple(name for name in (variable, width, source) if name in infos)
     reader = filled.reader(names)
-    counts = np.zeros((len(parts.frames), len(SOURCE_CODES)), dtype=np.int64)
-    every = max(1, int(parts.share * np.prod(filled.extent, dtype=float)) // KEPT_SAMPLES)
-    stride = max(1, round((sum(_pixels(tile) for tile in parts.tiles) / TRIED_PIXELS) ** 0.5))
-    kept: dict[str, list[NDArray[np.float64]]] = {"observed": [], "filled": [], "half_widths": []}
-    tried = []
-    for tile in parts.tiles:
-        seen = np.zeros((2, *(len(range(side.start, side.stop, stride)) for side in tile)), dtype=np.int32)
-        for first, window in _windows(parts.frames, tile, infos[source], filled.extent, item_bytes):
-            codes = reader.read(source, window)
-            for code in SOURCE_CODES.values():
-                counts[first : first + len(codes), code] += (codes == code).sum(axis=(1, 2))
-            coarse = codes[:, ::stride, ::stride]
-            seen[0] += (coarse == SOURCE_CODES["observed"]).sum(axis=0)
-            seen[1] += (coarse != SOURCE_CODES["outside_domain"]).sum(axis=0)
-            values = _physical(reader, infos[variable], window)
-            gap = np.isin(codes, _FILLED)
-            kept["observed"].append(values[codes == SOURCE_CODES["observed"]][::every].copy())
-            kept["filled"].append(values[gap][::every].copy())
-            if width in infos:
-                kept["half_widths"].append(_physical(reader, infos[width], window)[gap][::every].copy())
-        tried.append((tile, seen))
-    pixels = _pixels_to_show(tried, stride)
-    percentiles = {name: _percentiles(found) for name, found in kept.items()}
+    for_codes = int(look_bytes * CODE_SHARE)
+    counted = plan_parts(filled.extent, infos[source].chunks, 1, for_codes)
+    item_bytes = sum(np.dtype(infos[name].dtype).itemsize for name in names)
+    looked = plan_parts(filled.extent, infos[source].chunks, item_bytes, look_bytes - for_codes)
+    values = _Values(looked)
+    for first, tile, window in _windows(looked, infos[source], filled.extent, item_bytes):
+        codes = reader.read(source, window)
+        found = _physical(reader, infos[variable], window)
+        widths = _physical(reader, infos[width], window) if width in infos else np.full(codes.shape, np.nan)
+        values.add(first, tile, codes, found, widths)
+    observed, gaps, half_widths = (_percentiles(kept) for kept in (values.observed, values.filled, values.half_widths))
     return Findings(
-        parts=parts,
-        counts=counts,
-        observed=percentiles["observed"],
-        filled=percentiles["filled"],
-        half_widths=percentiles["half_widths"],
-        curves=tuple(_curve(reader, infos, (variable, width, source), parts.frames, pixel) for pixel in pixels),
+        counted=counted,
+        counts=_counts(reader, infos[source], counted, filled.extent),
+        looked=looked,
+        observed=observed,
+        filled=gaps,
+        half_widths=half_widths,
+        curves=values.curves(),
     )
+
+
+def _counts(reader: CubeReader, source: VariableInfo, parts: Parts, extent: Triple) -> NDArray[np.int64]:
+    """Return the samples of each source code in each frame of some parts."""
+    counts = np.zeros((len(parts.frames), len(SOURCE_CODES)), dtype=np.int64)
+    for first, _, window in _windows(parts, source, extent, 1):
+        codes = reader.read(source.name, window)
+        for code in SOURCE_CODES.values():
+            counts[first : first + len(codes), code] += (codes == code).sum(axis=(1, 2))
+    return counts
+
+
+class _Values:
+    """What is kept of the values of some parts, window by window: few samples of many, and all dates of few pixels."""
+
+    def __init__(self, parts: Parts) -> None:
+        pixels = sum(_pixels(tile) for tile in parts.tiles)
+        self._every = max(1, pixels * len(parts.frames) // KEPT_SAMPLES)
+        most = max(len(CURVES), min(TRIED_PIXELS, TRIED_SAMPLES // len(parts.frames)))
+        self._stride = max(1, round((pixels / most) ** 0.5))
+        self.observed: list[NDArray[np.float64]] = []
+        self.filled: list[NDArray[np.float64]] = []
+        self.half_widths: list[NDArray[np.float64]] = []
+        self._tried = [_Tried(len(parts.frames), tile, self._stride) for tile in parts.tiles]
+
+    def add(
+        self,
+        first: int,
+        tile: int,
+        codes: NDArray[np.uint8],
+        values: NDArray[np.float64],
+        half_widths: NDArray[np.float64],
+    ) -> None:
+        """Take a window, of which frame (the first) and which tile it is among those of the parts."""
+        gap = np.isin(codes, _FILLED)
+        self.observed.append(values[codes == SOURCE_CODES["observed"]][:: self._every].copy())
+        self.filled.append(values[gap][:: self._every].copy())
+        self.half_widths.append(half_widths[gap][:: self._every].copy())
+        tried, frames = self._tried[tile], slice(first, first + len(codes))
+        for kept, new in ((tried.codes, codes), (tried.values, values), (tried.half_widths, half_widths)):
+            kept[frames] = new[:, :: self._stride, :: self._stride]
+
+    def curves(self) -> tuple[Curve, ...]:
+        """Return pixels inside the domain with few, some and many observations; of equals the first."""
+        rows = [tried.observed(number) for number, tried in enumerate(self._tried)]
+        known = np.concatenate([np.empty((0, 4), dtype=np.intp), *rows])
+        if not len(known):
+            return ()
+        known = known[np.argsort(known[:, 0], kind="stable")]
+        chosen = [known[min(len(known) - 1, int(share * len(known)))] for share in CURVES]
+        pixels = dict.fromkeys((int(number), int(y), int(x)) for _, number, y, x in chosen)
+        return tuple(self._tried[number].curve(y, x) for number, y, x in pixels)
+
+
+class _Tried:
+    """Pixels of a tile, one in `stride` along each side, through all dates."""
+
+    def __init__(self, frames: int, tile: tuple[slice, slice], stride: int) -> None:
+        self._tile, self._stride = tile, stride
+        shape = (frames, *(len(range(side.start, side.stop, stride)) for side in tile))
+        self.codes = np.zeros(shape, dtype=np.uint8)
+        self.values, self.half_widths = np.zeros(shape), np.zeros(shape)
+
+    def observed(self, number: int) -> NDArray[np.intp]:
+        """Return how often each pixel inside the domain was observed, with `number`, its row and column here."""
+        often = (self.codes == SOURCE_CODES["observed"]).sum(axis=0)
+        inside = (self.codes != SOURCE_CODES["outside_domain"]).any(axis=0)
+        at = np.argwhere(inside)
+        return np.column_stack([often[inside], np.full(len(at), number), at])
+
+    def curve(self, row: int, column: int) -> Curve:
+        codes = self.codes[:, row, column]
+        known = np.isin(codes, (SOURCE_CODES["observed"], *_FILLED))  # others may hold any number
+        values, half_widths = self.values[:, row, column], self.half_widths[:, row, column]
+        return Curve(
+            y=self._tile[0].start + row * self._stride,
+            x=self._tile[1].start + column * self._stride,
+            values=np.where(known, values, np.nan),
+            half_widths=np.where(known & np.isfinite(half_widths), half_widths, 0.0),
+            codes=codes,
+        )
 
 
 def _pixels(tile: tuple[slice, slice]) -> int:
     return int(np.prod([side.stop - side.start for side in tile]))
 
 
-def _windows(
-    frames: tuple[int, ...], tile: tuple[slice, slice], info: VariableInfo, extent: Triple, item_bytes: int
-) -> Iterator[tuple[int, Window]]:
-    """Yield the number of the first frame and the window of runs of frames that are read at once."""
-    step = triple(min(pair) for pair in zip(info.chunks, extent, strict=True))
-    longest = max(1, STEP_BYTES // (step[0] * step[1] * step[2] * item_bytes)) * step[0]
-    for first, stop in _runs(frames, longest):
-        begin, end = frames[first], frames[stop - 1] + 1
-        yield first, Window((begin, tile[0].start, tile[1].start), (end, tile[0].stop, tile[1].stop))
+def _windows(parts: Parts, info: VariableInfo, extent: Triple, item_bytes: int) -> Iterator[tuple[int, int, Window]]:
+    """Yield what is read at once: its first frame's number among those of the parts, its tile's, and the window."""
+    frames_a_chunk = min(info.chunks[0], extent[0])
+    for number, (y, x) in enumerate(parts.tiles):
+        pixels = (y.stop - y.start) * (x.stop - x.start)
+        longest = max(1, STEP_BYTES // (frames_a_chunk * pixels * item_bytes)) * frames_a_chunk
+        for first, stop in _runs(parts.frames, longest):
+            begin, end = parts.frames[first], parts.frames[stop - 1] + 1
+            yield first, number, Window((begin, y.start, x.start), (end, y.stop, x.stop))
 
 
 def _runs(frames: tuple[int, ...], longest: int) -> Iterator[tuple[int, int]]:
@@ -248,46 +334,3 @@ def _percentiles(found: list[NDArray[np.float64]]) -> tuple[float, float, float]
         return None
     low, middle, high = np.quantile(values, WITHIN)
     return float(low), float(middle), float(high)
-
-
-def _pixels_to_show(
-    tried: list[tuple[tuple[slice, slice], NDArray[np.int32]]], stride: int
-) -> tuple[tuple[int, int], ...]:
-    """Return pixels inside the domain with few, some and many observations; of those with equally many the first."""
-    rows = []
-    for (y, x), (observed, inside) in tried:
-        at = np.argwhere(inside > 0)
-        place = at * stride + (y.start, x.start)
-        rows.append(np.column_stack([observed[inside > 0], place]))
-    known = np.concatenate([np.empty((0, 3), dtype=np.intp), *rows])
-    if not len(known):
-        return ()
-    known = known[np.argsort(known[:, 0], kind="stable")]
-    chosen = [known[min(len(known) - 1, int(share * len(known)))] for share in CURVES]
-    return tuple(dict.fromkeys((int(y), int(x)) for _, y, x in chosen))
-
-
-def _curve(
-    reader: CubeReader,
-    infos: dict[str, VariableInfo],
-    names: tuple[str, str, str],
-    frames: tuple[int, ...],
-    pixel: tuple[int, int],
-) -> Curve:
-    variable, width, source = names
-    y, x = pixel
-    values, widths, codes = [], [], []
-    for first, stop in _runs(frames, len(frames)):
-        window = Window((frames[first], y, x), (frames[stop - 1] + 1, y + 1, x + 1))
-        values.append(_physical(reader, infos[variable], window)[:, 0, 0])
-        codes.append(reader.read(source, window)[:, 0, 0])
-        given = width in infos
-        widths.append(_physical(reader, infos[width], window)[:, 0, 0] if given else np.zeros(stop - first))
-    known = np.isin(np.concatenate(codes), (SOURCE_CODES["observed"], *_FILLED))  # others may hold any number
-    return Curve(
-        y=y,
-        x=x,
-        values=np.where(known, np.concatenate(values), np.nan),
-        half_widths=np.concatenate(widths),
-        codes=np.concatenate(codes),
-    )

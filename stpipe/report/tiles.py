@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stpipe.core.samples import SOURCE_CODES
 from stpipe.io.frames import SOURCE_COLOURS
-from stpipe.report.drawing import GAP_GREY, Picture, limits_of
+from stpipe.report.drawing import GAP_GREY, Picture, limits_of, width_limit
 
 STEPS = 255
 """Colours of a map; one more is for what is missing."""
@@ -48,7 +48,7 @@ def rows_of(picture: Picture) -> tuple[Row, ...]:
     ]
     if picture.widths:
         widths = [np.where(width == 0, np.nan, width) for width in picture.widths]  # nothing where observed
-        rows.append(_row(f"{picture.percent} % interval, ±", widths, "BuPu", 0.0, limits_of(picture.widths)[1]))
+        rows.append(_row(f"{picture.percent} % interval, ±", widths, "BuPu", 0.0, width_limit(picture.widths)))
     if picture.codes:
         palette = [_rgb(SOURCE_COLOURS[meaning]) for meaning in SOURCE_CODES]
         images = tuple(_png(np.minimum(codes, len(palette) - 1), palette) for codes in picture.codes)

@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from stpipe.cli.main import run
-from stpipe.report.page import MARK
+from stpipe.errors import OutputError
+from stpipe.io.run_folder import finished_run
+from stpipe.report.page import MARK, page_of_run
 from tests.cli.test_mosaic import write_cube
 from tests.report.test_page import read
 
@@ -70,6 +74,17 @@ def test_items_make_the_filled_cube_again(finished: Path, tmp_path: Path) -> Non
             assert values.dtype == filled[name].dtype
 
 
+def test_items_of_stacks_are_no_scenes(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their bands are dates, and not variables."""
+    pytest.importorskip("odc.stac")
+    cube, folder = str(finished.parent / "cube.zarr"), tmp_path / "cube.filled"
+    words = ["--method", "linear", "--workers", "1", "--layout", "stack"]
+    assert run(["fill-scene", cube, "-o", str(folder), *words]) == 0
+    said = refused(["ingest", str(folder / "items.json"), "-o", str(tmp_path / "back.zarr")], capsys)
+    assert "holds a band for each date" in said
+    assert not (tmp_path / "back.zarr").exists()
+
+
 def test_the_same_page_is_drawn_again(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (copy / "report.html").read_bytes()
     (copy / "report.html").unlink()
@@ -118,8 +133,48 @@ def refused(words: list[str], capsys: Any) -> str:
     return said
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+SAID = ["counts", "products", "method", "stages", "blocks", "notes", "learned", "identity", "guides", "versions"]
+
+
+@given(key=st.sampled_from(SAID), value=st.sampled_from([None, [], {}, "words", 3, {"ndvi": None}, {"a": 1}, [None]]))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_run_says_gives_a_page_or_a_line(copy: Path, key: str, value: Any) -> None:
+    file = copy / "run.json"
+    whole = file.read_text()
+    file.write_text(json.dumps({**json.loads(whole), key: value}))
+    try:
+        read(page_of_run(*finished_run(copy)))
+    except OutputError as error:
+        assert "holds no run: its run.json is damaged" in str(error)  # noqa: PT017 - or a page
+        assert value is not None or key in {"counts", "products"}
+    finally:
+        file.write_text(whole)
+
+
+def test_a_page_that_cannot_be_drawn_stops_no_run(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stpipe.report import page
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("no ink")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(page, "sample", fail)
+        cube, folder = str(finished.parent / "cube.zarr"), tmp_path / "cube.filled"
+        assert run(["fill-scene", cube, "-o", str(folder), "--method", "linear", "--workers", "1"]) == 0
+    assert f"report.html could not be drawn (ValueError: no ink); stpipe report {folder}" in capsys.readouterr().err
+    assert any("no ink" in note for note in json.loads((folder / "run.json").read_text())["notes"])
+    assert not (folder / "report.html").exists()
+    assert run(["report", str(folder)]) == 0
+    assert (folder / "report.html").exists()
+
+
 def test_wrong_input_is_refused_in_a_line(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = sorted(path for path in tmp_path.rglob("*"))
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
     (tmp_path / "mine.html").write_text("<html>mine</html>")
@@ -131,6 +186,10 @@ def test_wrong_input_is_refused_in_a_line(copy: Path, tmp_path: Path, capsys: py
     (damaged / "run.json").write_text("{")
     lost = Path(shutil.copytree(copy, tmp_path / "lost"))
     shutil.rmtree(lost / "filled.zarr")
+    short = Path(shutil.copytree(copy, tmp_path / "short"))
+    shutil.rmtree(short / "filled.zarr" / "ndvi_source")
+    (tmp_path / "folder.html").mkdir()
+    before = contents(tmp_path)
     for words, said in (
         ([str(tmp_path / "nowhere")], "there is no folder"),
         ([str(tmp_path / "file")], "there is no folder"),
@@ -143,12 +202,14 @@ def test_wrong_input_is_refused_in_a_line(copy: Path, tmp_path: Path, capsys: py
         ([str(copy), "-o", str(tmp_path / "page.pdf")], "ends with .html"),
         ([str(copy), "-o", str(tmp_path / "no" / "page.html")], "there is no folder"),
         ([str(copy), "-o", str(copy / "geotiff" / "page.html")], "holds nothing but products"),
+        ([str(copy), "-o", str(copy / "filled.zarr" / "report.html")], "holds nothing but products"),
+        ([str(copy), "-o", str(tmp_path / "folder.html"), "--overwrite"], "is a folder"),
+        ([str(short)], "filled.zarr has no variable 'ndvi_source'"),
         ([str(copy), "-o", "s3://bucket/page.html"], "takes a path of this machine"),
         ([str(copy), "-o", str(tmp_path / "mine.html")], "is there and is no report"),
     ):
         assert said in refused(["report", *words], capsys), words
-    assert (tmp_path / "mine.html").read_text() == "<html>mine</html>"
-    assert [path for path in before if not path.exists()] == []
+    assert contents(tmp_path) == before
     assert run(["report", str(copy), "-o", str(tmp_path / "mine.html"), "--overwrite"]) == 0
     assert MARK in (tmp_path / "mine.html").read_text()
     assert run(["report", str(copy), "-o", str(tmp_path / "mine.html")]) == 0

@@ -15,7 +15,7 @@ from stpipe.io.frames import RasterGrid, frame_labels
 from stpipe.io.mosaic import plan_mosaic, write_frames
 from tests.io.mosaic_sources import NORTH_UP, ArraySource, array_source
 
-pytest.importorskip("rasterio")
+rasterio = pytest.importorskip("rasterio")
 
 
 def grid_of(height: int, width: int, transform: tuple[float, ...] | None, crs: str | None) -> RasterGrid:
@@ -26,6 +26,7 @@ def grid_of(height: int, width: int, transform: tuple[float, ...] | None, crs: s
 
 
 SINUSOIDAL = "+proj=sinu +R=6371007.181 +units=m"
+ROTATED = "+proj=ob_tran +o_proj=longlat +o_lon_p=0 +o_lat_p=39.25 +lon_0=18 +R=6371229"
 PLACES = {
     "UTM": ("EPSG:32615", (5e5, 4e6), 30.0),
     "UTM, south": ("EPSG:32733", (4e5, 8e6), 500.0),
@@ -36,6 +37,16 @@ PLACES = {
     "around the south pole": ("EPSG:3031", (-1e6, 1e6), 25_000.0),
     "sinusoidal": (SINUSOIDAL, (-6.6e6, 4.4e6), 4633.0),
     "a globe from 0 to 360": ("EPSG:4326", (0.0, 90.0), 360 / 80),
+    "a globe in metres": ("EPSG:4087", (-20037508.342789244, 10018754.171394622), 40075016.68557849 / 80),
+    "to the pole, in metres": ("EPSG:4087", (1.8e7, 10018754.171394622), 1e5),
+    "corner at the pole": ("EPSG:3413", (0.0, 0.0), 25_000.0),
+    "from the pole": ("EPSG:3413", (-1e6, 25_000.0 * 7), 25_000.0),
+    "rotated pole": (ROTATED, (-28.0, 22.0), 0.44),
+    "rotated pole, around the true one": (ROTATED, (-28.0, 60.0), 0.9),
+    "sinusoidal, at the rim": (SINUSOIDAL, (-8.9e6, 6.67e6), 13_900.0),
+    "across the antimeridian, in Mercator's": ("EPSG:3857", (1.95e7, 6e6), 1e4),
+    "on a cone": ("EPSG:3034", (2e6, 5.5e6), 5e4),
+    "a little west of -180": ("EPSG:4326", (-180.0000001, 40.0), 0.5),
 }
 
 
@@ -48,6 +59,9 @@ def centres_on_globe(grid: RasterGrid) -> tuple[np.ndarray, np.ndarray]:
     row, column = (side.ravel() + 0.5 for side in np.mgrid[: grid.height, : grid.width])
     x, y = a * column + b * row + c, d * column + e * row + f
     longitude, latitude = (np.array(side) for side in transform(grid.crs_wkt, "OGC:CRS84", x, y))
+    if "Sinusoidal" in str(grid.crs_wkt):  # beyond its rim is nothing
+        back = np.array(transform("OGC:CRS84", grid.crs_wkt, longitude, latitude)[0])
+        longitude, latitude = longitude[np.abs(back - x) < a], latitude[np.abs(back - x) < a]
     return (longitude + 180) % 360 - 180, latitude
 
 
@@ -64,7 +78,8 @@ def degrees_a_pixel(longitude: np.ndarray, latitude: np.ndarray) -> float:
 def test_every_pixel_lies_inside_the_footprint_and_the_box(place: str, height: int, width: int) -> None:
     shapely = pytest.importorskip("shapely")
     crs, (left, top), side = PLACES[place]
-    height = min(height, int((top + 90) / side)) if crs == "EPSG:4326" else height
+    south_pole = {"EPSG:4326": -90, "EPSG:4087": -10018754.171394622}.get(crs, -np.inf)
+    height = int(min(height, (top - south_pole) / side + 1e-6))
     grid = grid_of(height, width, (side, 0.0, left, 0.0, -side, top), crs)
     where = placed(grid)
     assert where.geometry is not None
@@ -73,15 +88,16 @@ def test_every_pixel_lies_inside_the_footprint_and_the_box(place: str, height: i
     assert outline.is_valid
     longitude, latitude = centres_on_globe(grid)
     # The sides between points are straight lines in degrees: they may leave out half a pixel, and no more.
-    near = outline.buffer(0.51 * degrees_a_pixel(longitude, latitude) / max(0.02, np.cos(np.radians(latitude)).min()))
-    assert shapely.contains_xy(near, longitude, latitude).all()
+    half = 0.51 * degrees_a_pixel(longitude, latitude)
+    wide = half / max(0.02, np.cos(np.radians(latitude)).min())
+    assert shapely.contains_xy(outline.buffer(wide), longitude, latitude).all()
     west, south, east, north = where.bbox
-    assert (latitude >= south - 1e-6).all()
-    assert (latitude <= north + 1e-6).all()
+    assert (latitude >= south - half).all()
+    assert (latitude <= north + half).all()
     assert -180 <= west <= 180
     assert -180 <= east <= 180
-    inside = (longitude >= west) & (longitude <= east) if west <= east else (longitude >= west) | (longitude <= east)
-    assert inside.all()
+    after, before = longitude >= west - wide, longitude <= east + wide
+    assert (after & before if west <= east else after | before).all()
     for part in getattr(outline, "geoms", [outline]):
         assert part.exterior.is_ccw
         assert part.bounds[0] >= -180
@@ -101,6 +117,13 @@ def test_a_scene_around_a_pole_reaches_it() -> None:
     assert where.bbox[:2] == [-180.0, -90.0]
     assert where.bbox[2] == 180.0
     assert where.bbox[3] < -60
+
+
+def test_a_scene_around_the_apex_of_a_cone_reaches_the_pole() -> None:
+    """Which is behind the cut there, where the projection shows nothing."""
+    where = placed(grid_of(80, 80, (5e4, 0.0, 2e6, 0.0, -5e4, 8.5e6), "EPSG:3034"))
+    assert where.bbox is not None
+    assert (where.bbox[0], *where.bbox[2:]) == (-180.0, 180.0, 90.0)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +197,7 @@ def test_items_are_valid_stac(tmp_path: Path) -> None:
         for layout in ("frames", "stack"):
             _, items = written(tmp_path / f"{number}-{layout}", source, layout)
             for item in items:
-                assert validate_dict(item, stac_version="1.1.0", extensions=[])  # those schemas are far away
+                assert validate_dict(item, stac_version="1.1.0", extensions=[])  # those of extensions are far away
 
 
 def test_a_stack_is_one_item_with_a_band_for_each_date(tmp_path: Path) -> None:
@@ -183,7 +206,11 @@ def test_a_stack_is_one_item_with_a_band_for_each_date(tmp_path: Path) -> None:
     assert item["properties"]["datetime"] is None
     assert item["properties"]["start_datetime"] == "2023-01-01T10:30:00Z"
     assert item["properties"]["end_datetime"] == "2023-01-11T10:30:00Z"
-    assert len(item["assets"]["co"]["raster:bands"]) == 3
+    co = item["assets"]["co"]
+    assert len(co["raster:bands"]) == 3
+    assert [band["description"] for band in co["bands"]] == [f"2023-01-{day}T10:30:00" for day in ("01", "06", "11")]
+    with rasterio.open(tmp_path / co["href"]) as file:
+        assert list(file.descriptions) == [band["description"] for band in co["bands"]]
 
 
 def test_the_same_files_give_the_same_bytes_wherever_they_lie(tmp_path: Path) -> None:

@@ -79,10 +79,37 @@ def test_ticks_are_dates_and_round_values() -> None:
     )
     chart = curve_chart(dates_of(days), curve, limits_of_curves([curve]))
     assert {"2023", "2024"} & {tick.label[:4] for tick in chart.dates}
-    assert {tick.label for tick in chart.values} >= {"0.25", "0.50", "0.75"}
+    assert {tick.label for tick in chart.values} >= {"0.25", "0.5", "0.75"}
 
 
-@pytest.mark.parametrize("values", [[1.36e-3, 1.37e-3], [2.9e6, 3.4e6], [271.3, 271.4], [5.0, 5.0], [-0.0, 0.0]])
+@given(middle=st.floats(-1e9, 1e9), span=st.floats(1e-3, 1e6))
+def test_ticks_say_where_they_are(middle: float, span: float) -> None:
+    curve = Curve(
+        y=0, x=0, values=np.array([middle, middle + span]), half_widths=np.zeros(2), codes=np.ones(2, dtype="uint8")
+    )
+    low, high = limits_of_curves([curve])
+    for tick in curve_chart(dates_of([0, 5]), curve, (low, high)).values:
+        assert float(tick.label) == pytest.approx(low + (1 - tick.at / HEIGHT) * (high - low), abs=1e-3 * (high - low))
+
+
+def test_ticks_are_the_same_whatever_a_user_likes() -> None:
+    import matplotlib as mpl
+
+    days = list(range(30))
+    curve = Curve(y=0, x=0, values=np.arange(30) * 1e4, half_widths=np.zeros(30), codes=np.ones(30, dtype="uint8"))
+
+    def chart() -> object:
+        return curve_chart(dates_of(days), curve, limits_of_curves([curve]))
+
+    usual = chart()
+    liked = {"timezone": "Asia/Tokyo", "axes.formatter.limits": (-1, 1), "date.converter": "concise"}
+    with mpl.rc_context({**liked, "axes.autolimit_mode": "round_numbers", "date.interval_multiples": False}):
+        assert chart() == usual
+
+
+@pytest.mark.parametrize(
+    "values", [[1.36e-3, 1.37e-3], [2.9e6, 3.4e6], [271.3, 271.4], [5.0, 5.0], [-0.0, 0.0], [1.5e-5, 1.52e-5]]
+)
 def test_ticks_tell_values_of_any_size_apart(values: list[float]) -> None:
     curve = Curve(y=0, x=0, values=np.array(values), half_widths=np.zeros(2), codes=np.ones(2, dtype="uint8"))
     chart = curve_chart(dates_of([0, 5]), curve, limits_of_curves([curve]))

@@ -119,10 +119,10 @@ def test_numbers_are_those_of_the_whole_cube() -> None:
 
 def test_what_the_method_learned_is_said_once() -> None:
     cube = filled_cube((3, 8, 8))
-    told = told_of(cube, notes=["v: tuning gained 4 %", "beware"], learned={"v": {"notes": ["tuning gained 4 %"]}})
+    told = told_of(cube, notes=["tuning gained 4 %", "beware: tuning"], learned={"v": {"notes": ["tuning gained 4 %"]}})
     text = make_report(cube, told)
     assert text.count("tuning gained 4 %") == 1
-    assert "<li>beware</li>" in text
+    assert "<li>beware: tuning</li>" in text
 
 
 def test_dates_with_next_to_nothing_observed_are_named() -> None:

@@ -34,10 +34,23 @@ extents = st.tuples(st.integers(1, 40), st.integers(1, 90), st.integers(1, 90))
 chunkings = st.tuples(st.integers(1, 16), st.integers(1, 40), st.integers(1, 40))
 
 
-@given(extent=extents, chunks=chunkings, budget=st.integers(1, 10**6))
+@given(
+    extent=extents,
+    chunks=chunkings,
+    budget=st.integers(1, 10**6),
+    side_of_tile=st.sampled_from([1, 16, 256]),
+    least=st.sampled_from([0, 1000, 2**18]),
+)
 def test_parts_are_whole_chunks_of_the_cube_each_once_and_within_the_bound(
-    extent: tuple[int, int, int], chunks: tuple[int, int, int], budget: int
+    extent: tuple[int, int, int], chunks: tuple[int, int, int], budget: int, side_of_tile: int, least: int
 ) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "TILE_SIDE", side_of_tile)
+        patch.setattr(sampling, "LEAST_BYTES", least)
+        check_parts(extent, chunks, budget, side_of_tile)
+
+
+def check_parts(extent: tuple[int, int, int], chunks: tuple[int, int, int], budget: int, side_of_tile: int) -> None:
     parts = plan_parts(extent, chunks, 3, budget)
     assert list(parts.frames) == sorted(set(parts.frames))
     assert set(parts.frames) <= set(range(extent[0]))
@@ -45,17 +58,20 @@ def test_parts_are_whole_chunks_of_the_cube_each_once_and_within_the_bound(
     groups = {frame // step[0] for frame in parts.frames}
     assert len(parts.frames) == sum(min(extent[0], (g + 1) * step[0]) - g * step[0] for g in groups)
     seen = np.zeros(extent[1:], dtype=int)
+    read = 0
     for y, x in parts.tiles:
-        assert y.start % step[1] == 0
-        assert x.start % step[2] == 0
-        assert y.stop == min(extent[1], y.start + step[1])
+        for side, size, length in ((y, step[1], extent[1]), (x, step[2], extent[2])):
+            assert side.start % size == 0
+            assert side.stop == length or side.stop % size == 0
+            assert side.stop - side.start <= max(size, 1.5 * side_of_tile)
         seen[y, x] += 1
+        read += len(groups) * -(-(y.stop - y.start) // step[1]) * -(-(x.stop - x.start) // step[2])
     assert seen.max() == 1
-    decoded = len(groups) * len(parts.tiles) * int(np.prod(step)) * 3
-    assert decoded <= max(budget, int(np.prod(step)) * 3)
+    cost = max(int(np.prod(step)) * 3, sampling.LEAST_BYTES)
+    assert read * cost <= budget or len(parts.tiles) == len(groups) == 1
     assert parts.share == pytest.approx(seen.sum() * len(parts.frames) / np.prod(extent))
-    everything = -(-extent[0] // step[0]) * -(-extent[1] // step[1]) * -(-extent[2] // step[2]) * int(np.prod(step)) * 3
-    if budget >= everything:
+    everything = np.prod([-(-length // size) for length, size in zip(extent, step, strict=True)]) * cost
+    if budget >= 2 * everything:
         assert parts.whole
 
 
@@ -65,9 +81,10 @@ def test_the_whole_of_a_small_cube_is_counted(
     extent: tuple[int, int, int], chunks: tuple[int, int, int], seed: int
 ) -> None:
     cube = filled_cube(extent, chunks=chunks, seed=seed)
-    found = sample(cube, "v")
+    found = sample(cube, "v", look_bytes=2**50)  # small, but for its many chunks
     codes, values = cube.arrays["v_source"], cube.arrays["v"] * 1e-3
-    assert found.parts.whole
+    assert found.counted.whole
+    assert found.looked.whole
     for code in range(5):
         np.testing.assert_array_equal(found.counts[:, code], (codes == code).sum(axis=(1, 2)))
     filled = np.isin(codes, (2, 3))
@@ -97,6 +114,14 @@ def test_curves_are_pixels_with_few_some_and_many_observations() -> None:
         np.testing.assert_array_equal(curve.half_widths[known], cube.arrays["v_ci90"][known, curve.y, curve.x])
 
 
+@pytest.fixture
+def dear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let small cubes be large ones."""
+    monkeypatch.setattr(sampling, "TILE_SIDE", 1)
+    monkeypatch.setattr(sampling, "LEAST_BYTES", 0)
+
+
+@pytest.mark.usefixtures("dear")
 def test_of_a_large_cube_parts_are_looked_at_and_no_more_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     cube = filled_cube((12, 200, 200))
     readers: list[Any] = []
@@ -104,22 +129,22 @@ def test_of_a_large_cube_parts_are_looked_at_and_no_more_is_read(monkeypatch: py
     monkeypatch.setattr(
         ArraySource, "reader", lambda self, names=None: readers.append(real(self, names)) or readers[-1]
     )
-    budget = 4 * 12 * 16 * 16 * 7
-    found = sample(cube, "v", look_bytes=2 * budget)
-    assert not found.parts.whole
-    assert len(found.parts.tiles) == 4
+    look = 6 * 12 * 16 * 16 * 7  # a third of it for codes alone, of a seventh of the bytes
+    found = sample(cube, "v", look_bytes=look)
+    assert (len(found.looked.tiles), len(found.counted.tiles)) == (4, 12)
     assert len(found.counts) == 12
-    assert found.counts.sum() == 12 * 4 * 16 * 16
+    assert found.counts.sum() == found.counted.share * cube.arrays["v"].size
     (reader,) = readers
     columns = {(window.start[1] // 16, window.start[2] // 16) for window in reader.reads}
-    assert len(columns) == 4
+    assert len(columns) <= 4 + 12
+    assert sum(np.prod([b - a for a, b in zip(w.start, w.stop, strict=True)]) for w in reader.reads) <= look
 
 
 def test_memory_does_not_grow_with_the_cube(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "STEP_BYTES", 2**18)
     monkeypatch.setattr(sampling, "KEPT_SAMPLES", 10**4)
     peaks = []
-    for side in (128, 512):
+    for side in (256, 768):
         cube = filled_cube((12, side, side), chunks=(4, 64, 64))
         tracemalloc.start()
         sample(cube, "v")
@@ -128,11 +153,14 @@ def test_memory_does_not_grow_with_the_cube(monkeypatch: pytest.MonkeyPatch) -> 
     assert peaks[1] < 1.5 * peaks[0]
 
 
-def test_a_cube_of_one_long_chunk_is_looked_at_in_part_of_its_dates() -> None:
-    cube = filled_cube((40, 32, 32), chunks=(1, 32, 32))
-    found = sample(cube, "v", look_bytes=2 * 10 * 32 * 32 * 7)
-    assert len(found.parts.frames) == 10
-    for number, frame in enumerate(found.parts.frames):
+@pytest.mark.usefixtures("dear")
+def test_a_cube_of_large_frames_is_looked_at_in_part_of_its_dates() -> None:
+    cube = filled_cube((80, 32, 32), chunks=(1, 32, 32))
+    found = sample(cube, "v", look_bytes=3 * 5 * 32 * 32 * 7)
+    assert len(found.looked.frames) == 10
+    assert all(len(curve.values) == 10 for curve in found.curves)
+    assert len(found.counted.frames) == 35
+    for number, frame in enumerate(found.counted.frames):
         assert found.counts[number, 1] == (cube.arrays["v_source"][frame] == 1).sum()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
@@ -224,6 +225,12 @@ def _layers(item: Any, parsed: Any, target: Target, wanted: frozenset[str] | Non
     bands: Mapping[tuple[str, int], Any] = {key: one for key, one in parsed.bands.items() if hasattr(one, "geobox")}
     count = {asset: sum(name == asset for name, _ in bands) for asset, _ in bands}
     digest = _digest(item)
+    stack = next((asset for asset, number in count.items() if number > 1 and _are_dates(item.assets[asset])), None)
+    if stack is not None:
+        raise CubeError(
+            f"the asset {stack!r} of item {item.id} holds a band for each date, and ingest takes an item for one date; "
+            "give items of single dates, such as of a mosaic with --layout frames, or the filled cube itself"
+        )
     layers = []
     for (asset, index), source in sorted(bands.items()):
         variable = asset if count[asset] == 1 else f"{asset}_b{index}"
@@ -256,6 +263,12 @@ def _layers(item: Any, parsed: Any, target: Target, wanted: frozenset[str] | Non
             )
         )
     return layers
+
+
+def _are_dates(asset: Any) -> bool:
+    """Whether the bands of an asset are described by dates, as `stpipe.io.catalog` does."""
+    said = [str(band.get("description") or "") for band in asset.to_dict().get("bands") or ()]
+    return bool(said) and all(re.fullmatch(r"\d{4}-\d\d-\d\d(T[\d:.]+)?", one) for one in said)
 
 
 def _band_facts(asset: Any, index: int) -> dict[str, Any]:
