@@ -45,6 +45,8 @@ def test_there_is_something_to_run() -> None:
     assert any("stpipe fill-scene cube.zarr\n" in code for _, code in RUN)
 
 
+@pytest.mark.integration
+@pytest.mark.xdist_group("readme")
 @pytest.mark.processes
 @pytest.mark.parametrize(("language", "code"), RUN, ids=[code.strip().splitlines()[0] for _, code in RUN])
 def test_a_marked_block_runs(place: Path, language: str, code: str) -> None:

@@ -222,6 +222,7 @@ def test_every_option_makes_another_run(files: dict[str, Path], tmp_path: Path, 
     assert json.loads(capsys.readouterr().out)["run_id"] == told[0]
 
 
+@pytest.mark.integration
 def test_neither_blocks_nor_workers_make_a_difference(files: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
     made = []
     for name, workers, block in (("whole", 1, (HEIGHT, WIDTH)), ("parts", 1, (16, 24)), ("two", 2, (16, 24))):

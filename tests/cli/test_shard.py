@@ -52,6 +52,7 @@ def test_shares_that_die_are_taken_over_and_the_bytes_are_those_of_one_driver(
     assert not (out / "work").exists()
 
 
+@pytest.mark.integration
 @pytest.mark.processes
 def test_shares_that_work_together_end_together(whole: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     (cube, expected), out = whole, tmp_path / "out"

@@ -56,6 +56,7 @@ def without(taught: RadarStackFiller) -> StackFiller:
     return taught.alone.taught(taught.leaning.alone.to_bytes())
 
 
+@pytest.mark.integration
 def test_where_radar_knows_it_is_better_than_either_alone_on_gaps_that_nobody_has_seen(seeing: Case) -> None:
     crop, truth, _ = seeing
     hidden = draw_gaps(crop.valid, np.random.default_rng(7))
