@@ -71,6 +71,7 @@ def show(folder: Path, report: dict[str, Any]) -> None:
 
     from stpipe.cli.console import PlainConsole
     from stpipe.core.sizes import gib
+    from stpipe.execution.storage import is_there
     from stpipe.io.frames import half_width_name
 
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -93,4 +94,6 @@ def show(folder: Path, report: dict[str, Any]) -> None:
     console.print(f"{folder / 'filled.zarr'}: the filled cube, with {companions} of each variable")
     if tiffs:
         console.print(f"{folder / 'geotiff'}: {tiffs} GeoTIFFs, with their dates and places in items.json")
-    console.print(f"{folder / 'report.html'}: pictures and numbers; {folder / 'run.json'}: all about the run")
+    if is_there(folder / "report.html"):
+        console.print(f"{folder / 'report.html'}: pictures and numbers")
+    console.print(f"{folder / 'run.json'}: all about the run")

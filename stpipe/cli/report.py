@@ -70,7 +70,7 @@ def _draw(folder: Path, output: Path | None, variables: tuple[str, ...], *, over
         _check_file(place, run)
     _check_place(place, overwrite=overwrite)
     with interruptible(lambda: STOPPED):
-        page = page_of_run(run, told, variables or None).encode()
+        page = page_of_run(run, told, variables or None)
         write_whole(place, page)
     return run, place, len(page)
 

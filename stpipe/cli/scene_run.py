@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ from stpipe.execution.runners import ClusterRunner, Runner, Tasks
 from stpipe.execution.stages import clean_workers
 from stpipe.execution.storage import (
     absolute,
+    drop,
     is_of_store,
     is_remote,
     one_line,
@@ -120,7 +122,7 @@ def execute(prepared: Prepared, *, watch: Watch | None = None) -> RunResult:
                     prepared, ClusterRunner(client, watch.progress, prepared.options.block_timeout), watch, notes
                 )
             watch.stage("report")
-            notes += write_report(folder, report)
+            notes = [*notes, *write_report(folder, report)]  # the run's own are in its report already
             watch.stage("clear")
             folder.finish(report, keep_work=prepared.options.keep_work)
     except Exception as error:
@@ -257,6 +259,8 @@ def carry_out(
             # GeoTIFFs may have been made of it: each is held against the new one.
             remove(folder.work / "records" / MOSAIC)
             folder.withdraw("filled.zarr")
+            for name in (ITEMS, "quicklook.png", "report.html"):  # they tell of it
+                drop(folder.product(name))
             notes.append(
                 "the cube's files have changed since it was filled; what they decide was made again"
                 if outdated
@@ -473,18 +477,18 @@ def _quicklook(prepared: Prepared) -> None:
 
 
 def write_report(folder: RunFolder, told: dict[str, JSON]) -> list[str]:
-    """Draw what a run made as a page; return, and note in `told`, why that could not be done."""
+    """Draw what a run made as a page; return why that could not be done."""
     from stpipe.report.page import page_of_run
 
     try:
-        page = page_of_run(folder.path, told).encode()
+        page = page_of_run(folder.path, told)
     except Exception as error:
         if isinstance(error, OSError) or is_of_store(error):
             raise
         # What was filled is whole, and of more worth than a page that can be drawn later.
-        notes = [f"report.html could not be drawn ({one_line(error)}); stpipe report {folder.path} tries again"]
-        told["notes"] = [*told["notes"], *notes]
-        return notes
+        drop(folder.product("report.html"))  # of an attempt before
+        again = shlex.join(["stpipe", "report", str(folder.path)])
+        return [f"report.html could not be drawn ({one_line(error)}); {again} tries again"]
     write_whole(folder.product("report.html"), page)
     return []
 

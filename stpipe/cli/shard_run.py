@@ -66,7 +66,7 @@ def _take_part(prepared: Prepared, shard: Shard, watch: Watch, notes: list[str])
     with folder.alone():
         if finished():
             return None
-        notes += write_report(folder, report)
+        notes = [*notes, *write_report(folder, report)]
         folder.finish(report, keep_work=True)
     return RunResult(folder.path, report, notes=notes)
 

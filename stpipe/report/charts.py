@@ -82,6 +82,8 @@ class Chart:
 def share_chart(times: NDArray[np.datetime64], counts: NDArray[np.int64]) -> Chart:
     """Return a bar for each date: which share of its samples inside the domain comes from where.
 
+    Dates that would share a unit of `WIDTH` share a bar, if there are more of them than units.
+
     Parameters
     ----------
     times : (n,) ndarray of datetime64
@@ -89,8 +91,9 @@ def share_chart(times: NDArray[np.datetime64], counts: NDArray[np.int64]) -> Cha
     counts : (n, 5) ndarray of int64
         Samples of each source code.
     """
-    inside = np.delete(counts, SOURCE_CODES["outside_domain"], axis=1).sum(axis=1)
     x, dates = _along(times)
+    x, counts = _binned(x, counts)
+    inside = np.delete(counts, SOURCE_CODES["outside_domain"], axis=1).sum(axis=1)
     width = _bar_width(x)
     top = np.zeros(len(x))
     bars = []
@@ -113,6 +116,8 @@ def share_chart(times: NDArray[np.datetime64], counts: NDArray[np.int64]) -> Cha
 def curve_chart(times: NDArray[np.datetime64], curve: Curve, limits: tuple[float, float]) -> Chart:
     """Return a pixel's values through time, each in the colour of where it comes from, with its interval.
 
+    Of more than twice as many dates as `WIDTH` has units the lowest and the highest of each unit and source are drawn.
+
     Parameters
     ----------
     times : (n,) ndarray of datetime64
@@ -128,13 +133,13 @@ def curve_chart(times: NDArray[np.datetime64], curve: Curve, limits: tuple[float
     def down(values: F64) -> F64:
         return HEIGHT * (1 - (values.clip(low, high) - low) / (high - low))
 
-    known = np.isfinite(curve.values)
+    kept = _drawn(x, curve)
     y, upper, lower = (
         down(curve.values + sign * np.nan_to_num(curve.half_widths, posinf=high - low)) for sign in (0, 1, -1)
     )
     points, intervals = [], []
     for meaning, code in SOURCE_CODES.items():
-        drawn = np.flatnonzero(known & (curve.codes == code))
+        drawn = kept[curve.codes[kept] == code]
         if not len(drawn):
             continue
         colour = SOURCE_COLOURS[meaning]
@@ -142,7 +147,7 @@ def curve_chart(times: NDArray[np.datetime64], curve: Curve, limits: tuple[float
         bars = "".join(f"M{x[i]:.1f} {upper[i]:.1f}V{lower[i]:.1f}" for i in drawn if upper[i] < lower[i])
         if bars:
             intervals.append(Shape(path=bars, colour=colour, meaning=meaning))
-    line = "L".join(f"{x[i]:.1f} {y[i]:.1f}" for i in np.flatnonzero(known))
+    line = "L".join(f"{x[i]:.1f} {y[i]:.1f}" for i in kept)
     return Chart(
         dates=dates,
         values=_value_ticks(low, high),
@@ -192,6 +197,30 @@ def _along(times: NDArray[np.datetime64]) -> tuple[F64, tuple[Tick, ...]]:
             labels[0] = f"{labels[0]} ({formatter.get_offset()})"
     places = (marks - first + margin) / span * WIDTH
     return x, tuple(Tick(at=float(at), label=label) for at, label in zip(places, labels, strict=True))
+
+
+def _binned(x: F64, counts: NDArray[np.int64]) -> tuple[F64, NDArray[np.int64]]:
+    """Return the places of bars, and what is in them: that of each date, or of several where they stand too close."""
+    if len(x) <= WIDTH:
+        return x, counts
+    units, which = np.unique(x.clip(0, WIDTH - 1).astype(int), return_inverse=True)
+    summed = np.zeros((len(units), counts.shape[1]), dtype=np.int64)
+    np.add.at(summed, which, counts)
+    return units + 0.5, summed
+
+
+def _drawn(x: F64, curve: Curve) -> NDArray[np.intp]:
+    """Return which dates of a curve are drawn."""
+    known = np.flatnonzero(np.isfinite(curve.values))
+    if len(known) <= 2 * WIDTH:
+        return known
+    unit, code = x[known].astype(int), curve.codes[known].astype(int)
+    order = np.lexsort((curve.values[known], code, unit))
+    group = unit[order] * len(SOURCE_CODES) + code[order]
+    first = np.flatnonzero(np.diff(group, prepend=-1))
+    last = np.append(first[1:], len(group)) - 1
+    drawn: NDArray[np.intp] = known[np.unique(order[np.concatenate([first, last])])]
+    return drawn
 
 
 def _bar_width(x: F64) -> float:

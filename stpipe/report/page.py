@@ -22,8 +22,8 @@ from stpipe.report.charts import HEIGHT, WIDTH, Chart, curve_chart, limits_of_cu
 from stpipe.report.drawing import Picture, percent_text, titles
 from stpipe.report.notes import guide_words, learning_notes
 from stpipe.report.quicklook import READ_BYTES, look
-from stpipe.report.sampling import LOOK_BYTES, Findings, Parts, sample
-from stpipe.report.tiles import Row, rows_of
+from stpipe.report.sampling import LOOK_BYTES, Curve, Findings, Parts, sample
+from stpipe.report.tiles import Row, rows_of, told_apart
 
 MOST_PICTURED = 6
 """Variables with pictures and curves; all have numbers."""
@@ -33,6 +33,12 @@ MOST_LISTED = 200
 
 HARDLY = 0.01
 """A date with a smaller share of observed samples, and filled ones, is named: what is there comes from elsewhere."""
+
+THINNED = ", evenly thinned"
+"""Said of percentiles, where samples are more than are kept."""
+
+MOST_NAMED = 60
+"""Dates in a list."""
 
 MARK = '<meta name="generator" content="stpipe report'
 """What tells a report from other pages."""
@@ -70,7 +76,10 @@ class Section:
     """What each date holds."""
 
     hardly: tuple[str, ...]
-    """Dates with next to nothing observed of what was filled there."""
+    """Dates with next to nothing observed, but something filled; the first of them."""
+
+    hardly_more: int
+    """How many more there are."""
 
     curves: tuple[tuple[str, Chart], ...]
     """Pixels through time, with their places."""
@@ -143,10 +152,11 @@ def make_report(
     return page
 
 
-def page_of_run(folder: Path, told: Mapping[str, JSON], variables: Sequence[str] | None = None) -> str:
-    """Return the page of a run's folder; see `make_report`."""
+def page_of_run(folder: Path, told: Mapping[str, JSON], variables: Sequence[str] | None = None) -> bytes:
+    """Return the page of a run's folder as a file; see `make_report`."""
     stored = json.loads(json.dumps(told))  # as it comes from the file, so that the page is the same later
-    return make_report(open_source(folder / "filled.zarr"), stored, variables)
+    page = make_report(open_source(folder / "filled.zarr"), stored, variables)
+    return page.encode(errors="backslashreplace")  # names of files need not be text
 
 
 def _heading(told: Mapping[str, JSON]) -> str:
@@ -182,7 +192,7 @@ def _template() -> Any:
 def lead(counts: Mapping[str, Mapping[str, int]]) -> str:
     """Return what came of the run, in a sentence or two.
 
-    >>> lead({"ndvi": {"observed": 60, "filled": 30, "filled_by_fallback": 9, "unfilled": 1, "outside_domain": 9}})
+    >>> lead({"ndvi": {"observed": 60, "filled": 30, "filled_by_fallback": 9, "unfilled": 1, "outside_domain": 0}})
     '40 % of the samples were gaps; 98 % of them are filled, of which 23 % by a simpler method, and 2 % are gaps still.'
     """
     total = {code: sum(row.get(code, 0) for row in counts.values()) for code in SOURCE_CODES}
@@ -192,7 +202,9 @@ def lead(counts: Mapping[str, Mapping[str, int]]) -> str:
         return "No sample lies inside the domain: there was nothing to fill."
     if not gaps:
         return "The cube had no gaps: everything is as it was."
-    words = f"{percent_text(gaps / inside)} of the samples were gaps; {percent_text(filled / gaps)} of them are filled"
+    where = " inside the domain" if total["outside_domain"] else ""
+    words = f"{percent_text(gaps / inside)} of the samples{where} were gaps; "
+    words += f"{percent_text(filled / gaps)} of them are filled"
     if total["filled_by_fallback"]:
         words += f", of which {percent_text(total['filled_by_fallback'] / filled)} by a simpler method"
     if total["unfilled"]:
@@ -296,12 +308,20 @@ def _numbers(variable: str, counts: Mapping[str, int], found: Findings | None, f
         "units": "" if units == "1" else units,
         "counts": [(code, counts.get(code, 0), percent_text(counts.get(code, 0) / total)) for code in MEANINGS],
         "values": [] if found is None else [_three(found.observed), _three(found.filled), _three(found.half_widths)],
-        "basis": "" if found is None else _basis(found.looked, filled.extent[0]),
+        "basis": "" if found is None else _basis(found.looked, filled.extent[0]) + (THINNED if found.thinned else ""),
     }
 
 
 def _three(numbers: tuple[float, float, float] | None) -> str:
-    return "–" if numbers is None else f"{numbers[1]:.3g} ({numbers[0]:.3g} to {numbers[2]:.3g})"
+    """Return a median and what is about it.
+
+    >>> _three((0.0123, 0.4567, 0.89)), _three((101000.0, 101250.0, 101400.0)), _three(None)
+    ('0.457 (0.0123 to 0.89)', '101250 (101000 to 101400)', '–')
+    """
+    if numbers is None:
+        return "–"
+    low, middle, high = told_apart(numbers)
+    return f"{middle} ({low} to {high})"
 
 
 def _basis(parts: Parts, frames: int) -> str:
@@ -319,7 +339,8 @@ def _section(filled: FrameSource, variable: str, found: Findings, variables: int
     inside = np.delete(found.counts, SOURCE_CODES["outside_domain"], axis=1).sum(axis=1)
     observed = found.counts[:, SOURCE_CODES["observed"]]
     gaps_filled = found.counts[:, [SOURCE_CODES["filled"], SOURCE_CODES["filled_by_fallback"]]].sum(axis=1)
-    hardly = np.flatnonzero((gaps_filled > 0) & (observed < HARDLY * inside))
+    several = len(found.counts) > 1  # or there are no other dates
+    hardly = np.flatnonzero(several & (gaps_filled > 0) & (observed < HARDLY * inside))
     dates = _days(frame_dates(times))
     limits = limits_of_curves(found.curves)
     info = infos_of(filled)[variable]
@@ -330,9 +351,10 @@ def _section(filled: FrameSource, variable: str, found: Findings, variables: int
         columns=tuple((date, gap) for date, _, gap in (title.partition("\n") for title in titles(picture))),
         part=_part(picture),
         shares=share_chart(times, found.counts),
-        hardly=tuple(dates[i] for i in hardly),
+        hardly=tuple(dates[i] for i in hardly[:MOST_NAMED]),
+        hardly_more=max(0, len(hardly) - MOST_NAMED),
         curves=tuple(
-            (_place(filled, curve.y, curve.x), curve_chart(filled.times[list(looked.frames)], curve, limits))
+            (_place(filled, curve), curve_chart(filled.times[list(looked.frames)], curve, limits))
             for curve in found.curves
         ),
         counted=_basis(counted, filled.extent[0]),
@@ -351,9 +373,10 @@ def _part(picture: Picture) -> str:
     return ", ".join(words)
 
 
-def _place(filled: FrameSource, y: int, x: int) -> str:
-    """Return where a pixel is."""
-    words = f"row {y:,}, column {x:,}"
-    if filled.y is None or filled.x is None:
-        return words
-    return f"{words} (y {float(filled.y[y]):.9g}, x {float(filled.x[x]):.9g})"
+def _place(filled: FrameSource, curve: Curve) -> str:
+    """Return where a pixel is, and how often it was observed."""
+    words = f"row {curve.y:,}, column {curve.x:,}"
+    if filled.y is not None and filled.x is not None:
+        words += f" (y {float(filled.y[curve.y]):.9g}, x {float(filled.x[curve.x]):.9g})"
+    observed = int((curve.codes == SOURCE_CODES["observed"]).sum())
+    return f"{words}, observed on {observed:,} of {len(curve.codes):,} dates"

@@ -77,8 +77,7 @@ def plan_parts(extent: Triple, chunks: Triple, item_bytes: int, look_bytes: int 
     item_bytes : int
         Bytes of a sample, of all that is looked at together.
     look_bytes : int
-        What may be decoded, as `LEAST_BYTES` a chunk where these are smaller; one tile of one chunk of dates is, in
-        any case.
+        What may be decoded, as `LEAST_BYTES` a chunk where these are smaller; one chunk is, in any case.
 
     Examples
     --------
@@ -89,12 +88,13 @@ def plan_parts(extent: Triple, chunks: Triple, item_bytes: int, look_bytes: int 
     (30, [1500, 1500, 1500, 4500, 4500, 4500, 7500, 7500, 7500])
     """
     chunk = triple(min(pair) for pair in zip(chunks, extent, strict=True))
-    many = [max(1, round(TILE_SIDE / side)) for side in chunk[1:]]  # chunks along a side of a tile
-    step = triple((chunk[0], *(min(n * side, most) for n, side, most in zip(many, chunk[1:], extent[1:], strict=True))))
+    chunk_bytes = max(chunk[0] * chunk[1] * chunk[2] * item_bytes, LEAST_BYTES)
+    most = max(1, look_bytes // chunk_bytes)  # chunks
+    across = min(most, max(1, round(TILE_SIDE / chunk[2])), -(-extent[2] // chunk[2]))  # of a tile
+    down = min(most // across, max(1, round(TILE_SIDE / chunk[1])), -(-extent[1] // chunk[1]))
+    step = triple((chunk[0], min(down * chunk[1], extent[1]), min(across * chunk[2], extent[2])))
     counts = triple(-(-n // size) for n, size in zip(extent, step, strict=True))
-    pieces = -(-step[1] // chunk[1]) * -(-step[2] // chunk[2])
-    tile_bytes = pieces * max(chunk[0] * chunk[1] * chunk[2] * item_bytes, LEAST_BYTES)
-    affordable = max(1, look_bytes // tile_bytes)
+    affordable = max(1, most // (down * across))
     groups = min(counts[0], affordable)
     columns = max(1, affordable // groups)
     rows = min(counts[1], max(1, int((columns * counts[1] / counts[2]) ** 0.5)))
@@ -157,6 +157,9 @@ class Findings:
     looked: Parts
     """What percentiles and curves rest on."""
 
+    thinned: bool
+    """Whether percentiles rest on about `KEPT_SAMPLES` of these, for there are more."""
+
     observed: tuple[float, float, float] | None
     """5th, 50th and 95th percentile of observed values, physical; None without any."""
 
@@ -197,19 +200,19 @@ def sample(filled: FrameSource, variable: str, *, look_bytes: int = LOOK_BYTES) 
     item_bytes = sum(np.dtype(infos[name].dtype).itemsize for name in names)
     looked = plan_parts(filled.extent, infos[source].chunks, item_bytes, look_bytes - for_codes)
     values = _Values(looked)
-    for first, tile, window in _windows(looked, infos[source], filled.extent, item_bytes):
+    for first, tile, window in _windows(looked, infos[source].chunks, filled.extent, item_bytes):
         codes = reader.read(source, window)
         found = _physical(reader, infos[variable], window)
         widths = _physical(reader, infos[width], window) if width in infos else np.full(codes.shape, np.nan)
-        values.add(first, tile, codes, found, widths)
-    observed, gaps, half_widths = (_percentiles(kept) for kept in (values.observed, values.filled, values.half_widths))
+        values.add(first, tile, window, codes, found, widths)
     return Findings(
         counted=counted,
         counts=_counts(reader, infos[source], counted, filled.extent),
         looked=looked,
-        observed=observed,
-        filled=gaps,
-        half_widths=half_widths,
+        thinned=any(kept.every > 1 for kept in (values.observed, values.filled, values.half_widths)),
+        observed=values.observed.percentiles(),
+        filled=values.filled.percentiles(),
+        half_widths=values.half_widths.percentiles(),
         curves=values.curves(),
     )
 
@@ -217,11 +220,41 @@ def sample(filled: FrameSource, variable: str, *, look_bytes: int = LOOK_BYTES) 
 def _counts(reader: CubeReader, source: VariableInfo, parts: Parts, extent: Triple) -> NDArray[np.int64]:
     """Return the samples of each source code in each frame of some parts."""
     counts = np.zeros((len(parts.frames), len(SOURCE_CODES)), dtype=np.int64)
-    for first, _, window in _windows(parts, source, extent, 1):
+    for first, _, window in _windows(parts, source.chunks, extent, 1):
         codes = reader.read(source.name, window)
         for code in SOURCE_CODES.values():
             counts[first : first + len(codes), code] += (codes == code).sum(axis=(1, 2))
     return counts
+
+
+class _Thinned:
+    """Samples that come in pieces, evenly thinned once they are too many.
+
+    One in three is kept, and again: where a row has 256 samples, or 1000, one in a power of two would be a few columns.
+    """
+
+    def __init__(self) -> None:
+        self.every = 1
+        self._seen = 0
+        self._kept: list[NDArray[np.float64]] = []
+        self._count = 0
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        taken = values[-self._seen % self.every :: self.every].copy()  # a view would keep all of them
+        self._seen += len(values)
+        self._kept.append(taken)
+        self._count += len(taken)
+        while self._count > 3 * KEPT_SAMPLES:
+            thinner = np.concatenate(self._kept)[::3].copy()
+            self._kept, self._count, self.every = [thinner], len(thinner), 3 * self.every
+
+    def percentiles(self) -> tuple[float, float, float] | None:
+        values = np.concatenate([np.empty(0), *self._kept])
+        values = values[np.isfinite(values)]
+        if not values.size:
+            return None
+        low, middle, high = np.quantile(values, WITHIN)
+        return float(low), float(middle), float(high)
 
 
 class _Values:
@@ -229,30 +262,26 @@ class _Values:
 
     def __init__(self, parts: Parts) -> None:
         pixels = sum(_pixels(tile) for tile in parts.tiles)
-        self._every = max(1, pixels * len(parts.frames) // KEPT_SAMPLES)
         most = max(len(CURVES), min(TRIED_PIXELS, TRIED_SAMPLES // len(parts.frames)))
         self._stride = max(1, round((pixels / most) ** 0.5))
-        self.observed: list[NDArray[np.float64]] = []
-        self.filled: list[NDArray[np.float64]] = []
-        self.half_widths: list[NDArray[np.float64]] = []
+        self.observed, self.filled, self.half_widths = _Thinned(), _Thinned(), _Thinned()
         self._tried = [_Tried(len(parts.frames), tile, self._stride) for tile in parts.tiles]
 
     def add(
         self,
         first: int,
         tile: int,
+        window: Window,
         codes: NDArray[np.uint8],
         values: NDArray[np.float64],
         half_widths: NDArray[np.float64],
     ) -> None:
         """Take a window, of which frame (the first) and which tile it is among those of the parts."""
         gap = np.isin(codes, _FILLED)
-        self.observed.append(values[codes == SOURCE_CODES["observed"]][:: self._every].copy())
-        self.filled.append(values[gap][:: self._every].copy())
-        self.half_widths.append(half_widths[gap][:: self._every].copy())
-        tried, frames = self._tried[tile], slice(first, first + len(codes))
-        for kept, new in ((tried.codes, codes), (tried.values, values), (tried.half_widths, half_widths)):
-            kept[frames] = new[:, :: self._stride, :: self._stride]
+        self.observed.add(values[codes == SOURCE_CODES["observed"]])
+        self.filled.add(values[gap])
+        self.half_widths.add(half_widths[gap])
+        self._tried[tile].add(first, window, codes, values, half_widths)
 
     def curves(self) -> tuple[Curve, ...]:
         """Return pixels inside the domain with few, some and many observations; of equals the first."""
@@ -274,6 +303,24 @@ class _Tried:
         shape = (frames, *(len(range(side.start, side.stop, stride)) for side in tile))
         self.codes = np.zeros(shape, dtype=np.uint8)
         self.values, self.half_widths = np.zeros(shape), np.zeros(shape)
+
+    def add(
+        self,
+        first: int,
+        window: Window,
+        codes: NDArray[np.uint8],
+        values: NDArray[np.float64],
+        half_widths: NDArray[np.float64],
+    ) -> None:
+        """Take what of a window is tried."""
+        into, taken = [slice(first, first + len(codes))], [slice(None)]
+        for side, start, length in zip(self._tile, window.start[1:], codes.shape[1:], strict=True):
+            skipped = -(start - side.start) % self._stride
+            number = (start - side.start + skipped) // self._stride
+            taken.append(slice(skipped, None, self._stride))
+            into.append(slice(number, number + len(range(skipped, length, self._stride))))
+        for kept, new in ((self.codes, codes), (self.values, values), (self.half_widths, half_widths)):
+            kept[tuple(into)] = new[tuple(taken)]
 
     def observed(self, number: int) -> NDArray[np.intp]:
         """Return how often each pixel inside the domain was observed, with `number`, its row and column here."""
@@ -299,15 +346,23 @@ def _pixels(tile: tuple[slice, slice]) -> int:
     return int(np.prod([side.stop - side.start for side in tile]))
 
 
-def _windows(parts: Parts, info: VariableInfo, extent: Triple, item_bytes: int) -> Iterator[tuple[int, int, Window]]:
-    """Yield what is read at once: its first frame's number among those of the parts, its tile's, and the window."""
-    frames_a_chunk = min(info.chunks[0], extent[0])
+def _windows(parts: Parts, chunks: Triple, extent: Triple, item_bytes: int) -> Iterator[tuple[int, int, Window]]:
+    """Yield what is read at once: its first frame's number among those of the parts, its tile's, and the window.
+
+    Whole chunks, as many as `STEP_BYTES` hold, and one in any case.
+    """
+    t, height, width = (min(pair) for pair in zip(chunks, extent, strict=True))
+    most = max(1, STEP_BYTES // (t * height * width * item_bytes))
     for number, (y, x) in enumerate(parts.tiles):
-        pixels = (y.stop - y.start) * (x.stop - x.start)
-        longest = max(1, STEP_BYTES // (frames_a_chunk * pixels * item_bytes)) * frames_a_chunk
-        for first, stop in _runs(parts.frames, longest):
-            begin, end = parts.frames[first], parts.frames[stop - 1] + 1
-            yield first, number, Window((begin, y.start, x.start), (end, y.stop, x.stop))
+        across = min(most, -(-(x.stop - x.start) // width))
+        down = min(most // across, -(-(y.stop - y.start) // height))
+        runs = list(_runs(parts.frames, most // (across * down) * t))
+        for top in range(y.start, y.stop, down * height):
+            for left in range(x.start, x.stop, across * width):
+                bottom, right = min(y.stop, top + down * height), min(x.stop, left + across * width)
+                for first, stop in runs:
+                    begin, end = parts.frames[first], parts.frames[stop - 1] + 1
+                    yield first, number, Window((begin, top, left), (end, bottom, right))
 
 
 def _runs(frames: tuple[int, ...], longest: int) -> Iterator[tuple[int, int]]:
@@ -325,12 +380,3 @@ def _runs(frames: tuple[int, ...], longest: int) -> Iterator[tuple[int, int]]:
 
 def _physical(reader: CubeReader, info: VariableInfo, window: Window) -> NDArray[np.float64]:
     return physical(reader.read(info.name, window), info)
-
-
-def _percentiles(found: list[NDArray[np.float64]]) -> tuple[float, float, float] | None:
-    values = np.concatenate([np.empty(0), *found])
-    values = values[np.isfinite(values)]
-    if not values.size:
-        return None
-    low, middle, high = np.quantile(values, WITHIN)
-    return float(low), float(middle), float(high)

@@ -64,7 +64,22 @@ def _row(label: str, images: Sequence[NDArray[np.float64]], colours: str, low: f
     palette.append(_rgb(GAP_GREY))
     made = tuple(_png(_steps(image, low, high), palette) for image in images)
     stops = ", ".join("rgb({}, {}, {})".format(*palette[step]) for step in np.linspace(0, STEPS - 1, 9).astype(int))
-    return Row(label=label, images=made, scale=(f"{low:.3g}", f"{high:.3g}", f"linear-gradient(to right, {stops})"))
+    lower, upper = told_apart((low, high))
+    return Row(label=label, images=made, scale=(lower, upper, f"linear-gradient(to right, {stops})"))
+
+
+def told_apart(numbers: Sequence[float]) -> tuple[str, ...]:
+    """Return numbers in three digits, or in as many as tell them apart to a hundredth of their range.
+
+    >>> told_apart((0.01234, 0.5678)), told_apart((101000.0, 101250.0, 101400.0)), told_apart((2.0, 2.0))
+    (('0.0123', '0.568'), ('101000', '101250', '101400'), ('2', '2'))
+    """
+    span = max(numbers) - min(numbers)
+    for digits in range(3, 16):
+        words = tuple(f"{float(f'{number:.{digits}g}'):.{max(digits, 7)}g}" for number in numbers)
+        if all(abs(float(word) - number) <= 0.01 * span for word, number in zip(words, numbers, strict=True)):
+            break
+    return words
 
 
 def _steps(image: NDArray[np.float64], low: float, high: float) -> NDArray[np.uint8]:

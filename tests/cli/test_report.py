@@ -112,6 +112,7 @@ def test_the_folder_of_a_named_run_will_do(copy: Path, tmp_path: Path) -> None:
 
 def test_a_report_of_an_older_run_says_what_it_can(copy: Path) -> None:
     told = json.loads((copy / "run.json").read_text())
+    told["products"][0]["path"] = "caf\udce9.zarr"  # as Python has what is not UTF-8
     short = {key: told[key] for key in ("run_id", "counts", "products")}
     (copy / "run.json").write_text(json.dumps(short))
     assert run(["report", str(copy)]) == 0
@@ -147,7 +148,7 @@ def test_whatever_a_run_says_gives_a_page_or_a_line(copy: Path, key: str, value:
     whole = file.read_text()
     file.write_text(json.dumps({**json.loads(whole), key: value}))
     try:
-        read(page_of_run(*finished_run(copy)))
+        read(page_of_run(*finished_run(copy)).decode())
     except OutputError as error:
         assert "holds no run: its run.json is damaged" in str(error)  # noqa: PT017 - or a page
         assert value is not None or key in {"counts", "products"}
@@ -168,10 +169,9 @@ def test_a_page_that_cannot_be_drawn_stops_no_run(
         cube, folder = str(finished.parent / "cube.zarr"), tmp_path / "cube.filled"
         assert run(["fill-scene", cube, "-o", str(folder), "--method", "linear", "--workers", "1"]) == 0
     assert f"report.html could not be drawn (ValueError: no ink); stpipe report {folder}" in capsys.readouterr().err
-    assert any("no ink" in note for note in json.loads((folder / "run.json").read_text())["notes"])
     assert not (folder / "report.html").exists()
     assert run(["report", str(folder)]) == 0
-    assert (folder / "report.html").exists()
+    assert "no ink" not in (folder / "report.html").read_text()
 
 
 def test_wrong_input_is_refused_in_a_line(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,7 @@ def grid_of(height: int, width: int, transform: tuple[float, ...] | None, crs: s
 
 
 SINUSOIDAL = "+proj=sinu +R=6371007.181 +units=m"
+GOES = "+proj=geos +h=35786023 +lon_0=-75 +sweep=x +ellps=GRS80"
 ROTATED = "+proj=ob_tran +o_proj=longlat +o_lon_p=0 +o_lat_p=39.25 +lon_0=18 +R=6371229"
 PLACES = {
     "UTM": ("EPSG:32615", (5e5, 4e6), 30.0),
@@ -102,6 +103,59 @@ def test_every_pixel_lies_inside_the_footprint_and_the_box(place: str, height: i
         assert part.exterior.is_ccw
         assert part.bounds[0] >= -180
         assert part.bounds[2] <= 180
+
+
+LARGE = {
+    "Antarctica": ("EPSG:3031", (0.0, 960_000.0), 30.0, 30_000, 30_000),
+    "Greenland": ("EPSG:3413", (-700_000.0, -600_000.0), 150.0, 18_000, 11_000),
+    "Europe": ("EPSG:3035", (2_500_000.0, 5_500_000.0), 100.0, 46_000, 55_000),
+    "CONUS": ("EPSG:5070", (-2_400_000.0, 3_200_000.0), 30.0, 97_000, 154_000),
+    "a tile of Sentinel-2": ("EPSG:32633", (399_960.0, 5_900_040.0), 10.0, 10_980, 10_980),
+    "a tile in the Arctic": ("EPSG:3413", (200_000.0, 600_000.0), 2.0, 50_000, 50_000),
+    "the globe of GOES": (GOES, (-5_434_894.9, 5_434_894.9), 2004.017, 5424, 5424),
+    "the globe of MODIS": (SINUSOIDAL, (-20_015_109.356, 10_007_554.678), 4633.127, 4320, 8640),
+    "the globe of Mollweide": ("ESRI:54009", (-18_040_096.0, 9_020_048.0), 10_000.0, 1804, 3608),
+    "half the globe, to its rim": ("EPSG:3408", (-9_030_574.0, 9_030_574.0), 25_067.5, 720, 720),
+    "twice over the antimeridian": ("EPSG:32660", (30_000.0, 1_100_000.0), 1000.0, 2200, 800),
+    "twice over the antimeridian, large": (
+        "+proj=laea +lat_0=0 +lon_0=170", (-1_250_000.0, 2_000_000.0), 1000.0, 4000, 2500
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", LARGE)
+def test_a_large_scene_lies_inside_its_footprint_whatever_bends(place: str) -> None:
+    pyproj = pytest.importorskip("pyproj")
+    shapely = pytest.importorskip("shapely")
+    crs, (left, top), side, height, width = LARGE[place]
+    grid = grid_of(height, width, (side, 0.0, left, 0.0, -side, top), crs)
+    where = placed(grid)
+    assert where.geometry is not None
+    assert where.bbox is not None
+    outline = shapely.geometry.shape(where.geometry)
+    assert outline.is_valid
+    # Pixels along the sides, where lines between points leave out most, and some of all.
+    along = np.linspace(0.5, 1, 4001) * 2 - 1
+    net = np.linspace(0, 1, 120)
+    across = np.concatenate([along, along, 0 * along, 0 * along + 1, np.tile(net, 120)]) * (width - 1) + 0.5
+    down = np.concatenate([0 * along, 0 * along + 1, along, along, np.repeat(net, 120)]) * (height - 1) + 0.5
+    x, y = left + side * across, top - side * down
+    there = pyproj.Transformer.from_crs(grid.crs_wkt, "OGC:CRS84", always_xy=True)
+    longitude, latitude = (np.where(np.isfinite(one), one, np.nan) for one in there.transform(x, y))
+    back = [
+        np.where(np.isfinite(one), one, np.nan) for one in there.transform(longitude, latitude, direction="INVERSE")
+    ]
+    known = np.hypot(back[0] - x, back[1] - y) < side
+    assert known.sum() > 1000
+    longitude, latitude = (longitude[known] + 180) % 360 - 180, latitude[known]
+    assert shapely.intersects_xy(outline, longitude, latitude).all()
+    west, south, east, north = where.bbox
+    after, before = longitude >= west, longitude <= east
+    assert (after & before if west <= east else after | before).all()
+    assert (latitude >= south).all()
+    assert (latitude <= north).all()
+    if "globe" not in place:  # and no more of the globe than needed
+        assert outline.area < 1.2 * shapely.MultiPoint(np.stack([longitude % 360, latitude], axis=1)).convex_hull.area
 
 
 def test_a_scene_that_crosses_the_antimeridian_is_cut_in_two() -> None:

@@ -118,6 +118,30 @@ def test_ticks_tell_values_of_any_size_apart(values: list[float]) -> None:
     assert all(len(label) < 12 for label in labels)
 
 
+def test_of_many_dates_no_more_is_drawn_than_can_be_seen() -> None:
+    n = 87_600
+    times = np.datetime64("2010-01-01", "ns") + np.arange(n).astype("m8[h]")
+    rng = np.random.default_rng(0)
+    counts = rng.integers(0, 100, (n, 5))
+    chart = share_chart(times, counts)
+    bars = [BAR.findall(shape.path) for shape in chart.bars]
+    assert max(map(len, bars)) <= WIDTH
+    for number, code in enumerate((1, 2, 3, 4)):  # on average as high as all of them
+        heights = sum(float(height) for *_, height in bars[number]) / len(bars[number])
+        assert heights == pytest.approx(HEIGHT * counts[:, code].sum() / counts[:, 1:].sum(), rel=0.01)
+    codes = rng.integers(1, 4, n).astype("uint8")
+    values = np.where(np.arange(n) % 7 == 0, np.nan, rng.normal(size=n))
+    curve = Curve(y=0, x=0, values=values, half_widths=np.where(codes > 1, 0.3, 0.0), codes=codes)
+    low, high = limits_of_curves([curve])
+    drawn = curve_chart(times, curve, (low, high))
+    at = np.array([(float(x), float(y)) for shape in drawn.points for x, y in POINT.findall(shape.path)])
+    assert len(at) <= 2 * 3 * WIDTH
+    assert at[:, 1].min() == pytest.approx(HEIGHT * (high - np.nanmax(values)) / (high - low), abs=0.06)
+    assert at[:, 1].max() == pytest.approx(HEIGHT * (high - np.nanmin(values)) / (high - low), abs=0.06)
+    along = [float(step.split()[0]) for step in drawn.line[1:].split("L")]
+    assert along == sorted(along)
+
+
 def test_one_date_is_in_the_middle() -> None:
     chart = share_chart(dates_of([7]), np.array([[0, 3, 1, 0, 0]]))
     ((x, _, width, height),) = BAR.findall(chart.bars[0].path)

@@ -164,6 +164,65 @@ def test_a_cube_of_large_frames_is_looked_at_in_part_of_its_dates() -> None:
         assert found.counts[number, 1] == (cube.arrays["v_source"][frame] == 1).sum()
 
 
+@given(lengths=st.lists(st.integers(0, 300), max_size=30), most=st.integers(1, 50), seed=st.integers(0, 99))
+def test_thinned_samples_are_evenly_spread_whatever_pieces_they_come_in(
+    lengths: list[int], most: int, seed: int
+) -> None:
+    pieces = np.split(np.arange(sum(lengths)) * 1.0, np.cumsum(lengths)[:-1]) if lengths else []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "KEPT_SAMPLES", most)
+        thinned = sampling._Thinned()
+        for piece in pieces:
+            thinned.add(piece)
+    kept = np.concatenate([np.empty(0), *thinned._kept])
+    np.testing.assert_array_equal(kept, np.arange(0, sum(lengths), thinned.every))
+    assert len(kept) <= 3 * most
+    assert thinned.every == 1 or len(kept) >= most
+
+
+def test_the_few_filled_samples_of_a_clear_cube_are_all_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    cube = filled_cube((24, 90, 90), chunks=(24, 30, 30))
+    cube.arrays["v_source"][:] = 1
+    for frame in range(24):
+        cube.arrays["v_source"][frame, 7::30, 11::30] = 2
+        cube.arrays["v"][frame] = frame
+    monkeypatch.setattr(sampling, "KEPT_SAMPLES", 1000)
+    found = sample(cube, "v")
+    assert found.thinned
+    wanted = np.quantile(np.repeat(np.arange(24), 9) * 1e-3, (0.05, 0.5, 0.95))
+    assert found.filled == pytest.approx(tuple(wanted))
+
+
+@pytest.mark.parametrize("chunks", [(1, 90, 90), (40, 7, 9), (400, 3, 3), (16, 90, 5)], ids=repr)
+def test_windows_hold_whole_chunks_and_no_more_than_they_may(
+    chunks: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = 40_000
+    monkeypatch.setattr(sampling, "STEP_BYTES", step)
+    extent = (400, 90, 90)
+    parts = plan_parts(extent, chunks, 7, 2**50)
+    seen = np.zeros(extent, dtype=int)
+    for first, number, window in sampling._windows(parts, chunks, extent, 7):
+        assert parts.frames[first] == window.start[0]
+        size = [stop - start for start, stop in zip(window.start, window.stop, strict=True)]
+        assert np.prod(size) * 7 <= max(step, np.prod(chunks) * 7)
+        assert [start % chunk for start, chunk in zip(window.start, chunks, strict=True)] == [0, 0, 0]
+        y, x = parts.tiles[number]
+        assert (y.start <= window.start[1]) & (window.stop[2] <= x.stop)
+        seen[tuple(slice(start, stop) for start, stop in zip(window.start, window.stop, strict=True))] += 1
+    assert (seen == 1).all()
+
+
+def test_pieces_of_a_tile_are_tried_as_if_it_were_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cube = filled_cube((30, 64, 70), chunks=(30, 9, 11))
+    monkeypatch.setattr(sampling, "TRIED_PIXELS", 300)
+    whole = sample(cube, "v")
+    monkeypatch.setattr(sampling, "STEP_BYTES", 1)
+    assert [(curve.y, curve.x) for curve in sample(cube, "v").curves] == [(curve.y, curve.x) for curve in whole.curves]
+    for curve in whole.curves:
+        np.testing.assert_array_equal(curve.codes, cube.arrays["v_source"][:, curve.y, curve.x])
+
+
 def test_a_cube_outside_its_domain_has_no_curve() -> None:
     cube = filled_cube((3, 8, 8))
     cube.arrays["v_source"][:] = 0
