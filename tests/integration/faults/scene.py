@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import zarr
 
+from stpipe.cli.report import HEAD
 from stpipe.io.run_folder import tree_digest
+from stpipe.report.page import MARK
 from tests.cli.test_fill_scene import digests, make_cube
 from tests.integration.faults.plan import RECORDS
 
@@ -94,6 +96,10 @@ class Scene:
             if name == "run.json":
                 assert digests(out) == self.products
                 assert counts(out) == self.counts
+            elif name == "report.html":  # it holds the seconds of its run
+                page = (out / name).read_text()
+                assert MARK in page[:HEAD]
+                assert page.endswith("</html>\n"), f"{name} is not whole"
             else:
                 assert name in self.products, f"{name} is no product"
                 assert tree_digest(out / name)[1] == self.products[name], f"{name} is not whole"
