@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -173,6 +174,7 @@ def _method(told: Mapping[str, JSON]) -> str:
     return str((told.get("method") or {}).get("method", ""))
 
 
+@lru_cache(maxsize=1)  # it is compiled, which takes as long as the rest of a small page
 def _template() -> Any:
     from dask.utils import format_bytes
     from jinja2 import Environment, PackageLoader, StrictUndefined

@@ -99,7 +99,7 @@ class Scene:
             elif name == "report.html":  # it holds the seconds of its run
                 page = (out / name).read_text()
                 assert MARK in page[:HEAD]
-                assert page.endswith("</html>\n"), f"{name} is not whole"
+                assert page.endswith("</html>"), f"{name} is not whole"
             else:
                 assert name in self.products, f"{name} is no product"
                 assert tree_digest(out / name)[1] == self.products[name], f"{name} is not whole"
