@@ -276,8 +276,10 @@ def remove(path: Path) -> None:
                 )
     elif path.is_symlink() or path.is_file():
         path.unlink()
-    elif path.is_dir():
-        shutil.rmtree(path)
+    else:
+        while path.is_dir():
+            with suppress(FileNotFoundError):  # another share of the run removes it as well
+                shutil.rmtree(path)
 
 
 def write_whole(path: Path, content: bytes) -> None:
