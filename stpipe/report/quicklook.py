@@ -25,6 +25,7 @@ from stpipe.io.frames import (
     percent_of,
 )
 from stpipe.report.drawing import Picture, View, render
+from stpipe.report.sampling import spread
 
 MOST_FRAMES = 5
 """Columns of the picture."""
@@ -166,10 +167,10 @@ def gap_shares(observed: FrameSource, filled: FrameSource, variable: str) -> NDA
     side = max(8, int((STEP_BYTES / (8 * t_chunk)) ** 0.5))
     corners = [
         (y * y_chunk, x * x_chunk)
-        for y in _spread(-(-height // y_chunk), 3)
-        for x in _spread(-(-width // x_chunk), SAMPLE_CHUNKS // 3)
+        for y in spread(-(-height // y_chunk), 3)
+        for x in spread(-(-width // x_chunk), SAMPLE_CHUNKS // 3)
     ]
-    for group in _spread(-(-time // t_chunk), max(1, MOST_SURVEYED // t_chunk)):
+    for group in spread(-(-time // t_chunk), max(1, MOST_SURVEYED // t_chunk)):
         start, stop = group * t_chunk, min(time, (group + 1) * t_chunk)
         for y, x in corners:
             end = min(height, y + min(side, y_chunk)), min(width, x + min(side, x_chunk))
@@ -196,12 +197,6 @@ def _gaps(stored: NDArray[Any], info: VariableInfo, is_source: bool) -> tuple[ND
 def _chunk(info: VariableInfo, extent: Triple) -> Triple:
     t, y, x = (min(pair) for pair in zip(info.chunks, extent, strict=True))
     return t, y, x
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """Return at most `most` of the numbers below `count`, evenly apart and in the middle of equal parts."""
-    parts = min(count, most)
-    return [(2 * part + 1) * count // (2 * parts) for part in range(parts)]
 
 
 def plan_view(

@@ -102,13 +102,13 @@ def plan_parts(extent: Triple, chunks: Triple, item_bytes: int, look_bytes: int 
     rows = min(counts[1], max(1, columns // across))
     frames = [
         frame
-        for group in _spread(counts[0], groups)
+        for group in spread(counts[0], groups)
         for frame in range(group * step[0], min(extent[0], (group + 1) * step[0]))
     ]
     tiles = tuple(
         (_part(y, step[1], extent[1]), _part(x, step[2], extent[2]))
-        for y in _spread(counts[1], rows)
-        for x in _spread(counts[2], across)
+        for y in spread(counts[1], rows)
+        for x in spread(counts[2], across)
     )
     looked = len(frames) * sum((y.stop - y.start) * (x.stop - x.start) for y, x in tiles)
     return Parts(frames=tuple(frames), tiles=tiles, share=looked / (extent[0] * extent[1] * extent[2]))
@@ -118,7 +118,7 @@ def _part(number: int, size: int, length: int) -> slice:
     return slice(number * size, min(length, (number + 1) * size))
 
 
-def _spread(count: int, most: int) -> list[int]:
+def spread(count: int, most: int) -> list[int]:
     """Return at most `most` of the numbers below `count`, in the middle of equal parts."""
     parts = min(count, most)
     return [(2 * part + 1) * count // (2 * parts) for part in range(parts)]
