@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
 
 NODES_PX = (1.5, 4.0, 10.0, 24.0, 1000.0)
 """Distances at which weights are found; they stay the same before the first. The last stands for empty frames."""
@@ -244,6 +243,8 @@ def least_absolute(errors: F64, counts: F64) -> F64:
     >>> least_absolute(np.array([[1.0, -1.0, 8.0], [2.0, -2.0, 9.0], [-1.0, 1.0, 7.0]]), np.ones(3)).round(2)
     array([0.5, 0.5, 0. ])
     """
+    from scipy import optimize  # takes longer to load than to use, and few verbs get here
+
     guides = errors.shape[1]
     weights = np.full(guides, 1 / guides)
     for _ in range(REWEIGHTINGS):
