@@ -23,17 +23,21 @@ from stpipe.errors import CubeError, MissingFileError, OptionError, OutputError
 WRITABLE = ("s3",)
 """Kinds of addresses that runs can write to; read is whatever fsspec reads."""
 
-# A listing that is kept would hide what other processes write.
-_UNKEPT = {"use_listings_cache": False}
+# A listing that is kept would hide what other processes write; what is read in parts is asked for its size first, which
+# is a request more for each chunk.
+_READ_AT_ONCE: dict[str, Any] = {"use_listings_cache": False, "max_concurrency": 1}
+
+_PARTS = {"max_concurrency": 10}
+"""For what is large and a file here: its parts travel side by side."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "s3": {**_UNKEPT, "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 5}}},
+    "s3": {**_READ_AT_ONCE, "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 5}}},
 }
 """What fsspec is told for each kind of address; of how often to try, the environment may say something else."""
 
 DOOR: dict[str, dict[str, Any]] = {
     "s3": {
-        **_UNKEPT,
+        **_READ_AT_ONCE,
         "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 2}, "connect_timeout": 5, "read_timeout": 20},
     }
 }
@@ -84,7 +88,7 @@ def scheme_of(path: str | Path) -> str:
 def storage_options(path: str | Path) -> dict[str, Any]:
     """Return what fsspec is to be told for an address; empty for what is here."""
     if scheme_of(path) in OPTIONS and {"AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE"} & os.environ.keys():
-        return _UNKEPT
+        return _READ_AT_ONCE
     return OPTIONS.get(scheme_of(path), {})
 
 
@@ -410,13 +414,13 @@ def move(source: Path, target: Path) -> None:
 def fetch(path: Path, local: Path) -> None:
     """Copy an object to a file here."""
     system, key = system_of(path)
-    system.get_file(key, str(local))
+    system.get_file(key, str(local), **_PARTS)
 
 
 def send(local: Path, path: Path) -> None:
     """Copy a file from here to an object, which is there as a whole or not at all."""
     system, key = system_of(path)
-    system.put_file(str(local), key)
+    system.put_file(str(local), key, **_PARTS)
 
 
 def zarr_place(path: str | Path) -> Any:

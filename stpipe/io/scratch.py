@@ -41,9 +41,8 @@ def use_one_thread() -> None:
 @lru_cache(maxsize=64)
 def open_array(path: str, name: str, mode: str) -> zarr.Array[Any]:
     """Open an array of a store once in each process."""
-    array = zarr.open_group(zarr_place(path), mode="r" if mode == "r" else "r+")[name]
-    if not isinstance(array, zarr.Array):
-        raise ScratchError(f"{path} holds no array {name!r}; remove the run's work folder and start again")
+    # Looked for in one place: each format more is asked for several names, and a store takes its time for each.
+    array = zarr.open_array(zarr_place(path), path=name, mode="r" if mode == "r" else "r+", zarr_format=3)
     return array.with_config({"write_empty_chunks": True}) if hasattr(array, "with_config") else array
 
 
@@ -229,7 +228,7 @@ class _StoredOverviews:
 
 @lru_cache(maxsize=8)
 def _names(path: str) -> tuple[str, ...]:
-    names = zarr.open_group(zarr_place(path), mode="r").attrs["variables"]
+    names = zarr.open_group(zarr_place(path), mode="r", zarr_format=3).attrs["variables"]
     return tuple(str(name) for name in names)  # type: ignore[union-attr]
 
 

@@ -3,8 +3,8 @@
     python -m tests.integration.s3_server PORT_FILE ORDERS_FILE
 
 Writes its port when it is ready. ORDERS_FILE, looked at before each request, may hold JSON such as `{"busy": 0.3}`, the
-share of requests that are answered with 503 SlowDown, `{"away": true}`, by which every one is, or `{"slow": 0.1}`,
-seconds before each answer.
+share of requests that are answered with 503 SlowDown, `{"away": true}`, by which every one is, `{"slow": 0.1}`,
+seconds before each answer, or `{"note": "FILE"}`, to which each request's method and path are added.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ class Door:
             told = json.loads(self.orders.read_text())
         except (OSError, ValueError):
             told = {}
+        if note := told.get("note"):
+            with Path(note).open("a") as file:
+                file.write(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}\n")
         time.sleep(told.get("slow", 0))
         if told.get("away") or self.draw.random() < told.get("busy", 0):
             # What the client still sends must be read, or the connection is out of step.

@@ -26,7 +26,7 @@ from tests.cli.test_fill_scene import digests
 from tests.integration.faults.runs import HOOKS, ROOT
 from tests.integration.faults.scene import VARIABLES, WORDS, make_scene
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("s3")]
+pytestmark = pytest.mark.integration
 
 PATIENCE = 240.0
 RUN = (*WORDS, "--workers", "1")
@@ -162,10 +162,15 @@ def recorded(out: str, stage: str) -> int:
 
 
 def test_products_in_a_store_are_the_same_bytes_as_here(
-    store: Store, scene: tuple[Path, str], undisturbed: dict[str, str]
+    store: Store, scene: tuple[Path, str], undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
     out = f"{store.address}/same"
+    store.order(note=str(tmp_path / "requests"))
     assert stpipe("fill-scene", scene[1], "-o", out, *RUN).code == 0
+    store.order()
+    asked = [line.split() for line in (tmp_path / "requests").read_text().splitlines()]
+    of_chunks = {method for method, path in asked if re.search(r"^/cubes/cube\.zarr/\w+/c/", path)}
+    assert of_chunks == {"GET"}, "a chunk takes more than one request"
     assert products(out) == undisturbed
     names = {"filled.zarr", "geotiff", "items.json", "quicklook.png", "report.html", "run.json"}
     assert {path.name for path in located(out).iterdir()} == names

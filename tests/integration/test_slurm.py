@@ -135,7 +135,7 @@ def test_workers_hand_over_before_their_walltime(
     (cube, _), path = whole, site_file(tmp_path, "00:01:00")
     # Slurm knows no walltime under a minute; that the lifetime follows from it otherwise is shown elsewhere.
     path.write_text(path.read_text() + "  worker: {lifetime: {duration: 8s, stagger: 1s}}\n")
-    small = ("--block", "8,8,8", "--no-geotiff", "--workers", "1")
+    small = ("--block", "8,12,12", "--no-geotiff", "--workers", "1")
     before = set(slurm.jobs())
     assert run(fill(cube, tmp_path / "out", *small, "--cluster", str(path))) == 0
     jobs = sorted(set(slurm.jobs()) - before, key=int)
