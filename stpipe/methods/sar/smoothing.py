@@ -302,7 +302,8 @@ def smooth(components: Components, series: F32) -> F32:
     -------
     (time, pixel) ndarray of float32
         NaN where `series` is. A frame that no pixel of `components` had a value in comes back as it is. Worked out in
-        float32, a pixel's numbers are the same within 1e-6 spreads whichever pixels are smoothed with it.
+        float32, a pixel's numbers are the same within some steps of float32, 1e-6 of the largest deviation, whichever
+        pixels are smoothed with it.
 
     Raises
     ------
