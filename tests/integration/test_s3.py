@@ -29,7 +29,8 @@ from tests.integration.faults.scene import VARIABLES, WORDS, make_scene
 pytestmark = pytest.mark.integration
 
 PATIENCE = 240.0
-RUN = (*WORDS, "--workers", "1")
+RUN = (*WORDS, "--workers", "1", "--var", VARIABLES[0])
+"""One variable: the server takes as long for a request as the run takes for a block."""
 
 
 def wait_until(said: str, happened: Callable[[], Any]) -> None:
