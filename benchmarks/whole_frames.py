@@ -4,8 +4,9 @@
 
 On the parts of the public data that weights are trained on, whole frames are hidden as in the rows of
 `benchmarks/scores.py` that end in "overcast", and predicted by the simple methods and by the network with its usual
-mean of the guides. The first table compares errors frame by frame. The second one asks of a few frames of a scene,
-drawn at random, how the network compares with the simple method that turns out to be best on these very frames.
+mean of the guides. The first table compares errors frame by frame, the second one those of the network's answer with a
+part of another method's mixed in. The third one asks of a few frames of a scene, drawn at random, how the network
+compares with the simple method that turns out to be best on these very frames.
 """
 
 from __future__ import annotations
@@ -46,8 +47,11 @@ LEAST_FRAMES, LEAST_SAMPLES = 8, 40
 SIMPLE = ("pyramid", "anomaly", "idw", "linear", "eof", "whittaker", "harmonic", "climatology")
 """Methods to compare with; kriging has nothing of its own to say of a whole frame."""
 
+PARTS = (0.2, 0.5)
+"""Parts of another method's answer in the second table."""
+
 FEW = (2, 5, 6, 12)
-"""Frames of the second table."""
+"""Frames of the third table."""
 
 TIMES = 200
 """How often frames are drawn for it."""
@@ -56,7 +60,10 @@ TIMES = 200
 def errors_of(
     scene: Scene, maker: GuideMaker, network: Network, draw: int
 ) -> tuple[list[str], list[NDArray[np.float32]]]:
-    """Return the methods' names, and for each hidden frame their mean absolute errors in spreads."""
+    """Return the methods' names, the network's last, and for each hidden frame mean absolute errors in spreads.
+
+    The first row is the methods' own, those after it the network's with each of `PARTS` of theirs.
+    """
     _, height, width = scene.valid.shape
     top, left = max(0, height - SIDE) // 2, max(0, width - SIDE) // 2
     part = (slice(None), slice(top, top + SIDE), slice(left, left + SIDE))
@@ -78,7 +85,8 @@ def errors_of(
     for frame in np.unique(samples.frames):
         own = samples.where(samples.frames == frame)
         if own.truth.size >= LEAST_SAMPLES:
-            frames.append(np.abs(own.answers - own.truth[:, None]).mean(axis=0))
+            mixed = [own.answers, *(part * own.answers + (1 - part) * own.answers[:, -1:] for part in PARTS)]
+            frames.append(np.array([np.abs(each - own.truth[:, None]).mean(axis=0) for each in mixed]))
     return list(made.values), frames
 
 
@@ -101,22 +109,23 @@ def main() -> int:
                 families[scene.name.split()[0]] += frames
                 scenes[scene.name] += frames
     columns = [names.index(name) for name in SIMPLE]
-    print("mean logarithm of the errors' ratio to the network's, frame by frame, and its standard error\n")
-    print("| family | frames | " + " | ".join(SIMPLE) + " |")
-    print("| --- | ---: |" + " ---: |" * len(SIMPLE))
     families["all"] = [frame for frames in families.values() for frame in frames]
-    for family, frames in families.items():
-        errors = np.array(frames) + SMALLEST_ERROR
-        ratios = np.log(errors[:, columns] / errors[:, [names.index(NETWORK)]])
-        sure = ratios.std(axis=0) / len(ratios) ** 0.5
-        cells = [f"{mean:+.3f} ({error:.3f})" for mean, error in zip(ratios.mean(axis=0), sure, strict=True)]
-        print(f"| {family} | {len(frames)} | " + " | ".join(cells) + " |")
+    print("mean logarithm of the errors' ratio to the network's, frame by frame, and its standard error")
+    for row, what in enumerate(("methods alone", *(f"{part:g} of a method in the network's" for part in PARTS))):
+        print(f"\n{what}\n\n| family | frames | " + " | ".join(SIMPLE) + " |")
+        print("| --- | ---: |" + " ---: |" * len(SIMPLE))
+        for family, frames in families.items():
+            errors = np.array(frames) + SMALLEST_ERROR
+            ratios = np.log(errors[:, row, columns] / errors[:, 0, [names.index(NETWORK)]])
+            sure = ratios.std(axis=0) / len(ratios) ** 0.5
+            cells = [f"{mean:+.3f} ({error:.3f})" for mean, error in zip(ratios.mean(axis=0), sure, strict=True)]
+            print(f"| {family} | {len(frames)} | " + " | ".join(cells) + " |")
     print("\nerror of the network over that of the simple method that is best on the very frames\n")
     print("| frames | median | over 1.02, % | over 1.09, % | over 1.2, % |\n| ---: | ---: | ---: | ---: | ---: |")
     rng = np.random.default_rng(0)
     for count in FEW:
         found = []
-        for frames in (np.array(part) for part in scenes.values() if len(part) >= count):
+        for frames in (np.array(part)[:, 0] for part in scenes.values() if len(part) >= count):
             for _ in range(TIMES):
                 means = frames[rng.choice(len(frames), count, replace=False)].mean(axis=0)
                 found.append(means[names.index(NETWORK)] / means[columns].min())
