@@ -163,11 +163,29 @@ ROW = np.dtype(
 DONE, HAD, FAILED, BAD_BLOCKS, UNREADABLE, IN_VAIN = range(6)
 
 
-def _row(
-    *, block_id: tuple[int], numbers: NDArray[np.int64], task: Task, context: str, bound: Bound | None
-) -> NDArray[np.void]:
+def _row(number: NDArray[np.int64], *, task: Task, context: str, bound: Bound | None) -> NDArray[np.void]:
     """Run one task in a worker and tell how it went."""
-    return attempt(task, _contexts[context], int(numbers[block_id[0]]), bound)
+    return attempt(task, _contexts[context], int(number[0]), bound)
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """Numbers of tasks, as what is no array of NumPy's, which Dask would cut up into tasks of their own."""
+
+    array: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype[np.int64]:
+        return self.array.dtype
+
+
+def _taken(numbers: _Numbers, index: tuple[slice], **_: object) -> NDArray[np.int64]:
+    """Return one number, in place of the function of Dask's by which arrays are read."""
+    return numbers.array[index]
 
 
 def attempt(task: Task, context: Any, number: int, bound: Bound | None = None) -> NDArray[np.void]:
@@ -292,14 +310,20 @@ def _batch(
 
     Each is one task of Dask's and no more: of two in a row the second may wait behind another block, and die with it.
     """
-    import dask.array as da  # the driver's alone: workers, and processes without a scheduler, need none of it
+    import dask.array as da  # the driver's alone: it brings xarray along, 60 MiB that workers do without
 
     # A task that is tried again needs a new name, or the scheduler may still know the outcome of the first try.
     label = f"{_name_of(task)}-{name[:16]}-{next(_tries)}"
-    given = {"numbers": np.asarray(numbers, dtype=np.int64), "task": task, "context": name, "bound": bound}
-    empty = np.empty(0, dtype=ROW)
-    rows = da.map_blocks(_row, **given, chunks=((1,) * len(numbers),), name=label, dtype=ROW, meta=empty)
-    parts = rows.to_delayed().ravel()
+    # By its own way of taking numbers out, and told of them as an array instead of asking for `block_id`, a task holds
+    # nothing of dask.array's, which its worker would have to load. Optimising makes one task of the two steps.
+    given = _Numbers(np.asarray(numbers, dtype=np.int64))
+    source = da.from_array(
+        given, chunks=1, name=f"numbers-{label}", getitem=_taken, inline_array=True, meta=given.array[:0]
+    )
+    rows = da.map_blocks(
+        _row, source, task=task, context=name, bound=bound, name=label, dtype=ROW, meta=np.empty(0, dtype=ROW)
+    )
+    parts = rows.to_delayed(optimize_graph=True).ravel()
     futures = client.compute(list(parts), optimize_graph=False, retries=0)
     which = {future.key: number for future, number in zip(futures, numbers, strict=True)}
     for future in as_they_end(client, futures):

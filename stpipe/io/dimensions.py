@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import xarray as xr
+if TYPE_CHECKING:
+    import xarray as xr
 
 Role = Literal["time", "y", "x", "band"]
 """What a dimension means."""
@@ -37,6 +38,7 @@ _DEGREES: dict[str, Role] = {
 def role_from_attributes(variable: xr.Variable) -> Role | None:
     """Return what a coordinate variable says of itself, or None.
 
+    >>> import xarray as xr
     >>> role_from_attributes(xr.Variable("j", [1.0, 2.0], {"units": "degrees_north"}))
     'y'
     >>> role_from_attributes(xr.Variable("n", [1, 2], {"units": "days since 2020-01-01"}))
@@ -56,6 +58,7 @@ def role_from_attributes(variable: xr.Variable) -> Role | None:
 def degrees_role(variable: xr.Variable) -> Role | None:
     """Return "y" for a coordinate in degrees north, "x" for one in degrees east, else None.
 
+    >>> import xarray as xr
     >>> degrees_role(xr.Variable("lon", [1.0], {"units": "degrees East"}))
     'x'
     """

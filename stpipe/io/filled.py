@@ -12,13 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 import zarr
 from numpy.typing import NDArray
-from xarray.backends.zarr import FillValueCoder
 from zarr.codecs import BloscCodec, BloscShuffle
 
 from stpipe.core.ports import JSON, VariableInfo
@@ -26,11 +24,13 @@ from stpipe.core.samples import SOURCE_CODES, gap_value
 from stpipe.core.windows import Triple, Window
 from stpipe.errors import RunError, ScratchError
 from stpipe.execution.storage import HALF, drop, files_below, is_gone, located, read, zarr_place
-from stpipe.io.cube import Cube
 from stpipe.io.frames import SOURCE_SUFFIX, USUAL_PERCENT, half_width_name
 from stpipe.io.run_folder import file_digests, total_digest
 from stpipe.io.scratch import open_array
 from stpipe.io.zarr_groups import consolidate
+
+if TYPE_CHECKING:  # xarray takes 40 MiB, and workers only write
+    from stpipe.io.cube import Cube
 
 DROPPED = (
     *("_FillValue", "missing_value", "scale_factor", "add_offset", "coordinates", "grid_mapping", "_Unsigned"),
@@ -129,6 +129,9 @@ def create_filled(
     path: Path, cube: Cube, chunks: Sequence[Triple], attrs: Mapping[str, JSON], *, percent: int = USUAL_PERCENT
 ) -> None:
     """Create the group: coordinates and CRS of the cube, and empty arrays for every variable."""
+    import xarray as xr
+    from xarray.backends.zarr import FillValueCoder
+
     template = cube.template()
     template.attrs = {"Conventions": "CF-1.11", **attrs}
     for coordinate in template.variables.values():
@@ -194,6 +197,8 @@ def _plain(value: JSON) -> JSON:
 
 def _storage(info: VariableInfo) -> dict[str, JSON]:
     """Say in CF's words how samples are stored."""
+    from xarray.backends.zarr import FillValueCoder
+
     dtype = np.dtype(info.dtype).newbyteorder("=")
     words: dict[str, JSON] = {}
     nodata = gap_value(info)

@@ -7,16 +7,18 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from stpipe.core.windows import Window
 from stpipe.errors import CubeError, MissingFileError
 from stpipe.execution.storage import one_line
 from stpipe.io.dimensions import degrees_role
+
+if TYPE_CHECKING:  # xarray takes 40 MiB, and workers, who burn outlines, do without
+    import xarray as xr
 
 Affine6 = tuple[float, float, float, float, float, float]
 """``x = a * col + b * row + c; y = d * col + e * row + f`` of pixel corners, as (a, b, c, d, e, f)."""
@@ -149,6 +151,7 @@ def transform_of(
     Examples
     --------
     >>> row, columns = np.array([900.0]), np.array([500.0, 510.0])
+    >>> import xarray as xr
     >>> transform_of(xr.Dataset(), xr.Variable((), 0), row, columns)
     (10.0, 0.0, 495.0, 0.0, -10.0, 905.0)
     >>> transform_of(xr.Dataset(), xr.Variable((), 0), row, columns[:1]) is None

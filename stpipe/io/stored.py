@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from math import isfinite, isnan
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import xarray as xr
 
 from stpipe.core.ports import JSON, VariableInfo
 from stpipe.core.windows import Triple, triple
 from stpipe.errors import CubeError, MissingFileError
 from stpipe.execution.storage import WRITABLE, is_remote, located, names_at, one_line, scheme_of, zarr_place
+
+if TYPE_CHECKING:  # xarray takes 40 MiB, and workers read Zarr without
+    import xarray as xr
 
 Kind = Literal["zarr", "netcdf"]
 """File formats that a cube can have."""
@@ -35,10 +37,6 @@ _DAP = ("http", "https", "dods")
 _GROUP_MARKS = ("zarr.json", ".zgroup", ".zmetadata", ".zattrs")
 _NETCDF_MAGIC = (b"\x89HDF", b"CDF\x01", b"CDF\x02", b"CDF\x05")
 _TIFF_MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
-# An index would be read at once, whatever length a file claims; xarray has not always had a way to leave it out.
-_NO_INDEXES = {
-    name: False for name in ("create_default_indexes",) if name in inspect.signature(xr.open_dataset).parameters
-}
 _ENCODING_ATTRS = frozenset(
     {
         *("_FillValue", "missing_value", "nodata", "scale_factor", "add_offset", "_Unsigned", "dtype"),
@@ -187,7 +185,12 @@ def open_raw(path: str, kind: Kind, *, lazy_chunks: bool = False) -> xr.Dataset:
     lazy_chunks : bool
         Back variables with Dask arrays of the stored chunks.
     """
-    options: dict[str, Any] = {"mask_and_scale": False, "decode_times": False, "decode_coords": False, **_NO_INDEXES}
+    import xarray as xr
+
+    options: dict[str, Any] = {"mask_and_scale": False, "decode_times": False, "decode_coords": False}
+    # An index would be read at once, whatever length a file claims; xarray has not always had a way to leave it out.
+    if "create_default_indexes" in inspect.signature(xr.open_dataset).parameters:
+        options["create_default_indexes"] = False
     if kind == "zarr":
         # Reading each array's own metadata avoids both a stale consolidated copy and the warning where there is none.
         options |= {"engine": "zarr", "consolidated": None if is_remote(path) else False}
@@ -209,6 +212,8 @@ def open_raw(path: str, kind: Kind, *, lazy_chunks: bool = False) -> xr.Dataset:
 
 def _by_name(dataset: xr.Dataset) -> xr.Dataset:
     """Order what is in a folder by name: each time that it is opened, its arrays come as they happen to be read."""
+    import xarray as xr
+
     variables = {name: dataset.variables[name] for name in sorted(dataset.variables, key=str)}
     coordinates = {name: variables.pop(name) for name in list(variables) if name in dataset.coords}
     ordered = xr.Dataset(variables, xr.Coordinates(coordinates, indexes={}), dataset.attrs)
@@ -251,6 +256,8 @@ def loaded(coordinate: xr.Variable, path: str) -> xr.Variable:
 
 def unpacked(coordinate: xr.Variable, path: str) -> xr.Variable:
     """Return a coordinate along y or x in memory and in physical units: CF lets it be packed as data are."""
+    import xarray as xr
+
     packed = loaded(coordinate, path)
     try:
         with warnings.catch_warnings():
@@ -280,6 +287,7 @@ def nodata_values(variable: xr.Variable) -> tuple[float, ...]:
     `_FillValue` comes first, then `missing_value`; a plain `nodata` attribute, as odc.stac leaves it, counts where
     neither is there. Values that the type can't hold are left out: no sample can equal them.
 
+    >>> import xarray as xr
     >>> nodata_values(xr.Variable("x", np.zeros(1, "uint8"), {"_FillValue": 255, "missing_value": [255, 254]}))
     (255, 254)
     >>> nodata_values(xr.Variable("x", np.zeros(1, "uint16"), {"nodata": -9999}))

@@ -194,6 +194,17 @@ def test_what_hangs_is_set_aside_and_the_others_are_done(tmp_path: Path) -> None
     assert "in hang" in (tmp_path / "hung" / "work-0000003.txt").read_text()
 
 
+def spare(_: object, __: int) -> str:
+    return "had" if {"xarray", "pandas", "dask.array"} & sys.modules.keys() else "done"
+
+
+def test_workers_need_not_load_what_only_the_driver_uses() -> None:
+    with connect(scheduler=None, workers=1, memory_limit=GIB) as client:
+        client.register_plugin(ContextPlugin("run", None, nothing), name="run")
+        result = run_stage(client, "run", "work", spare, range(3))
+    assert (result.done, result.had) == (3, 0)
+
+
 def deadly(_: object, number: int) -> str:
     if number == 7:
         os._exit(1)
