@@ -91,7 +91,7 @@ def errors_of(
 
 
 def main() -> int:
-    """Print both tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     usual = Path(os.environ.get("STPIPE_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
     parser.add_argument("data", type=Path, nargs="?", default=usual, help="folder of the public data")

@@ -63,7 +63,7 @@ def test_an_import_loads_nothing_heavy(module: str, allowed: set[str]) -> None:
 
 def test_what_workers_unpickle_loads_no_method_and_no_command() -> None:
     # Each worker process pays for it in memory, at every stage.
-    parts = ("execution.tasks", "io.workers", "io.reader", "io.scratch", "io.filled")
+    parts = ("execution.tasks", "io.workers", "io.reader", "io.scratch", "io.filled", "io.guides")
     code = f"import sys, json, {', '.join(f'stpipe.{part}' for part in parts)}\nprint(json.dumps(sorted(sys.modules)))"
     loaded = json.loads(run_python(code))
     unwanted = ("stpipe.methods.", "stpipe.cli", "scipy", "rasterio", "xarray", "pandas", "dask.array")

@@ -183,7 +183,7 @@ class _Numbers:
         return self.array.dtype
 
 
-def _taken(numbers: _Numbers, index: tuple[slice], **_: object) -> NDArray[np.int64]:
+def _taken(numbers: _Numbers, index: tuple[slice]) -> NDArray[np.int64]:
     """Return one number, in place of the function of Dask's by which arrays are read."""
     return numbers.array[index]
 
@@ -315,7 +315,8 @@ def _batch(
     # A task that is tried again needs a new name, or the scheduler may still know the outcome of the first try.
     label = f"{_name_of(task)}-{name[:16]}-{next(_tries)}"
     # By its own way of taking numbers out, and told of them as an array instead of asking for `block_id`, a task holds
-    # nothing of dask.array's, which its worker would have to load. Optimising makes one task of the two steps.
+    # nothing of dask.array's, which its worker would have to load. Optimising makes one task of the two steps. It
+    # counts as one that brings data in, which the scheduler holds back until a worker is free, however few there are.
     given = _Numbers(np.asarray(numbers, dtype=np.int64))
     source = da.from_array(
         given, chunks=1, name=f"numbers-{label}", getitem=_taken, inline_array=True, meta=given.array[:0]

@@ -23,12 +23,12 @@ from stpipe.errors import CubeError, MissingFileError, OptionError, OutputError
 WRITABLE = ("s3",)
 """Kinds of addresses that runs can write to; read is whatever fsspec reads."""
 
-# A listing that is kept would hide what other processes write; what is read in parts is asked for its size first, which
-# is a request more for each chunk.
+# A listing that is kept would hide what other processes write. What may be read in parts is asked for its size first, a
+# request more for each chunk; so chunks come in one piece, and large ones go piece after piece.
 _READ_AT_ONCE: dict[str, Any] = {"use_listings_cache": False, "max_concurrency": 1}
 
 _PARTS = {"max_concurrency": 10}
-"""For what is large and a file here: its parts travel side by side."""
+"""For GeoTIFFs, which may be large: their parts travel side by side."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {**_READ_AT_ONCE, "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 5}}},

@@ -150,7 +150,7 @@ class GivenCoefficients:
         (box_y, part_y), (box_x, part_x) = boxes
         if box_y.start < box_y.stop and box_x.start < box_x.stop:
             for field, name in zip(made, names, strict=True):
-                array: Any = open_array(self.path, _array_name(self.variable, name), "r")
+                array: Any = open_array(self.path, _array_name(self.variable, name), "r", None)
                 field[part_y, part_x] = read_checked(array, (box_y, box_x))
         return made
 

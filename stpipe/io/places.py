@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from stpipe.core.resampling import Axis
 from stpipe.core.windows import Triple
 from stpipe.errors import CubeError
-from stpipe.io.cube import Cube
 from stpipe.io.dimensions import coordinate_of
 from stpipe.io.georeference import Affine6, crs_wkt_of, transform_of
-from stpipe.io.objects import ObjectCube
-from stpipe.io.times import decode_times
+
+if TYPE_CHECKING:  # xarray takes 40 MiB, and workers read guides without
+    import xarray as xr
+
+    from stpipe.io.cube import Cube
+    from stpipe.io.objects import ObjectCube
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,6 +69,8 @@ class Place:
     @classmethod
     def of_object(cls, cube: ObjectCube, label: str) -> Place:
         """Return that of an object of xarray."""
+        from stpipe.io.times import decode_times
+
         along_time = coordinate_of(cube.dataset, cube.dims[0], "time")
         assert along_time is not None  # it was understood
         times = decode_times(along_time, label).labels

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -25,9 +25,9 @@ from stpipe.core.blocks import Block, BlockGrid
 from stpipe.core.ports import Overviews
 from stpipe.core.survey import BASE_LEVEL, Level, coarser, level_shape, levels_of, read_padded, standardise
 from stpipe.core.windows import Triple, Window, triple
-from stpipe.errors import ScratchError
+from stpipe.errors import RunError, ScratchError
 from stpipe.execution.records import digest
-from stpipe.execution.storage import files_below, is_gone, is_there, located, read, zarr_place
+from stpipe.execution.storage import files_below, is_gone, is_there, located, one_line, read, zarr_place
 
 TILE_LEVELS = 4
 """Levels 3 to 6 are chunked by survey tile; coarser ones are small and whole."""
@@ -38,11 +38,25 @@ def use_one_thread() -> None:
     zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1})
 
 
+_AGAIN = "look what changes files there, and run the same command again to have it mended"
+
+
 @lru_cache(maxsize=64)
-def open_array(path: str, name: str, mode: str) -> zarr.Array[Any]:
-    """Open an array of a store once in each process."""
-    # Looked for in one place: each format more is asked for several names, and a store takes its time for each.
-    array = zarr.open_array(zarr_place(path), path=name, mode="r" if mode == "r" else "r+", zarr_format=3)
+def open_array(path: str, name: str, mode: str, zarr_format: Literal[2, 3] | None = 3) -> zarr.Array[Any]:
+    """Open an array of a store once in each process.
+
+    Of one format: each more is looked for by several names, and a store takes its time for each.
+
+    Raises
+    ------
+    RunError
+        If it is not there, though it was when the run began. That is no `ScratchError`: of blocks whose array is gone,
+        none could be made again.
+    """
+    try:
+        array = zarr.open_array(zarr_place(path), path=name, mode="r" if mode == "r" else "r+", zarr_format=zarr_format)
+    except (FileNotFoundError, ValueError) as error:
+        raise RunError(f"{path} has no array {name!r} that can be opened ({one_line(error)}); {_AGAIN}") from error
     return array.with_config({"write_empty_chunks": True}) if hasattr(array, "with_config") else array
 
 
@@ -228,7 +242,10 @@ class _StoredOverviews:
 
 @lru_cache(maxsize=8)
 def _names(path: str) -> tuple[str, ...]:
-    names = zarr.open_group(zarr_place(path), mode="r", zarr_format=3).attrs["variables"]
+    try:
+        names = zarr.open_group(zarr_place(path), mode="r", zarr_format=3).attrs["variables"]
+    except (FileNotFoundError, ValueError) as error:
+        raise RunError(f"{path} can't be opened ({one_line(error)}); {_AGAIN}") from error
     return tuple(str(name) for name in names)  # type: ignore[union-attr]
 
 

@@ -157,12 +157,12 @@ def weighted_sums(
     >>> weighted_sums(row, row > 0, distance_weights(2, 1.0)).round(2)[:, 0, 1]
     array([ 1.,  3., 13.])
     """
+    from scipy import signal  # takes long to load, and every verb would wait for it
+
     # Fourier transforms spread rounding errors over the frame, in proportion to its largest number: in float64 they
     # stay far below the least weight of the pyramid.
     clean = np.where(valid, frame, np.float32(0)).astype(np.float64)
     parts = np.stack([valid.astype(np.float64), clean, clean * clean])
-    from scipy import signal  # a third of what each verb would take to start
-
     sums: NDArray[np.float64] = signal.oaconvolve(parts, kernel[None], mode="same", axes=(-2, -1))
     np.maximum(sums[0], 0, out=sums[0])
     return sums

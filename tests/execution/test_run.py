@@ -203,6 +203,25 @@ def test_damaged_overviews_are_made_again(client: Client, tmp_path: Path, cube: 
     assert again.stages["fill"].done == 0  # the survey is what it was, so the blocks still count
 
 
+@pytest.mark.parametrize("lost", ["v0/zarr.json", "zarr.json"])
+def test_a_store_that_loses_what_it_says_of_itself_costs_no_block(
+    client: Client, tmp_path: Path, cube: Any, lost: str
+) -> None:
+    context = make_context(tmp_path, cube, SumFiller(calls=tmp_path / "calls"))
+    go(client, context)
+    calls = (tmp_path / "calls" / "calls").read_text()
+    said = tmp_path / "blocks.zarr" / lost
+    content = said.read_bytes()
+    said.unlink()
+    for number in range(context.plan.n_blend_tiles):
+        context.book("blend").drop(f"{number:07d}")
+    with pytest.raises(RunError, match=r"(has no array 'v0' that|blocks\.zarr) can(.t)? be opened .*run the same"):
+        go(client, context)
+    said.write_bytes(content)
+    go(client, context)
+    assert (tmp_path / "calls" / "calls").read_text() == calls
+
+
 def test_a_failing_block_leaves_all_others_done(client: Client, tmp_path: Path, cube: Any) -> None:
     context = make_context(tmp_path, cube, SumFiller(calls=tmp_path / "calls"))
     poisoned = context.plan.blocks.block(5).read.start
